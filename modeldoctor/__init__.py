@@ -1,0 +1,1 @@
+"""modeldoctor: diagnose, treat and prove (Model Doctor, AAAI 2022)."""

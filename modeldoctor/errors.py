@@ -1,0 +1,90 @@
+"""The exception tree. Every message says what was found, where, what was expected and what to do next.
+
+Only `modeldoctor.cli.main` turns an exception into text and an exit code; library code raises and never exits.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a shell script can branch on."""
+
+    DONE = 0
+    FAULT = 1
+    USAGE = 2
+    INPUT = 3
+    GATE = 4
+    INTERRUPTED = 130
+
+
+class ModelDoctorError(Exception):
+    """A failure that a person can act on.
+
+    Args:
+        found: what is wrong, as a sentence without its full stop.
+        where: the file, key or option in which it was found.
+        expected: what would have been right.
+        hint: what to do next.
+    """
+
+    exit_code: ExitCode = ExitCode.FAULT
+
+    def __init__(self, found: str, *, where: str | None = None, expected: str | None = None, hint: str | None = None):
+        self.found, self.where, self.expected, self.hint = found, where, expected, hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        parts = [("found", self.found), ("where", self.where), ("expected", self.expected), ("next", self.hint)]
+        return "\n".join(f"{name}: {text}" for name, text in parts if text)
+
+
+class UsageError(ModelDoctorError):
+    """The command line or call is wrong: an unknown option value, options that exclude each other."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InputError(ModelDoctorError):
+    """A file that the user gave cannot be used. Nothing was written."""
+
+    exit_code = ExitCode.INPUT
+
+
+class CheckpointError(InputError):
+    """The checkpoint cannot be read, or its tensors do not fit the network."""
+
+
+class ArchitectureError(InputError):
+    """The network's architecture is unknown or cannot be built."""
+
+
+class DataError(InputError):
+    """The images, labels or the data set's name cannot be used."""
+
+
+class ConfigError(InputError):
+    """A config file or a value in it is wrong."""
+
+
+class MaskError(InputError):
+    """An annotation cannot be used."""
+
+
+class StoreError(InputError):
+    """A stored result is of another schema, damaged, or belongs to another run."""
+
+
+class GraphError(ModelDoctorError):
+    """A network could not be captured or cut; callers fall back to hooks."""
+
+
+class Interrupted(ModelDoctorError):
+    """The user pressed Ctrl-C, or the job was told to end; what was done is kept and can be resumed."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class ModelDoctorWarning(UserWarning):
+    """Something the user should know that does not stop the run."""
