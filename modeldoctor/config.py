@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
@@ -36,3 +36,39 @@ class Preprocessing(_Model):
         if min(self.std) <= 0 or not 0 < self.crop_pct <= 1:
             raise ValueError("std must be positive and crop_pct in (0, 1]")
         return self
+
+
+class DiagnoseConfig(_Model):
+    """What a diagnosis measures, and how."""
+
+    layers: str = "stages"
+    """`last`, `last:N`, `stages` (the last layer of each map size), `all`, or names and globs separated by commas."""
+    noise_draws: int = Field(default=10, ge=0, le=1000)
+    """J of Eq. 4; 0 measures without noise (Eq. 3)."""
+    delta: float = Field(default=0.1, gt=0)
+    """Noise range δ."""
+    delta_unit: Literal["std", "absolute"] = "std"
+    """δ in units of each layer's activation standard deviation, or absolute as in the paper."""
+    samples_per_class: int = Field(default=100, ge=1)
+    """T: images a class that go into the class correlation."""
+    min_confidence: float = Field(default=0.9, ge=0, le=1)
+    """Only images predicted right with at least this softmax go into the class correlation."""
+    threshold: float = Field(default=0.2, ge=0, le=1)
+    """v: a kernel is correlated with a class from this share of the class's range on."""
+    noise_ranges: tuple[float, ...] = Field(default=(0.1, 0.2, 0.5, 1.0, 2.0), min_length=1)
+    """Noise ranges at which an image's stability is measured, in units of each layer's standard deviation."""
+    max_explained: int = Field(default=1000, ge=0)
+    """Wrong images to explain: all up to this number, else a random choice under the seed."""
+    split: str | None = None
+    """The split whose right images make the class correlation; `train` by default, else the only one."""
+    examine: str | None = None
+    """The split whose wrong images are explained; `val` by default, else the split of the class correlation."""
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=16, ge=1)
+    """Images that are read and run at once; changes no figure."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that read images; changes no figure."""
+    device: str = "auto"
+    """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` ..."""
+    hooks: bool = False
+    """Run the whole network through hooks for every draw instead of cutting it; for comparison."""

@@ -80,7 +80,7 @@ class GraphError(ModelDoctorError):
     """A network could not be captured or cut; callers fall back to hooks."""
 
 
-class Interrupted(ModelDoctorError):
+class InterruptedRunError(ModelDoctorError):
     """The user pressed Ctrl-C, or the job was told to end; what was done is kept and can be resumed."""
 
     exit_code = ExitCode.INTERRUPTED

@@ -1,0 +1,28 @@
+"""Images, labels, masks: from what the user calls their data to batches for a network."""
+
+from modeldoctor.data.classes import ClassMatch, accuracy_warning, match_classes
+from modeldoctor.data.imageset import Broken, ImageSet, Sample
+from modeldoctor.data.loader import Batch, make_loader
+from modeldoctor.data.masks import MaskCounts, Masks, MaskTree
+from modeldoctor.data.sampling import choose_confident
+from modeldoctor.data.sources import open_data
+from modeldoctor.data.streams import StreamSet
+from modeldoctor.data.transforms import make_transform
+
+__all__ = [
+    "Batch",
+    "Broken",
+    "ClassMatch",
+    "ImageSet",
+    "MaskCounts",
+    "MaskTree",
+    "Masks",
+    "Sample",
+    "StreamSet",
+    "accuracy_warning",
+    "choose_confident",
+    "make_loader",
+    "make_transform",
+    "match_classes",
+    "open_data",
+]

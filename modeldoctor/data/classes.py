@@ -1,0 +1,223 @@
+"""Do the data's classes and the network's outputs mean the same?
+
+Shape letters: N network outputs, F class folders.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import random_table
+from timm.data import ImageNetInfo
+
+from modeldoctor.errors import DataError
+
+_WORDNET_ID = re.compile(r"n\d{8}")
+_NULL_DRAWS = 20
+_PERMUTATION_GAIN = 0.15
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """How class folders map to the network's outputs."""
+
+    mapping: NDArray[np.int64]
+    """(F,) the output of each class folder."""
+    names: tuple[str, ...]
+    """(N,) a name for each output."""
+    notes: tuple[str, ...] = ()
+    """What was done, for the record."""
+    warnings: tuple[str, ...] = ()
+    """What may well be wrong."""
+
+
+def match_classes(folder_names: Sequence[str], model_names: tuple[str, ...] | None, num_classes: int) -> ClassMatch:
+    """Map class folders to outputs: by name where the checkpoint knows its names, else by number or by order.
+
+    Args:
+        folder_names: (F,) distinct class names of the data, in the order of its labels; empty where unknown.
+        model_names: (N,) names of the outputs, or None.
+        num_classes: N.
+
+    Raises:
+        DataError: more folders than outputs, or some names match and others do not.
+    """
+    folders = tuple(folder_names)
+    if len(folders) > num_classes:
+        raise DataError(
+            f"{len(folders)} class folders, but the network has {num_classes} outputs",
+            where=f"classes {_some(folders)}",
+            expected=f"at most {num_classes} classes",
+            hint="check that the data and the checkpoint belong together, and that the data path is the level"
+            " whose folders are the classes",
+        )
+    warnings: tuple[str, ...] = ()
+    if model_names is not None and (len(model_names) != num_classes or len(set(model_names)) != num_classes):
+        warnings = (
+            f"the checkpoint names {len(set(model_names))} different classes, but the network has {num_classes}"
+            " outputs; the names are not used",
+        )
+        model_names = None
+    match = _by_name(folders, model_names) if model_names else None
+    match = match or _by_wordnet(folders, num_classes) or _by_number(folders, num_classes, model_names)
+    match = match or _by_order(folders, num_classes, model_names)
+    return ClassMatch(match.mapping, match.names, match.notes, warnings + match.warnings)
+
+
+def _by_name(folders: tuple[str, ...], model_names: tuple[str, ...]) -> ClassMatch | None:
+    """Match exactly, else without case and separators; None where no name matches at all."""
+    keys: tuple[Callable[[str], str], ...] = (str, _plain)
+    for key in keys:
+        outputs = {key(name): output for output, name in enumerate(model_names)}
+        matched = [name for name in folders if key(name) in outputs]
+        distinct = len(outputs) == len(model_names) and len({key(name) for name in folders}) == len(folders)
+        if folders and distinct and len(matched) == len(folders):
+            mapping = np.array([outputs[key(name)] for name in folders], dtype=np.int64)
+            return ClassMatch(mapping, model_names, _name_notes(folders, model_names, mapping))
+    if not matched:
+        return None
+    wrong = [name for name in folders if name not in matched] or sorted(set(folders) - set(model_names))
+    close = {name: get_close_matches(name, model_names, n=1) for name in wrong[:5]}
+    raise DataError(
+        f"{len(wrong)} of {len(folders)} class folders are no classes of the checkpoint: {_some(wrong)}",
+        where="the class names",
+        expected=f"names out of {_some(model_names, 10)}",
+        hint="rename or remove them; nearest names: "
+        + (", ".join(f"{name} → {found[0]}" for name, found in close.items() if found) or "none"),
+    )
+
+
+def _name_notes(folders: tuple[str, ...], model_names: tuple[str, ...], mapping: NDArray[np.int64]) -> tuple[str, ...]:
+    missing = [name for output, name in enumerate(model_names) if output not in set(mapping.tolist())]
+    notes = {
+        "the class folders come in another order than the checkpoint's classes; they were matched by name": bool(
+            (np.diff(mapping) < 0).any()
+        ),
+        f"{len(missing)} of {len(model_names)} classes have no folder: {_some(missing, 20)}": bool(missing),
+        "the class names were matched without regard to case, spaces, hyphens and underscores": any(
+            name != model_names[output] for name, output in zip(folders, mapping, strict=True)
+        ),
+    }
+    return tuple(note for note, holds in notes.items() if holds)
+
+
+def _by_wordnet(folders: tuple[str, ...], num_classes: int) -> ClassMatch | None:
+    if num_classes != 1000 or not folders or not all(map(_WORDNET_ID.fullmatch, folders)):
+        return None
+    imagenet = tuple(ImageNetInfo("imagenet-1k").label_names())
+    if not set(folders) <= set(imagenet):
+        return None
+    mapping = np.array([imagenet.index(name) for name in folders], dtype=np.int64)
+    note = "the folders are WordNet ids; they were mapped in the order of ImageNet-1k"
+    return ClassMatch(mapping, imagenet, (note,))
+
+
+def _by_number(folders: tuple[str, ...], num_classes: int, model_names: tuple[str, ...] | None) -> ClassMatch | None:
+    """Take folders that are all numbers 0..N-1, or all of 1..N, at their word."""
+    if not folders or not all(name.isascii() and name.isdigit() for name in folders):
+        return None
+    numbers = np.array([int(name) for name in folders], dtype=np.int64)
+    one_based = sorted(numbers.tolist()) == list(range(1, num_classes + 1))
+    if len(set(numbers.tolist())) < len(numbers) or not (one_based or numbers.max() < num_classes):
+        return None
+    mapping = numbers - 1 if one_based else numbers
+    names = model_names or _fill(folders, mapping, num_classes)
+    start = "number 1 is the first output" if one_based else "number 0 is the first output"
+    notes = (f"the class folders are numbers; they were mapped by number, not in text order ({start})",)
+    return ClassMatch(mapping, names, notes if one_based or (mapping != np.arange(len(mapping))).any() else ())
+
+
+def _by_order(folders: tuple[str, ...], num_classes: int, model_names: tuple[str, ...] | None) -> ClassMatch:
+    if model_names and folders and len(folders) < num_classes:
+        raise DataError(
+            f"none of the {len(folders)} class folders is a class of the checkpoint: {_some(folders)}",
+            where="the class names",
+            expected=f"names out of {_some(model_names, 10)}",
+            hint="rename the class folders to the checkpoint's names",
+        )
+    if not folders:
+        note = "the data name no classes; their label numbers are taken as the network's outputs"
+        names = model_names or tuple(map(str, range(num_classes)))
+        return ClassMatch(np.arange(num_classes, dtype=np.int64), names, (note,))
+    mapping = np.arange(len(folders), dtype=np.int64)
+    warnings = {
+        f"{len(folders)} folders, the network has {num_classes} classes; folder i was taken for output i, which is"
+        " right only if the missing classes are the last ones. The likely cause is a subset of the training classes:"
+        " pass a checkpoint with class names, or make (empty) folders for all classes": len(folders) < num_classes,
+        f"no class folder has a name that the checkpoint knows ({_some(folders)} against {_some(model_names or ())});"
+        " they were taken in text order": bool(model_names),
+        "the class folders hold numbers, and text order puts 10 before 2; a network that was trained in number order"
+        " has another class order": not model_names and list(folders) != sorted(folders, key=_natural),
+    }
+    names = model_names or _fill(folders, mapping, num_classes)
+    return ClassMatch(mapping, names, (), tuple(text for text, holds in warnings.items() if holds))
+
+
+def _fill(folders: tuple[str, ...], mapping: NDArray[np.int64], num_classes: int) -> tuple[str, ...]:
+    named = dict(zip(mapping.tolist(), folders, strict=True))
+    return tuple(named.get(output, f"class {output}") for output in range(num_classes))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f", ... ({len(names)})" if len(names) > limit else "")
+
+
+def accuracy_warning(confusion: NDArray[np.int64], class_names: Sequence[str] | None = None) -> str | None:
+    """Say what is likely wrong where a network is no better than chance, or would be right under other class names.
+
+    Args:
+        confusion: (N,N) counts, true class × predicted class.
+        class_names: (N,) to name classes in the text; numbers without.
+
+    Returns:
+        A text for the user, or None where nothing is suspicious.
+    """
+    total, present = int(confusion.sum()), int((confusion.sum(axis=1) > 0).sum())
+    if total == 0 or len(confusion) < 2:
+        return None
+    names = list(class_names) if class_names is not None else [str(number) for number in range(len(confusion))]
+    accuracy = float(np.trace(confusion)) / total
+    rows, columns = linear_sum_assignment(confusion, maximize=True)
+    best = float(confusion[rows, columns].sum()) / total
+    if best - accuracy >= _PERMUTATION_GAIN and best > _best_by_chance(confusion):
+        moved = [(row, column) for row, column in zip(rows, columns, strict=True) if row != column]
+        moved.sort(key=lambda pair: -int(confusion[pair]))
+        pairs = ", ".join(f"images of {names[row]} are predicted as {names[column]}" for row, column in moved[:3])
+        return (
+            f"accuracy is {accuracy:.1%}, but {best:.1%} if the classes were in another order: {pairs}. The data's"
+            " class order likely differs from the network's: pass a checkpoint with class names, or name the class"
+            " folders so that they sort in the order of training"
+        )
+    chance = 1 / (present if present > 1 else len(confusion))
+    limit = min(chance + 3 * np.sqrt(chance * (1 - chance) / total), (1 + chance) / 2)
+    if accuracy > limit:
+        return None
+    name, share = Counter(dict(zip(names, confusion.sum(axis=0).tolist(), strict=True))).most_common(1)[0]
+    collapsed = f" {share / total:.0%} of the predictions are {name}." if share >= 0.9 * total else ""
+    return (
+        f"accuracy is {accuracy:.1%}, no better than chance ({chance:.1%}), and no other class order would help."
+        f"{collapsed} Likely causes: other preprocessing than in training (mean, std, input size, channels), or"
+        " weights that were not loaded or not trained"
+    )
+
+
+def _best_by_chance(confusion: NDArray[np.int64]) -> float:
+    """Return what reordering classes could give to predictions that know nothing: mean + 4 deviations, same margins."""
+    drawn = random_table(confusion.sum(axis=1), confusion.sum(axis=0)).rvs(_NULL_DRAWS, random_state=0)
+    best = np.array([table[linear_sum_assignment(table, maximize=True)].sum() for table in drawn])
+    return float(best.mean() + 4 * best.std()) / float(confusion.sum())

@@ -1,0 +1,75 @@
+"""What a source of images holds, before a network's preprocessing is known."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeldoctor.data.paths import PathTable
+from modeldoctor.data.pictures import PictureFiles, Pictures
+from modeldoctor.errors import ModelDoctorWarning
+
+
+class Content(NamedTuple):
+    """One split: the first four arguments of `ImageSet`."""
+
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    paths: Sequence[str]
+    pictures: Pictures
+
+
+class NumberedPaths(Sequence[str]):
+    """Made-up paths (`train/00042`) for images that are not files."""
+
+    def __init__(self, split: str, count: int):
+        self.split, self._numbers = split, range(count)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in self._numbers[index]]
+        return f"{self.split}/{self._numbers[index]:05d}"
+
+
+class Listing(NamedTuple):
+    """Image files and the name of each file's class."""
+
+    paths: list[str]
+    classes: list[str]
+
+
+def sorted_classes(names: set[str]) -> tuple[str, ...]:
+    """Sort class names as torchvision does (text order), but numbers by their value."""
+    numbers = all(name.isascii() and name.isdigit() for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
+
+
+def file_contents(root: Path, listings: Mapping[str, Listing], class_names: tuple[str, ...]) -> dict[str, Content]:
+    """Number the classes through; warn where a split lacks images of a class."""
+    number = {name: label for label, name in enumerate(class_names)}
+    contents = {}
+    for split, listing in listings.items():
+        labels = np.fromiter((number[name] for name in listing.classes), np.int64, len(listing.classes))
+        paths = PathTable(listing.paths)
+        contents[split] = Content(class_names, labels, paths, PictureFiles(root, paths))
+        empty = [class_names[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(number)) == 0)]
+        if empty:
+            shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+            warnings.warn(
+                f"{split}: {len(empty)} of {len(number)} classes have no images: {shown}",
+                ModelDoctorWarning,
+                stacklevel=2,
+            )
+    return contents

@@ -1,0 +1,117 @@
+"""The image set: pictures, labels and masks of one split.
+
+Shape letters: B images, C channels, H and W the network's input height and width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from modeldoctor.config import Preprocessing
+from modeldoctor.data.classes import ClassMatch
+from modeldoctor.data.masks import MaskCounts, Masks
+from modeldoctor.data.pictures import Pictures, UnreadableError
+from modeldoctor.data.transforms import make_transform, picture_mode
+from modeldoctor.errors import MaskError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, ready for the network."""
+
+    image: Tensor
+    """(C,H,W) float32, preprocessed."""
+    label: int
+    index: int
+    """Position in its image set."""
+    mask: Tensor | None
+    """(H,W) bool, True on the object; None where the image is not annotated."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An image that cannot be read."""
+
+    index: int
+    reason: str
+
+
+class ImageSet(Dataset[Sample | Broken]):
+    """The images of one split, with random access.
+
+    Args:
+        split: the split's name.
+        class_names: the classes that `labels` count through.
+        labels: (B,) int64.
+        paths: one path an image, relative to the data's root; made up where images are not files.
+        pictures: where image i is read from.
+        preprocessing: the network's input.
+        masks: where object masks are found, by the same paths.
+
+    Raises:
+        DataError: the network takes neither 1 nor 3 channels.
+    """
+
+    def __init__(
+        self,
+        *,
+        split: str,
+        class_names: tuple[str, ...],
+        labels: NDArray[np.int64],
+        paths: Sequence[str],
+        pictures: Pictures,
+        preprocessing: Preprocessing,
+        masks: Masks | None = None,
+    ):
+        self.split, self.class_names, self.labels = split, class_names, labels
+        self.paths, self.pictures, self.masks = paths, pictures, masks
+        self.preprocessing = preprocessing
+        self._mode = picture_mode(preprocessing)
+        self._transform = make_transform(preprocessing)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample | Broken:
+        """Read one image.
+
+        Raises:
+            MaskError: the image has a mask that cannot be used.
+        """
+        index = range(len(self))[index]
+        try:
+            picture = self.pictures.read(index, self._mode)
+        except UnreadableError as error:
+            return Broken(index, str(error))
+        mask_file = self.masks.find(self.paths[index]) if self.masks else None
+        mask = self.masks.read(mask_file, picture.size) if self.masks and mask_file else None
+        image, mask = self._transform(picture, mask)
+        return Sample(image, int(self.labels[index]), index, mask)
+
+    def count_masks(self) -> MaskCounts:
+        """Match masks to images and read each mask there is; an image that cannot be read counts as unmatched."""
+        matched, invalid = 0, []
+        for index, path in enumerate(self.paths):
+            mask, size = self.masks.find(path) if self.masks else None, self.pictures.size(index)
+            if self.masks is None or mask is None or size is None:
+                continue
+            try:
+                self.masks.read(mask, size)
+                matched += 1
+            except MaskError as error:
+                invalid.append(str(error))
+        return MaskCounts(matched, len(self) - matched - len(invalid), tuple(invalid))
+
+    def with_classes(self, match: ClassMatch) -> Self:
+        """Return the same images with labels that count the network's outputs."""
+        relabelled = copy.copy(self)
+        relabelled.class_names, relabelled.labels = match.names, match.mapping[self.labels]
+        return relabelled

@@ -1,0 +1,161 @@
+"""Batches of an image set, in the order asked for, whatever the number of workers.
+
+Shape letters: B images, C channels, H and W the network's input height and width, M images with a mask.
+"""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from modeldoctor.data.imageset import Broken, ImageSet, Sample
+from modeldoctor.data.streams import StreamSet
+from modeldoctor.errors import MaskError, UsageError
+
+
+class Batch(NamedTuple):
+    """Some images; those that cannot be read are left out of the tensors."""
+
+    images: Tensor
+    """(B,C,H,W) float32; B is 0 where all are broken."""
+    labels: Tensor
+    """(B,) int64."""
+    indices: Tensor
+    """(B,) int64 positions in the image set."""
+    masks: list[Tensor | None] | None
+    """B masks (H,W) bool, None where an image has none; None where the image set has no masks."""
+    broken: list[Broken]
+
+
+class _Packed(NamedTuple):
+    """A batch on its way between processes: every tensor costs a file descriptor, so masks travel as one."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    masks: Tensor
+    """(M,H,W) bool."""
+    has_mask: list[bool]
+    broken: list[Broken]
+
+
+class _Guarded(Dataset[Sample | Broken | MaskError]):
+    """Hands an error on as a value; the worker's traceback would bury its message."""
+
+    def __init__(self, image_set: ImageSet):
+        self.image_set = image_set
+
+    def __getitem__(self, index: int) -> Sample | Broken | MaskError:
+        try:
+            return self.image_set[index]
+        except MaskError as error:
+            return error
+
+
+class _Collate:
+    def __init__(self, input_size: tuple[int, int, int]):
+        self.input_size = input_size
+
+    def __call__(self, items: Sequence[Sample | Broken | MaskError]) -> _Packed | MaskError:
+        for item in items:
+            if isinstance(item, MaskError):
+                return item
+        samples = [item for item in items if isinstance(item, Sample)]
+        masks = [sample.mask for sample in samples if sample.mask is not None]
+        return _Packed(
+            torch.stack([sample.image for sample in samples]) if samples else torch.empty(0, *self.input_size),
+            torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+            torch.tensor([sample.index for sample in samples], dtype=torch.int64),
+            torch.stack(masks) if masks else torch.empty(0, *self.input_size[1:], dtype=torch.bool),
+            [sample.mask is not None for sample in samples],
+            [item for item in items if isinstance(item, Broken)],
+        )
+
+
+class _Batches:
+    """An iterable that may be run through more than once."""
+
+    def __init__(self, packed: Iterable[_Packed | MaskError], with_masks: bool):
+        self._packed, self._with_masks = packed, with_masks
+
+    def __iter__(self) -> Iterator[Batch]:
+        for packed in self._packed:
+            if isinstance(packed, MaskError):
+                raise packed
+            masks = iter(packed.masks)
+            unpacked = [next(masks) if has_mask else None for has_mask in packed.has_mask]
+            yield Batch(*packed[:3], unpacked if self._with_masks else None, packed.broken)
+
+
+class _StreamBatches:
+    def __init__(self, stream: StreamSet, indices: NDArray[np.int64] | None, batch_size: int):
+        self._stream, self._indices, self._batch_size = stream, indices, batch_size
+        self._collate = _Collate(stream.preprocessing.input_size)
+
+    def __iter__(self) -> Iterator[_Packed | MaskError]:
+        samples = self._stream.iterate(self._indices)
+        while items := list(islice(samples, self._batch_size)):
+            yield self._collate(items)
+
+
+def make_loader(
+    image_set: ImageSet | StreamSet,
+    indices: Sequence[int] | NDArray[np.int64] | None = None,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+) -> Iterable[Batch]:
+    """Iterate over images in the order given, the same for any number of workers, which end with each pass.
+
+    PyTorch's global random state is not touched.
+
+    Args:
+        image_set: the images; a stream is read in this process, whatever the number of workers.
+        indices: which images, in which order; all by default. Ascending for a stream.
+        batch_size: images a batch, broken ones included; the last batch may be smaller.
+        workers: processes that read images; 0 reads in this one.
+        device: where the batches will go; pins memory for CUDA.
+
+    Raises:
+        UsageError: an index is out of range.
+        MaskError: (while iterating) an image has a mask that cannot be used.
+    """
+    order = None if indices is None else np.asarray(indices, dtype=np.int64)
+    if isinstance(image_set, StreamSet):
+        return _Batches(_StreamBatches(image_set, order, batch_size), with_masks=False)
+    order = np.arange(len(image_set), dtype=np.int64) if order is None else order
+    if len(order) and not (order.min() >= 0 and order.max() < len(image_set)):
+        raise UsageError(
+            f"indices from {order.min()} to {order.max()}",
+            where=f"split {image_set.split}",
+            expected=f"0 to {len(image_set) - 1}",
+            hint="use the indices of this image set",
+        )
+    loader = DataLoader(
+        _Guarded(image_set),
+        sampler=order.tolist(),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_Collate(image_set.preprocessing.input_size),
+        pin_memory=device is not None and torch.device(device).type == "cuda",
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),
+    )
+    return _Batches(loader, with_masks=image_set.masks is not None)
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the parent ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")

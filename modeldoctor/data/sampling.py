@@ -1,0 +1,47 @@
+"""Drawing the samples that a class's correlation is measured on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def choose_confident(
+    labels: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    confidence: NDArray[np.floating],
+    *,
+    per_class: int,
+    threshold: float,
+    seed: int,
+    num_classes: int,
+) -> list[NDArray[np.int64]]:
+    """Draw for each class, at random, samples of it that are predicted right and with confidence.
+
+    Every class has a random stream of its own: its choice depends on the seed and on its own samples alone.
+
+    Args:
+        labels: (B,) true classes.
+        predicted: (B,) predicted classes.
+        confidence: (B,) softmax probability of the prediction; NaN is never chosen.
+        per_class: at most so many samples a class.
+        threshold: the least confidence.
+        seed: not negative.
+        num_classes: N.
+
+    Returns:
+        N arrays of sample indices, ascending; shorter than `per_class`, or empty, where samples are lacking.
+    """
+    eligible = np.flatnonzero((labels == predicted) & (confidence >= threshold))
+    by_class = eligible[np.argsort(labels[eligible], kind="stable")]
+    bounds = np.searchsorted(labels[by_class], np.arange(num_classes + 1))
+    return [
+        _draw(by_class[bounds[number] : bounds[number + 1]], per_class, np.random.SeedSequence([seed, number]))
+        for number in range(num_classes)
+    ]
+
+
+def _draw(candidates: NDArray[np.int64], count: int, seed: np.random.SeedSequence) -> NDArray[np.int64]:
+    if len(candidates) <= count:
+        return candidates
+    return np.sort(np.random.default_rng(seed).choice(candidates, count, replace=False))

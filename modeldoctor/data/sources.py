@@ -1,0 +1,118 @@
+"""From what the user calls their data to image sets, split by split."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modeldoctor.config import Preprocessing
+from modeldoctor.data.content import Content
+from modeldoctor.data.folders import open_folder
+from modeldoctor.data.imageset import ImageSet
+from modeldoctor.data.masks import Masks, MaskTree
+from modeldoctor.data.named import open_named
+from modeldoctor.data.streams import PACKAGES, StreamSet, open_indexed, open_streams
+from modeldoctor.data.tables import open_table
+from modeldoctor.errors import MaskError
+
+
+@dataclass(frozen=True)
+class _Request:
+    data: str
+    root: Path | None
+    download: bool
+    masks: Path | None
+
+
+def _open_torchvision(request: _Request) -> dict[str, Content]:
+    return open_named(request.data.partition(":")[2], request.root, download=request.download)
+
+
+def _open_indexed(request: _Request) -> dict[str, Content]:
+    return open_indexed(request.data, request.root, download=request.download)
+
+
+def _open_table(request: _Request) -> dict[str, Content]:
+    return open_table(Path(request.data), request.root)
+
+
+def _open_folder(request: _Request) -> dict[str, Content]:
+    return open_folder(Path(request.data), request.masks)
+
+
+_STREAMS = tuple(f"{prefix}/" for prefix in PACKAGES if prefix != "hfds")
+_FORMS: tuple[tuple[Callable[[str], bool], Callable[[_Request], dict[str, Content]]], ...] = (
+    (lambda data: data.lower().startswith("torchvision:"), _open_torchvision),
+    (lambda data: data.lower().startswith("hfds/"), _open_indexed),
+    (lambda data: data.lower().endswith(".csv") and not Path(data).is_dir(), _open_table),
+    (lambda data: True, _open_folder),
+)
+"""What the data's name looks like, and who opens it; the first match wins."""
+
+
+def open_data(
+    data: str | Path,
+    *,
+    preprocessing: Preprocessing,
+    root: Path | None = None,
+    download: bool = False,
+    masks: Path | None = None,
+) -> dict[str, ImageSet | StreamSet]:
+    """Open the user's data as image sets by split, in the order train, val, test; one split "all" where there are none.
+
+    Args:
+        data: `torchvision:NAME`; timm's `hfds/NAME`, `hfids/NAME`, `tfds/NAME`, `wds/NAME`; a CSV file with the
+            columns path, class (or label) and optionally split; or a folder `class/*.jpg`, or `train/ val/ test/` of
+            those.
+        preprocessing: the network's input.
+        root: where the files of a named set are, or where a CSV file's paths start.
+        download: may fetch a named set into `root`; nothing is ever fetched without.
+        masks: a tree of PNG masks that mirrors the images.
+
+    Raises:
+        DataError: the data cannot be used; the text says what was found and what was expected.
+        MaskError: there is no mask folder, or one mask would belong to two images.
+        UsageError: an unknown name, or a root is missing.
+    """
+    name = os.fspath(data)
+    tree = MaskTree(masks) if masks else None
+    if name.lower().startswith(_STREAMS):
+        if tree is not None:
+            raise MaskError(
+                "masks for a stream of images",
+                where=name,
+                expected="images in files, whose paths the masks mirror",
+                hint="unpack the shards into a folder, or leave the masks out",
+            )
+        return dict(open_streams(name, root, preprocessing=preprocessing, download=download))
+    request = _Request(name, root, download, masks)
+    opener = next(opener for matches, opener in _FORMS if matches(name))
+    contents = opener(request)
+    if tree is not None:
+        _one_image_a_mask(tree, contents)
+    return {split: _image_set(split, content, preprocessing, tree) for split, content in contents.items()}
+
+
+def _image_set(split: str, content: Content, preprocessing: Preprocessing, masks: Masks | None) -> ImageSet:
+    fields: dict[str, Any] = content._asdict()
+    return ImageSet(split=split, preprocessing=preprocessing, masks=masks, **fields)
+
+
+def _one_image_a_mask(tree: MaskTree, contents: dict[str, Content]) -> None:
+    """Without split folders, train/cat/1.jpg and val/cat/1.jpg would share a mask."""
+    if tree.has_splits or len(contents) < 2:
+        return
+    owners: dict[Path, str] = {}
+    for content in contents.values():
+        for path in content.paths:
+            mask = tree.find(path)
+            if mask is not None and owners.setdefault(mask, path) != path:
+                raise MaskError(
+                    f"one mask for two images, {owners[mask]} and {path}",
+                    where=str(mask),
+                    expected="one mask an image",
+                    hint=f"sort the masks into folders by split, such as {tree.root / path}",
+                )

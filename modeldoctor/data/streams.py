@@ -1,0 +1,296 @@
+"""Data sets that timm reads: WebDataset shards and TFDS as streams, Hugging Face data sets by index or as streams."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from timm.data import create_dataset
+
+from modeldoctor.config import Preprocessing
+from modeldoctor.data.classes import ClassMatch
+from modeldoctor.data.content import Content, NumberedPaths
+from modeldoctor.data.imageset import Sample
+from modeldoctor.data.pictures import PictureStreams
+from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
+from modeldoctor.data.transforms import make_transform, picture_mode
+from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError
+
+PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "wds": "webdataset"}
+"""The package that each of timm's prefixes needs."""
+
+
+class StreamSet:
+    """The images of one split, in the order of a stream; labels are known only while reading.
+
+    Args:
+        split: the split's name.
+        open_stream: opens timm's iterable data set of (picture, label).
+        preprocessing: the network's input.
+        offline: keep the reader from the network.
+
+    Raises:
+        DataError: the network takes neither 1 nor 3 channels.
+    """
+
+    labels: NDArray[np.int64] | None = None
+    masks: None = None
+
+    def __init__(self, split: str, open_stream: Callable[[], Any], preprocessing: Preprocessing, *, offline: bool):
+        self.split, self.preprocessing, self._offline = split, preprocessing, offline
+        self._transform = make_transform(preprocessing)
+        with _timm_log([]), _offline(offline):
+            self._dataset = open_stream()
+        for name, value in (("dist_rank", 0), ("dist_num_replicas", 1)):
+            # timm would give every process other shards, and the same index other images.
+            setattr(self._dataset.reader, name, value)
+        names = getattr(self._dataset.reader, "class_to_idx", None) or {}
+        self.class_names: tuple[str, ...] = tuple(sorted(names, key=names.__getitem__))
+        self._mapping: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Made-up paths; a stream has no file names."""
+        return NumberedPaths(self.split, len(self))
+
+    def iterate(self, indices: Sequence[int] | NDArray[np.int64] | None = None) -> Iterator[Sample]:
+        """Read through the stream and yield the samples at the ascending `indices` (all by default).
+
+        Pictures that cannot be decoded are left out and take no index; a warning counts them.
+
+        Raises:
+            UsageError: the indices do not ascend.
+            DataError: the stream ends before the last index.
+        """
+        wanted = None if indices is None else np.asarray(indices, dtype=np.int64)
+        if wanted is not None and (len(wanted) == 0 or wanted[0] < 0 or (np.diff(wanted) <= 0).any()):
+            if len(wanted) == 0:
+                return
+            raise UsageError(
+                "indices of a stream that are not ascending",
+                where=f"split {self.split}",
+                expected="every index once, in ascending order",
+                hint="sort them; a stream can only be read forwards",
+            )
+        yield from self._read(None if wanted is None else wanted.tolist())
+
+    def with_classes(self, match: ClassMatch) -> Self:
+        """Return the same stream with labels that count the network's outputs."""
+        relabelled = copy.copy(self)
+        relabelled.class_names, relabelled._mapping = match.names, match.mapping
+        return relabelled
+
+    def _read(self, wanted: list[int] | None) -> Iterator[Sample]:
+        pending = iter(wanted or ())
+        following = next(pending, None)
+        for index, (picture, target) in enumerate(self._pictures()):
+            if wanted is not None and index != following:
+                continue
+            label = int(target) if self._mapping is None else int(self._mapping[int(target)])
+            yield Sample(self._transform(picture)[0], label, index, None)
+            following = next(pending, None)
+            if wanted is not None and following is None:
+                return
+        if following is not None:
+            raise DataError(
+                f"the stream ends before image {following}",
+                where=f"split {self.split}",
+                expected="as many images as at the last reading",
+                hint="check that the shards have not changed",
+            )
+
+    def _pictures(self) -> Iterator[tuple[Any, Any]]:
+        messages: list[str] = []
+        pictures = iter(self._dataset)
+        while True:
+            # Not around the yield: two streams read in turn would restore each other's settings.
+            with _timm_log(messages), _offline(self._offline):
+                item = next(pictures, None)
+            if item is None:
+                break
+            yield item
+        if messages:
+            warnings.warn(
+                f"{self.split}: {len(messages)} samples could not be read and were left out; the first: {messages[0]}",
+                ModelDoctorWarning,
+                stacklevel=2,
+            )
+
+    @cached_property
+    def _length(self) -> int:
+        return len(self._dataset) or sum(1 for _ in self._pictures())
+
+
+def open_streams(name: str, root: Path | None, *, preprocessing: Preprocessing, download: bool) -> dict[str, StreamSet]:
+    """Open a set of timm's iterable kinds (wds/, hfids/, tfds/), split by split.
+
+    Raises:
+        DataError: a package or the data are missing.
+        UsageError: wds/ without a root.
+    """
+    prefix = _require(name)
+    mode = picture_mode(preprocessing)
+    options = {"download": download} if prefix != "wds" else {}
+
+    def opener(split: str) -> Callable[[], Any]:
+        return lambda: create_dataset(
+            name, root=str(root) if root else None, split=split, input_img_mode=mode, **options
+        )
+
+    splits = _shard_splits(name, root) if prefix == "wds" else {split: split for split in _TIMM_SPLITS}
+
+    def stream(split: str, key: str) -> StreamSet:
+        return StreamSet(split, opener(key), preprocessing, offline=not download)
+
+    return cast(dict[str, StreamSet], _each_split(name, splits, stream, optional=prefix != "wds"))
+
+
+def open_indexed(name: str, root: Path | None, *, download: bool) -> dict[str, Content]:
+    """Open a Hugging Face data set (hfds/...) by index, split by split.
+
+    Raises:
+        DataError: the package `datasets`, or the data are missing.
+    """
+    _require(name)
+    splits = {split: split for split in _TIMM_SPLITS}
+    options = {"root": str(root) if root else None}
+
+    def content(split: str, key: str) -> Content:
+        with _offline(not download):
+            reader = create_dataset(name, split=key, **options).reader
+        names = reader.class_to_idx
+        labels = np.fromiter(map(int, reader.iter_targets()), np.int64, len(reader))
+        ordered = tuple(sorted(names, key=names.__getitem__)) or tuple(map(str, range(int(labels.max()) + 1)))
+        return Content(ordered, labels, NumberedPaths(split, len(labels)), PictureStreams(_Encoded(reader)))
+
+    return cast(dict[str, Content], _each_split(name, splits, content, optional=True))
+
+
+class _Encoded:
+    """Opens the encoded bytes of one picture of a timm reader."""
+
+    def __init__(self, reader: Any):
+        self.reader = reader
+
+    def __call__(self, index: int) -> BinaryIO:
+        return cast(BinaryIO, self.reader[index][0])
+
+
+_TIMM_SPLITS = ("train", "validation", "val", "test")
+_HUB_SETTINGS = (("huggingface_hub", "constants"), ("datasets", "config"))
+
+
+def _require(name: str) -> str:
+    prefix = name.partition("/")[0].lower()
+    if find_spec(PACKAGES[prefix]) is None:
+        raise DataError(
+            f"the Python package {PACKAGES[prefix]} is not installed",
+            where=name,
+            expected=f"{PACKAGES[prefix]}, which reads {prefix}/ data sets",
+            hint=f"pip install {PACKAGES[prefix].replace('_', '-')}",
+        )
+    return prefix
+
+
+def _each_split(
+    name: str, splits: dict[str, str], open_split: Callable[[str, str], Any], *, optional: bool
+) -> dict[str, Any]:
+    """Open each split; where their names are a guess (`optional`), one that opens is enough."""
+    opened, errors = {}, []
+    for split, key in splits.items():
+        # Each reader's libraries have exceptions of their own.
+        try:
+            opened[split_named(split) or split] = open_split(split_named(split) or split, key)
+        except Exception as error:
+            errors.append(error)
+    if errors and not (optional and opened):
+        raise DataError(
+            f"the data set cannot be read: {errors[0]}",
+            where=name,
+            expected=f"splits called {', '.join(splits)}",
+            hint="check its name and root; --download lets it be fetched",
+        ) from errors[0]
+    return opened
+
+
+def _shard_splits(name: str, root: Path | None) -> dict[str, str]:
+    """Return split -> what timm calls it: by `_info.json`, else by the shards' file names (train-0000.tar)."""
+    if root is None or not root.is_dir():
+        raise UsageError(
+            "no folder to look for the shards in" if root is None else f"there is no folder {root}",
+            where=name,
+            expected="the folder that holds the .tar files",
+            hint="give it as the data's root (--root)",
+        )
+    info = next((file for file in (root / "_info.json", root / "info.json") if file.is_file()), None)
+    if info is not None:
+        try:
+            return {split: split for split in json.loads(info.read_text(encoding="utf-8"))["splits"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"the shards' description cannot be read: {error!r}",
+                where=str(info),
+                expected='JSON with an entry "splits", as timm writes it',
+                hint="correct or remove it",
+            ) from error
+    shards: dict[str, list[str]] = {}
+    for file in sorted(root.glob("*.tar")):
+        words = (split_named(word) for word in re.split(r"[^A-Za-z]+", file.stem))
+        shards.setdefault(next(filter(None, words), WHOLE), []).append(file.name)
+    if not shards:
+        raise DataError(
+            "no shards", where=str(root), expected="*.tar files, such as train-0000.tar", hint="correct the root"
+        )
+    order = (*SPLIT_ORDER, WHOLE)
+    return {split: "::".join(shards[split]) for split in order if split in shards}
+
+
+@contextmanager
+def _timm_log(messages: list[str]) -> Iterator[None]:
+    """Collect what timm would log about samples that it skips."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("timm.data.readers")
+    propagate = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+@contextmanager
+def _offline(active: bool) -> Iterator[None]:
+    """Keep the Hugging Face libraries from the network: they would download unasked."""
+    modules = _hub_settings()
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    try:
+        for module in modules:
+            module.HF_HUB_OFFLINE = active or module.HF_HUB_OFFLINE
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
+
+
+@cache
+def _hub_settings() -> list[Any]:
+    names = [f"{package}.{module}" for package, module in _HUB_SETTINGS if find_spec(package)]
+    return [module for module in map(import_module, names) if hasattr(module, "HF_HUB_OFFLINE")]

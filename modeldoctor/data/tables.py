@@ -1,0 +1,105 @@
+"""Image lists in CSV files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from modeldoctor.data.content import Content, Listing, file_contents, sorted_classes
+from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
+from modeldoctor.errors import DataError
+
+_PROBED = 100
+
+
+def open_table(file: Path, root: Path | None = None) -> dict[str, Content]:
+    """Read a CSV file with the columns `path`, `class` or `label`, and optionally `split`; rows keep their order.
+
+    Args:
+        file: the CSV file, UTF-8, with a header.
+        root: the folder that relative paths start from; the file's own by default.
+
+    Raises:
+        DataError: no such file, a column or a value is missing, or none of the images is there.
+    """
+    listings: dict[str, Listing] = {}
+    for line, row in _rows(file, ("path",)):
+        split = row.get("split", WHOLE)
+        if not split:
+            raise _empty(file, line, "split")
+        listing = listings.setdefault(split_named(split) or split, Listing([], []))
+        listing.paths.append(row["path"])
+        listing.classes.append(row["class"])
+    order = sorted(listings, key=lambda split: (SPLIT_ORDER.index(split) if split in SPLIT_ORDER else 9, split))
+    return _contents(root or file.parent, {split: listings[split] for split in order}, file)
+
+
+def open_mini_imagenet(root: Path) -> dict[str, Content] | None:
+    """Read mini-ImageNet's `train.csv`, `val.csv` and `test.csv` over `images/`; None where there are no such files."""
+    listings: dict[str, Listing] = {}
+    for split in SPLIT_ORDER:
+        file = root / f"{split}.csv"
+        if file.is_file():
+            rows = [row for _, row in _rows(file, ("filename",))]
+            listings[split] = Listing([f"images/{row['path']}" for row in rows], [row["class"] for row in rows])
+    return _contents(root, listings, root / "images") if listings else None
+
+
+def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line, row), with the keys `path`, `class` and, where the file has it, `split`."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, restval="")
+            columns = _columns(file, list(reader.fieldnames or ()), path_columns)
+            for raw in reader:
+                row = {key: (raw[column] or "").strip() for key, column in columns.items()}
+                for key in ("path", "class"):
+                    if not row[key]:
+                        raise _empty(file, reader.line_num, columns[key])
+                row["path"] = PurePath(row["path"]).as_posix()
+                yield reader.line_num, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"the list of images cannot be read: {error}",
+            where=str(file),
+            expected="a CSV file in UTF-8",
+            hint="correct the path, or save the table again as CSV (UTF-8)",
+        ) from error
+
+
+def _columns(file: Path, header: list[str], path_columns: tuple[str, ...]) -> dict[str, str]:
+    wanted = {"path": path_columns, "class": ("class", "label"), "split": ("split",)}
+    spelled = {name.strip().lower(): name for name in header}
+    columns = {key: spelled[name] for key, names in wanted.items() for name in reversed(names) if name in spelled}
+    if {"path", "class"} <= set(columns):
+        return columns
+    raise DataError(
+        f"the columns are {', '.join(header) or 'missing'}",
+        where=f"{file}, line 1",
+        expected=f"a header with the columns {' or '.join(path_columns)} and class or label (split is optional)",
+        hint="add a header line, with commas between the columns",
+    )
+
+
+def _empty(file: Path, line: int, column: str) -> DataError:
+    return DataError(
+        f"an empty {column}",
+        where=f"{file}, line {line}",
+        expected="a value in every row",
+        hint="fill it in, or delete the row",
+    )
+
+
+def _contents(root: Path, listings: dict[str, Listing], where: Path) -> dict[str, Content]:
+    paths = [path for listing in listings.values() for path in listing.paths]
+    probed = paths[:: max(1, len(paths) // _PROBED)]
+    if not any((root / path).is_file() for path in probed):
+        raise DataError(
+            f"none of {len(probed)} listed images is there, for example {root / probed[0]}" if paths else "no rows",
+            where=str(where),
+            expected=f"paths that are absolute or start from {root}",
+            hint="give the folder that the paths start from as the data's root (--root)",
+        )
+    class_names = sorted_classes({name for listing in listings.values() for name in listing.classes})
+    return file_contents(root, listings, class_names)

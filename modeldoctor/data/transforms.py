@@ -1,0 +1,82 @@
+"""From a picture (and its object mask) to a network's input, with timm's evaluation geometry.
+
+Shape letters: C channels, H and W the network's input height and width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from modeldoctor.config import Preprocessing
+from modeldoctor.errors import DataError
+
+MODES = {1: "L", 3: "RGB"}
+"""The Pillow mode in which pictures are read, by a network's number of input channels."""
+
+
+class Transform(Protocol):
+    """Turns a picture and its mask into tensors that stay aligned."""
+
+    def __call__(self, picture: Image.Image, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the image (C,H,W) float32 and the mask (H,W) bool; the mask given has the picture's own size."""
+
+
+def picture_mode(preprocessing: Preprocessing) -> str:
+    """Name the Pillow mode for a network's channel count.
+
+    Raises:
+        DataError: the network takes neither 1 nor 3 channels.
+    """
+    channels = preprocessing.input_size[0]
+    if channels not in MODES:
+        raise DataError(
+            f"the network takes images of {channels} channels",
+            where=f"input_size {preprocessing.input_size}",
+            expected="1 (grey) or 3 (RGB) channels",
+            hint="convert the network's first layer, or use the Python API with a data set of your own",
+        )
+    return MODES[channels]
+
+
+def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return (height, width) in pixels to which a picture is resized before the centre crop, as timm does it."""
+    target_h, target_w = (math.floor(side / preprocessing.crop_pct) for side in preprocessing.input_size[1:])
+    if target_h == target_w:
+        long_side = int(target_h * max(width, height) / min(width, height))
+        return (target_h, long_side) if height <= width else (long_side, target_h)
+    ratio = min(height / target_h, width / target_w)
+    return round(height / ratio), round(width / ratio)
+
+
+def make_transform(preprocessing: Preprocessing) -> Transform:
+    """Make the evaluation transform: resize, centre crop, scale to [0, 1], normalise.
+
+    The mask takes the same way with nearest-neighbour sampling; what the crop pads is background.
+
+    Raises:
+        DataError: the network takes neither 1 nor 3 channels.
+    """
+    mode = picture_mode(preprocessing)
+    crop = list(preprocessing.input_size[1:])
+    interpolation = InterpolationMode(preprocessing.interpolation)
+
+    def transform(picture: Image.Image, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        size = list(resized_size(*picture.size, preprocessing))
+        converted = picture if picture.mode == mode else picture.convert(mode)
+        cropped = F.center_crop(F.resize(converted, size, interpolation, antialias=True), crop)
+        image = F.to_dtype(F.pil_to_tensor(cropped), torch.float32, scale=True)
+        image = F.normalize(image, list(preprocessing.mean), list(preprocessing.std))
+        if mask is None:
+            return image, None
+        # Pillow samples cell centres; torchvision's nearest for tensors shifts masks by up to half a cell.
+        resized = F.resize(F.to_pil_image(mask.to(torch.uint8)), size, InterpolationMode.NEAREST)
+        return image, F.pil_to_tensor(F.center_crop(resized, crop))[0] > 0
+
+    return transform

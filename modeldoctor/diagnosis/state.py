@@ -1,0 +1,135 @@
+"""What a diagnosis has done so far, so that an interrupted one can go on where it stopped.
+
+Shapes: S samples, N classes, K channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modeldoctor.correlation import CorrelationState
+from modeldoctor.errors import StoreError
+from modeldoctor.files import written_aside
+
+_FORMAT = 1
+
+
+@dataclass
+class Predictions:
+    """The first pass over one split, batch by batch; broken images have no row.
+
+    Attributes:
+        next: the first image of the split that has not been read.
+        rows: parts of (4,S): index in the split, label, predicted class, softmax of that class.
+        broken: paths and reasons.
+    """
+
+    next: int = 0
+    rows: list[NDArray[np.float64]] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+    def table(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Index, label, prediction and confidence of every image read, each (S,)."""
+        whole = np.concatenate([np.empty((4, 0)), *self.rows], axis=1)
+        self.rows = [whole]
+        index, label, predicted = whole[:3].astype(np.int64)
+        return index, label, predicted, whole[3].astype(np.float32)
+
+
+@dataclass
+class RunState:
+    """Everything that a resumed run needs.
+
+    Attributes:
+        fingerprint: of checkpoint, data and what is measured; a state is only continued by the same run.
+        predictions: by split.
+        scales: activation standard deviation by layer.
+        correlated: how many of the chosen samples are in `correlations`.
+        correlations: by layer.
+        evidence: what was gathered on single images, a plain dict each.
+    """
+
+    fingerprint: str
+    predictions: dict[str, Predictions] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
+    correlated: int = 0
+    correlations: dict[str, CorrelationState] = field(default_factory=dict)
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        content = {
+            "format": _FORMAT,
+            "fingerprint": self.fingerprint,
+            "predictions": {
+                split: {"next": one.next, "rows": _columns(one), "broken": one.broken}
+                for split, one in self.predictions.items()
+            },
+            "scales": self.scales,
+            "correlated": self.correlated,
+            "correlations": {layer: list(state) for layer, state in self.correlations.items()},
+            "evidence": self.evidence,
+        }
+        with written_aside(path) as aside:
+            torch.save(content, aside)
+
+    @classmethod
+    def load(cls, path: Path, fingerprint: str) -> RunState:
+        """Read the state of an interrupted run.
+
+        Raises:
+            StoreError: it is damaged, or belongs to another checkpoint, data set or configuration.
+        """
+        try:
+            content = torch.load(path, weights_only=True)
+            if content["format"] != _FORMAT:
+                raise ValueError(f"format {content['format']}")
+            predictions = {
+                split: Predictions(one["next"], [one["rows"].numpy()], [tuple(pair) for pair in one["broken"]])
+                for split, one in content["predictions"].items()
+            }
+            correlations = {name: CorrelationState(*parts) for name, parts in content["correlations"].items()}
+        except Exception as error:  # whatever is in the file
+            raise StoreError(
+                f"the interrupted run cannot be read ({type(error).__name__})",
+                where=str(path),
+                hint="run without --resume to start anew",
+            ) from error
+        if content["fingerprint"] != fingerprint:
+            raise StoreError(
+                "the interrupted run had another checkpoint, other data or other settings",
+                where=str(path),
+                expected="the same command as before, with --resume added",
+                hint="run without --resume to start anew",
+            )
+        return cls(
+            fingerprint,
+            predictions,
+            content["scales"],
+            content["correlated"],
+            correlations,
+            content["evidence"],
+        )
+
+
+def _columns(predictions: Predictions) -> Tensor:
+    predictions.table()
+    return torch.from_numpy(predictions.rows[0])
+
+
+def fingerprint_of(*parts: Any) -> str:
+    """A digest of JSON values and byte strings."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,274 @@
+"""Why one image is wrong: the kernels that carry the prediction, whose profile it resembles, isolation, background.
+
+Each figure of a wrong image is held against the same figure of right, confident predictions ("references"): it counts
+as abnormal beyond what 95% of these show. The verdict is the figure that lies furthest beyond its limit, as a share of
+the room that was left; `unclear` if none does. On equal strength the order is that of `_FIGURES`.
+
+Shapes: B images, K channels, H x W positions, N classes, D noise ranges, J noise draws, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modeldoctor.correlation import Noise, correlate_samples
+from modeldoctor.graph import Cut, Layer, LayeredNetwork
+from modeldoctor.records import Floats, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Verdict, normalise
+
+KERNELS_KEPT = 8
+"""How many foreign kernels are kept for each image."""
+STEADY = 0.95
+"""References must keep this share of predictions at the noise range that isolation is judged at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """How images are examined.
+
+    Attributes:
+        layers: noise is put on each of these in turn; the last one's kernels are examined.
+        scales: activation standard deviation by layer.
+        profile: the examined layer's class correlation.
+        threshold: v of the correlated kernels.
+        noise_ranges: (D,) in units of the standard deviation.
+        draws: J for Eq. 4, and for each noise range.
+        delta: δ of Eq. 4 on the examined layer.
+        seed: of all noise.
+        rows: how many copies may run at once, by layer.
+    """
+
+    layers: tuple[Layer, ...]
+    scales: Mapping[str, float]
+    profile: LayerDiagnosis
+    threshold: float
+    noise_ranges: tuple[float, ...]
+    draws: int
+    delta: float
+    seed: int
+    rows: Mapping[str, int]
+
+
+class Evidence(NamedTuple):
+    """What was measured on one image; NaN where it was not. See `records.Misdiagnosis` for the terms.
+
+    `stability` and `fallback` have D values.
+    """
+
+    sample: int
+    label: int
+    predicted: int
+    confidence: float
+    stability: list[float]
+    fallback: list[float]
+    background_share: float
+    foreign_share: float
+    resembles: int
+    resemblance: float
+    kernels: list[dict[str, Any]]
+
+
+def gather_evidence(
+    network: LayeredNetwork,
+    probe: Probe,
+    images: Tensor,
+    masks: Sequence[Tensor | None] | None,
+    labels: Tensor,
+    predicted: Tensor,
+    confidence: Sequence[float],
+    samples: Sequence[int],
+    keys: Sequence[int],
+) -> list[Evidence]:
+    """Examine a batch of images.
+
+    Args:
+        network: cut at `probe.layers`.
+        images: (B,C,H,W).
+        masks: for each image (H,W) bool, True on the object, or None.
+        labels, predicted: (B,) true and predicted classes.
+        confidence, samples: softmax of the prediction, and row among the samples, for the record.
+        keys: what each image's noise depends on.
+    """
+    kept = torch.zeros(len(probe.noise_ranges), len(images))
+    fell = torch.zeros_like(kept)
+    plan = _noise_plan(probe)
+    carried: list[dict[str, Any]] = []
+    for cut in network.cuts(images, probe.layers):
+        for row, draws in plan[cut.layer.name]:
+            predictions = _noisy_predictions(cut, probe, row, draws, keys)
+            kept[row] += (predictions == predicted).sum(0).cpu()
+            fell[row] += ((predictions == labels) & (labels != predicted)).sum(0).cpu()
+        if cut.layer.name == probe.profile.name:
+            carried = _carried(cut, probe, masks, labels, predicted, keys)
+    shares = [(values / max(probe.draws, 1)).T.tolist() for values in (kept, fell)]
+    return [
+        Evidence(
+            sample=samples[i],
+            label=int(labels[i]),
+            predicted=int(predicted[i]),
+            confidence=confidence[i],
+            stability=shares[0][i] if probe.draws else [float("nan")] * len(probe.noise_ranges),
+            fallback=shares[1][i] if probe.draws else [float("nan")] * len(probe.noise_ranges),
+            **carried[i],
+        )
+        for i in range(len(images))
+    ]
+
+
+def _noise_plan(probe: Probe) -> dict[str, list[tuple[int, list[int]]]]:
+    """For each layer, which draws of which noise range are made there: a layer at random for each, as in Fig. 3."""
+    plan: dict[str, list[tuple[int, list[int]]]] = {layer.name: [] for layer in probe.layers}
+    for row in range(len(probe.noise_ranges)):
+        where = np.random.default_rng([probe.seed, row]).integers(len(probe.layers), size=probe.draws)
+        for number, layer in enumerate(probe.layers):
+            if draws := np.flatnonzero(where == number).tolist():
+                plan[layer.name].append((row, draws))
+    return plan
+
+
+def _noisy_predictions(cut: Cut, probe: Probe, row: int, draws: Sequence[int], keys: Sequence[int]) -> Tensor:
+    """(draws,B) predicted classes under noise of one range."""
+    delta = probe.noise_ranges[row] * probe.scales[cut.layer.name]
+    noise = Noise(seed=probe.seed, delta=delta, stream=f"stability/{row}")
+    copies = max(1, probe.rows[cut.layer.name] // len(keys))
+    predictions = []
+    with torch.no_grad():
+        for start in range(0, len(draws), copies):
+            chunk = draws[start : start + copies]
+            sigma = torch.cat([noise.draw(cut.layer.name, keys, range(draw, draw + 1), cut.maps) for draw in chunk])
+            logits = cut.head(cut.maps.repeat(len(chunk), 1, 1, 1) + sigma)
+            predictions.append(logits.argmax(1).view(len(chunk), -1))
+    return torch.cat(predictions)
+
+
+def _carried(
+    cut: Cut,
+    probe: Probe,
+    masks: Sequence[Tensor | None] | None,
+    labels: Tensor,
+    predicted: Tensor,
+    keys: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Kernels, resemblance and background share of each image."""
+    noise = Noise(seed=probe.seed, delta=probe.delta)
+    result = correlate_samples(cut, predicted, keys, noise=noise, draws=probe.draws, rows=probe.rows[cut.layer.name])
+    sizes, carried = result.correlation.cpu().double().numpy(), result.contribution.cpu().double().numpy()
+    maps = result.contribution_map.cpu()
+    return [
+        {
+            **_foreign(sizes[i], carried[i], probe, int(labels[i]), int(predicted[i])),
+            **_resemblance(carried[i], probe.profile.contribution, int(labels[i])),
+            "background_share": _background_share(maps[i], masks[i] if masks else None),
+        }
+        for i in range(len(labels))
+    ]
+
+
+def _foreign(sizes: Floats, carried: Floats, probe: Probe, label: int, predicted: int) -> dict[str, Any]:
+    """The share of what carries the prediction that lies on kernels which the true class does not use."""
+    profile = probe.profile
+    if not profile.count[label]:
+        return {"foreign_share": float("nan"), "kernels": []}
+    own, image = normalise(profile.contribution[label]), normalise(carried)
+    foreign = np.flatnonzero((image >= probe.threshold) & (own < probe.threshold))
+    foreign = foreign[np.argsort(-carried[foreign], kind="stable")]
+    own_normalised = profile.normalised[label]
+    kernels = [
+        Kernel(
+            channel=int(k),
+            size=float(sizes[k]),
+            normalised=float(image[k]),
+            own_class=float(profile.correlation[label, k]),
+            own_class_normalised=float(own_normalised[k]),
+            predicted_class=float(profile.correlation[predicted, k]),
+        )
+        for k in foreign[:KERNELS_KEPT]
+    ]
+    total = carried.sum()
+    share = float(carried[foreign].sum() / total) if total > 0 else float("nan")
+    return {"foreign_share": share, "kernels": [asdict(kernel) for kernel in kernels]}
+
+
+def _resemblance(carried: Floats, profiles: Floats, label: int) -> dict[str, Any]:
+    """The class whose profile is most similar, and by how much more than the own class's (cosine similarity)."""
+    norms = np.linalg.norm(profiles, axis=1) * np.linalg.norm(carried)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        similarity = np.where(norms > 0, profiles @ carried / norms, np.nan)
+    others = similarity.copy()
+    others[label] = np.nan
+    if np.isnan(others).all() or np.isnan(similarity[label]):
+        return {"resembles": -1, "resemblance": float("nan")}
+    nearest = int(np.nanargmax(others))
+    return {"resembles": nearest, "resemblance": float(others[nearest] - similarity[label])}
+
+
+def _background_share(evidence: Tensor, mask: Tensor | None) -> float:
+    """Share of a map (H,W) that lies outside the object; a cell counts by how much of it is background."""
+    if mask is None:
+        return float("nan")
+    outside = F.adaptive_avg_pool2d((~mask)[None, None].to(evidence), (evidence.shape[0], evidence.shape[1]))[0, 0]
+    total = float(evidence.sum())
+    return float((evidence * outside).sum()) / total if total > 0 else float("nan")
+
+
+class _Figure(NamedTuple):
+    verdict: Verdict
+    limit: Callable[[Limits], float]
+    value: Callable[[Misdiagnosis], float]
+
+
+# Each figure grows with how abnormal it is, and 1 is the most it can be.
+_FIGURES = (
+    _Figure(Verdict.ISOLATED, lambda limits: 1 - limits.stability, lambda image: 1 - image.stability),
+    _Figure(Verdict.BACKGROUND, lambda limits: limits.background_share, lambda image: image.background_share),
+    _Figure(Verdict.FOREIGN_KERNELS, lambda limits: limits.foreign_share, lambda image: image.foreign_share),
+    _Figure(Verdict.RESEMBLES_CLASS, lambda limits: max(limits.resemblance, 0.0), lambda image: image.resemblance),
+)
+
+
+def find_limits(references: Sequence[Evidence], probe: Probe) -> Limits | None:
+    """What 95% of right, confident predictions stay within; None without references."""
+    if not references:
+        return None
+    stability = np.array([one.stability for one in references])
+    steady = [row for row, mean in enumerate(stability.mean(0)) if mean >= STEADY]
+    row = steady[-1] if steady else 0
+
+    def quantile(values: Sequence[float], share: float) -> float:
+        known = np.array(values)[~np.isnan(values)]
+        return float(np.quantile(known, share)) if len(known) else float("nan")
+
+    return Limits(
+        layer=probe.profile.name,
+        noise_range=probe.noise_ranges[row],
+        stability=quantile(stability[:, row].tolist(), 0.05),
+        background_share=quantile([one.background_share for one in references], 0.95),
+        foreign_share=quantile([one.foreign_share for one in references], 0.95),
+        resemblance=quantile([one.resemblance for one in references], 0.95),
+        references=len(references),
+    )
+
+
+def judge(evidence: Evidence, limits: Limits | None, probe: Probe) -> Misdiagnosis:
+    """The verdict on one wrong image."""
+    row = probe.noise_ranges.index(limits.noise_range) if limits else 0
+    kernels = tuple(Kernel(**kernel) for kernel in evidence.kernels)
+    figures = evidence._asdict() | {
+        "stability": evidence.stability[row], "fallback": evidence.fallback[row], "kernels": kernels
+    }  # fmt: skip
+    unjudged = Misdiagnosis(**figures, verdict=Verdict.UNCLEAR, strength=0.0)
+    if limits is None:
+        return unjudged
+    verdict, strength = Verdict.UNCLEAR, 0.0
+    for figure in _FIGURES:
+        limit, value = figure.limit(limits), figure.value(unjudged)
+        beyond = (value - limit) / (1 - limit) if limit < 1 else 0.0
+        if beyond > strength:  # False for NaN
+            verdict, strength = figure.verdict, beyond
+    return Misdiagnosis(**figures, verdict=verdict, strength=strength)

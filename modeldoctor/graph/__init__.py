@@ -1,0 +1,46 @@
+"""Taking a network apart at its layers."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from modeldoctor.errors import GraphError, ModelDoctorWarning
+from modeldoctor.graph.capture import capture
+from modeldoctor.graph.cut import Cut, CutNetwork, LayeredNetwork
+from modeldoctor.graph.hooks import HookedNetwork
+from modeldoctor.graph.layers import Layer, select_layers
+
+__all__ = ["Cut", "CutNetwork", "HookedNetwork", "Layer", "LayeredNetwork", "open_network", "select_layers"]
+
+
+def open_network(network: nn.Module, example: Tensor, selection: str = "all") -> LayeredNetwork:
+    """Cut a network at its layers; one that does not export, or not faithfully, is measured through hooks.
+
+    Args:
+        network: a classifier in eval mode; it is not changed.
+        example: images (B,C,H,W), B >= 2, on the network's device and in its dtype.
+        selection: the layers that will be cut at, as in `select_layers`; each of these cuts is checked here.
+
+    Raises:
+        UsageError: the selection names no layer.
+        GraphError: not even a plain forward pass gives one row of logits an image.
+    """
+    hooked_because: str
+    try:
+        cut = CutNetwork(capture(network, example))
+        with torch.no_grad():
+            expected = network(example)
+        logits = expected if isinstance(expected, Tensor) else next(iter(expected))
+        cut.verify(example, logits, select_layers(cut.layers, selection))
+        return cut
+    except GraphError as error:
+        hooked_because = error.found
+    warnings.warn(
+        f"this network cannot be cut ({hooked_because}); each noise draw runs the whole of it: same numbers, slower",
+        ModelDoctorWarning,
+        stacklevel=2,
+    )
+    return HookedNetwork(network, example)

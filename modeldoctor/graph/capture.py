@@ -1,0 +1,265 @@
+"""A network as a functional graph of ATen operations: `torch.export` with a dynamic batch, read for our needs.
+
+Shapes: B images, C input channels, K channels of a layer, H x W positions, N classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from modeldoctor.errors import GraphError
+from modeldoctor.graph.layers import MapsView, match_module, patch_grid, view_of
+
+aten = torch.ops.aten
+
+_CONV2D = (aten.conv2d.default, aten.conv2d.padding)
+_POOL_TO_ONE = (aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default)
+_REDUCE = (aten.mean.dim, aten.amax.default)
+_WEIGHTED = (*_CONV2D, aten.linear.default, aten.addmm.default, aten.mm.default, aten.matmul.default)
+
+
+class Place(NamedTuple):
+    """A node of the graph whose value is a layer's output."""
+
+    name: str
+    kind: str
+    node: fx.Node
+    view: MapsView
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captured:
+    """An exported network and where its layers are in the graph.
+
+    Attributes:
+        graph: functional ATen graph; its placeholders are the state tensors and one input (B,C,H,W).
+        state: a tensor for every state placeholder, sharing storage with the network's parameters.
+        image: the placeholder of the images.
+        logits: the node of the output (B,N).
+        batch: the symbol that stands for B in the shapes of `node.meta["val"]`.
+        places: where layers are, in execution order.
+        depths: for every node the most weighted operations on a path from the images to it.
+    """
+
+    graph: fx.Graph
+    state: dict[fx.Node, Tensor]
+    image: fx.Node
+    logits: fx.Node
+    batch: Any
+    places: list[Place]
+    depths: dict[fx.Node, int]
+
+
+def capture(network: nn.Module, example: Tensor) -> Captured:
+    """Export a network in eval mode with a dynamic batch and find its layers.
+
+    Args:
+        network: any classifier; neither its mode nor its parameters are changed.
+        example: images (B,C,H,W) with B >= 2, on the network's device and in its dtype.
+
+    Raises:
+        GraphError: the network cannot be exported, or its output is not one row of logits an image.
+    """
+    if network.training:
+        raise GraphError("the network is in training mode", expected="network.eval() before it is captured")
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(
+                network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
+            ).run_decompositions({})
+    except Exception as error:  # torch.export raises nearly everything
+        raise GraphError(f"torch.export cannot capture it: {_first_line(error)}") from error
+    graph, state, image = exported.graph, _state(exported), _image(exported)
+    batch = image.meta["val"].shape[0]
+    if isinstance(batch, int):
+        raise GraphError("the captured graph is specialised to one batch size")
+    for node in graph.nodes:
+        # A noisy map may have other strides than the traced one; reshape is view where view is possible.
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
+    logits = _logits(graph)
+    symbol = batch.node.expr
+    places = _places(graph, image, logits, network)
+    return Captured(
+        graph=graph,
+        state=state,
+        image=image,
+        logits=logits,
+        batch=symbol,
+        places=places,
+        depths=_depths(graph),
+    )
+
+
+def suffix_nodes(graph: fx.Graph, start: fx.Node, logits: fx.Node) -> list[fx.Node]:
+    """Every node between a layer's node (left out) and the logits, in execution order."""
+    below = _descendants([start]) & _ancestors(logits)
+    return [node for node in graph.nodes if node in below and node is not start]
+
+
+def concrete(shape: Iterable[int | torch.SymInt], symbol: Any, batch: int) -> tuple[int, ...]:
+    """A traced shape with the batch symbol replaced by a number."""
+    return tuple(
+        int(size.node.expr.subs({symbol: batch})) if isinstance(size, torch.SymInt) else size for size in shape
+    )
+
+
+def node_macs(node: fx.Node, symbol: Any) -> int:
+    """Multiply-accumulates of one node for one image; only products count, as in the usual MAC figures."""
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
+        return 0
+
+    def size(index: int) -> tuple[int, ...]:
+        argument = node.args[index]
+        assert isinstance(argument, fx.Node)
+        return concrete(argument.meta["val"].shape, symbol, 1)
+
+    outputs = prod(concrete(node.meta["val"].shape, symbol, 1))
+    if node.target in _CONV2D:
+        return outputs * prod(size(1)[1:])
+    if node.target is aten.linear.default:
+        return outputs * size(1)[1]
+    if node.target in (aten.matmul.default, aten.bmm.default, aten.mm.default):
+        return outputs * size(0)[-1]
+    if node.target is aten.scaled_dot_product_attention.default:
+        query, key = size(0), size(1)
+        return prod(query) * key[-2] + outputs * key[-2]
+    return 0
+
+
+def node_bytes(node: fx.Node, symbol: Any) -> int:
+    """Bytes of a node's value for one image; 0 for what is not one tensor."""
+    value = node.meta.get("val")
+    return prod(concrete(value.shape, symbol, 1)) * value.element_size() if isinstance(value, Tensor) else 0
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def _state(exported: torch.export.ExportedProgram) -> dict[fx.Node, Tensor]:
+    tensors = {**exported.constants, **exported.state_dict}
+    nodes = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
+    state = {}
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT:
+            continue
+        tensor = tensors.get(spec.target or "")
+        if not isinstance(tensor, Tensor):
+            raise GraphError(f"the captured graph needs {spec.target!r}, which is not a tensor")
+        state[nodes[spec.arg.name]] = tensor.detach()
+    return state
+
+
+def _image(exported: torch.export.ExportedProgram) -> fx.Node:
+    names = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT}
+    image: fx.Node = next(node for node in exported.graph.find_nodes(op="placeholder") if node.name in names)
+    return image
+
+
+def _logits(graph: fx.Graph) -> fx.Node:
+    """The first output of two dimensions: networks with auxiliary outputs put the main one first."""
+    for node in graph.output_node().all_input_nodes:
+        if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].ndim == 2:
+            return node
+    raise GraphError("the network's output is not one row of logits an image", expected="a tensor (B,N)")
+
+
+def _descendants(starts: Iterable[fx.Node]) -> set[fx.Node]:
+    seen, stack = set(starts), list(starts)
+    while stack:
+        fresh = [user for user in stack.pop().users if user not in seen]
+        seen.update(fresh)
+        stack.extend(fresh)
+    return seen
+
+
+def _ancestors(start: fx.Node) -> set[fx.Node]:
+    seen, stack = {start}, [start]
+    while stack:
+        fresh = [parent for parent in stack.pop().all_input_nodes if parent not in seen]
+        seen.update(fresh)
+        stack.extend(fresh)
+    return seen
+
+
+def _places(graph: fx.Graph, image: fx.Node, logits: fx.Node, network: nn.Module) -> list[Place]:
+    positioned = _descendants_with_positions(image)
+    reaching = _ancestors(logits)
+    whole = _module_outputs(graph)
+    places, calls = [], Counter[str]()
+    for node in graph.nodes:
+        if node not in positioned or node not in reaching or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        for path, type_name in _layer_names(node, whole):
+            row = match_module(type_name)
+            view = view_of(row, node.meta["val"].shape, patch_grid(network))
+            if view is None or (row is None and _is_head(node)):
+                continue
+            calls[path] += 1
+            name = path if calls[path] == 1 else f"{path}#{calls[path]}"
+            places.append(Place(name, row.kind if row else "conv", node, view))
+    return places
+
+
+def _layer_names(node: fx.Node, whole: dict[fx.Node, list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    names = list(whole.get(node, ()))
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if node.target in _CONV2D and stack:
+        names.insert(0, (stack[-1][0], "conv"))
+    return names
+
+
+def _module_outputs(graph: fx.Graph) -> dict[fx.Node, list[tuple[str, str]]]:
+    """For each node that is the output of a module of the layer table: that module's path and type, inner first."""
+    last: dict[tuple[str, str], fx.Node] = {}
+    for node in graph.nodes:
+        for path, type_name in (node.meta.get("nn_module_stack") or {}).values():
+            if match_module(type_name) and node.op == "call_function":
+                last[path, type_name] = node
+    outputs: dict[fx.Node, list[tuple[str, str]]] = {}
+    for (path, type_name), node in last.items():
+        outputs.setdefault(node, []).insert(0, (path, type_name))
+    return outputs
+
+
+def _depths(graph: fx.Graph) -> dict[fx.Node, int]:
+    depths: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        before = max((depths[parent] for parent in node.all_input_nodes), default=0)
+        depths[node] = before + (node.target in _WEIGHTED)
+    return depths
+
+
+def _descendants_with_positions(image: fx.Node) -> set[fx.Node]:
+    """What the image reaches without passing a pooling over all positions: gates and pooled heads are left out."""
+    seen, stack = {image}, [image]
+    while stack:
+        fresh = [user for user in stack.pop().users if user not in seen and not _pools_all(user)]
+        seen.update(fresh)
+        stack.extend(fresh)
+    return seen
+
+
+def _pools_all(node: fx.Node) -> bool:
+    if node.target in _POOL_TO_ONE:
+        return list(node.args[1]) == [1, 1]  # type: ignore[arg-type]
+    if node.target in _REDUCE and len(node.args) > 1:
+        source, axes = node.args[0], node.args[1]
+        assert isinstance(source, fx.Node)
+        rank = source.meta["val"].ndim
+        return rank == 4 and {axis % rank for axis in axes} >= {2, 3}  # type: ignore[union-attr]
+    return False
+
+
+def _is_head(node: fx.Node) -> bool:
+    """A convolution with no weighted operation after it is the classifier itself (SqueezeNet), not a layer."""
+    return not any(later.target in _WEIGHTED for later in _descendants([node]) - {node})

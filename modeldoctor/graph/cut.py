@@ -1,0 +1,242 @@
+"""Cutting a network at its layers: the prefix runs once, only the suffix runs for every noisy copy.
+
+Shapes: B images, R copies of the batch, C input channels, K channels of a layer, H x W positions, N classes.
+Rows of a batch of copies are copy-major: row r*B + b is copy r of image b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, fx, nn
+
+from modeldoctor.errors import GraphError
+from modeldoctor.graph.capture import Captured, Place, concrete, node_bytes, node_macs, suffix_nodes
+from modeldoctor.graph.layers import Layer
+
+Suffix = Callable[..., Tensor]
+
+
+class Cut(NamedTuple):
+    """One layer's feature maps for a batch, and the rest of the network.
+
+    Attributes:
+        layer: which layer.
+        maps: (B,K,H,W), without a graph.
+        head: maps of R copies of the batch (R*B,K,H,W) to logits (R*B,N); differentiable in its argument.
+    """
+
+    layer: Layer
+    maps: Tensor
+    head: Callable[[Tensor], Tensor]
+
+
+class LayeredNetwork(Protocol):
+    """A network that can be measured at its layers, whichever way it was taken apart."""
+
+    layers: tuple[Layer, ...]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images (B,C,H,W) to logits (B,N), without a graph."""
+        ...
+
+    def cuts(self, images: Tensor, layers: Sequence[Layer]) -> Iterator[Cut]:
+        """One pass over the network that stops at each of the layers, in execution order."""
+        ...
+
+
+class CutNetwork:
+    """A captured network, cut at any of its layers.
+
+    One pass executes each node once. At a layer it hands out the maps and the suffix, as soon as every value that
+    is alive across the cut exists, so the memory is what the layer in hand needs and not the sum over layers.
+
+    Args:
+        captured: the graph; its weights are shared with the network and get no gradient.
+
+    Raises:
+        GraphError: cutting it does not give the network's own logits (`verify`).
+    """
+
+    def __init__(self, captured: Captured):
+        self._captured = captured
+        self._order = {node: index for index, node in enumerate(captured.graph.nodes)}
+        self._suffixes: dict[str, _Suffix] = {}
+        places = self._reaching(captured.places)
+        self._places = {place.name: place for place in places}
+        self.layers = tuple(self._layer(place) for place in places)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images (B,C,H,W) to logits (B,N), without a graph."""
+        values: dict[fx.Node, Any] = {}
+        for _ in self._run(images, {}, values):
+            pass
+        logits: Tensor = values[self._captured.logits]
+        return logits
+
+    def cuts(self, images: Tensor, layers: Sequence[Layer]) -> Iterator[Cut]:
+        """One pass over the network that stops at each of the layers, in execution order."""
+        stops: dict[fx.Node, list[_Suffix]] = {}
+        for layer in layers:
+            suffix = self._suffix(layer.name)
+            stops.setdefault(suffix.ready, []).append(suffix)
+        by_name = {layer.name: layer for layer in layers}
+        values: dict[fx.Node, Any] = {}
+        for suffix in self._run(images, stops, values):
+            output = values[suffix.place.node]
+            alive = [values[node] for node in suffix.alive]
+            maps = suffix.place.view.to_maps(output)
+            yield Cut(by_name[suffix.place.name], maps, suffix.bind(output, alive, len(images)))
+
+    def verify(self, images: Tensor, expected: Tensor, layers: Sequence[Layer]) -> None:
+        """Check that each layer's suffix gives the network's own logits for two copies of the batch.
+
+        Args:
+            images: (B,C,H,W), B >= 2.
+            expected: the whole network's logits (B,N).
+            layers: which cuts to check.
+
+        Raises:
+            GraphError: some layer cannot be cut faithfully, e.g. because a value alive across it mixes the batch.
+        """
+        tolerance = 1e-3 * float(expected.abs().max()) + 1e-5
+        for cut in self.cuts(images, layers):
+            with torch.no_grad():
+                logits = cut.head(cut.maps.repeat(2, 1, 1, 1))
+            if not torch.allclose(logits, expected.repeat(2, 1), rtol=1e-3, atol=tolerance, equal_nan=True):
+                raise GraphError(f"cutting at {cut.layer.name} changes the logits")
+
+    def _run(
+        self, images: Tensor, stops: dict[fx.Node, list[_Suffix]], values: dict[fx.Node, Any]
+    ) -> Iterator[_Suffix]:
+        """Execute node after node into `values`, yield each suffix when it can run, and forget what is spent."""
+        captured = self._captured
+        spent = self._last_uses(stops)
+        values.update(captured.state)
+        values[captured.image] = images
+        for node in captured.graph.nodes:
+            if node.op == "call_function":
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+                with torch.no_grad():
+                    values[node] = node.target(*args, **kwargs)
+            yield from stops.get(node, ())
+            for old in spent.get(node, ()):
+                del values[old]
+
+    def _last_uses(self, stops: dict[fx.Node, list[_Suffix]]) -> dict[fx.Node, list[fx.Node]]:
+        last = {user_of: node for node in self._captured.graph.nodes for user_of in [node, *node.all_input_nodes]}
+        for stop, suffixes in stops.items():
+            for node in (kept for suffix in suffixes for kept in (suffix.place.node, *suffix.alive)):
+                last[node] = max(last[node], stop, key=self._order.__getitem__)
+        last.pop(self._captured.logits)
+        spent: dict[fx.Node, list[fx.Node]] = {}
+        for node, stop in last.items():
+            if node.op == "call_function":
+                spent.setdefault(stop, []).append(node)
+        return spent
+
+    def _suffix(self, name: str) -> _Suffix:
+        if name not in self._suffixes:
+            self._suffixes[name] = _Suffix(self._captured, self._places[name], self._order)
+        return self._suffixes[name]
+
+    def _reaching(self, places: Sequence[Place]) -> list[Place]:
+        """Without the blocks behind the last whose maps reach the logits: a ViT's last hands on its class token."""
+        end = len(places)
+        while end and places[end - 1].kind != "conv" and not self._reaches(places[end - 1]):
+            end -= 1
+        return list(places[:end])
+
+    def _reaches(self, place: Place) -> bool:
+        """Whether a NaN in the maps shows in the logits."""
+        captured, suffix = self._captured, _Suffix(self._captured, place, self._order)
+        image = captured.image.meta["val"]
+        state = next(iter(captured.state.values()))
+        images = torch.zeros(concrete(image.shape, captured.batch, 2), dtype=image.dtype, device=state.device)
+        values: dict[fx.Node, Any] = {}
+        for _ in self._run(images, {suffix.ready: [suffix]}, values):
+            output, alive = values[place.node], [values[node] for node in suffix.alive]
+            maps = place.view.to_maps(output)
+            with torch.no_grad():
+                logits = suffix.bind(output, alive, 2)(torch.full_like(maps, torch.nan))
+        return bool(logits.isnan().any())
+
+    def _layer(self, place: Place) -> Layer:
+        captured = self._captured
+        shape = place.view.to_maps(torch.empty(_shape(place.node, captured, 1), device="meta")).shape
+        after = suffix_nodes(captured.graph, place.node, captured.logits)
+        return Layer(
+            name=place.name,
+            kind=place.kind,
+            channels=shape[1],
+            height=shape[2],
+            width=shape[3],
+            depth=captured.depths[place.node] / captured.depths[captured.logits],
+            macs_after=sum(node_macs(node, captured.batch) for node in after),
+            bytes_after=sum(node_bytes(node, captured.batch) for node in after),
+        )
+
+
+class _Suffix:
+    """The part of a graph between a layer and the logits, as a function of the layer's output and what else it needs.
+
+    `alive` are the values from the prefix that it reads; of these, tensors with the batch in a dimension are tiled to
+    the copies' batch and symbolic sizes are computed anew.
+    """
+
+    def __init__(self, captured: Captured, place: Place, order: dict[fx.Node, int]):
+        self.place = place
+        self._captured = captured
+        nodes = suffix_nodes(captured.graph, place.node, captured.logits)
+        inside = {place.node, *nodes}
+        needed = {parent: None for node in nodes for parent in node.all_input_nodes if parent not in inside}
+        self._sizes = [node for node in needed if isinstance(node.meta.get("val"), torch.SymInt)]
+        self.alive = [node for node in needed if node not in self._sizes]
+        self._batch_axes = [_batch_axis(node, captured) for node in self.alive]
+        self.ready = max((place.node, *self.alive), key=order.__getitem__)
+        self._module = self._build(nodes)
+
+    def bind(self, output: Tensor, alive: Sequence[Any], batch: int) -> Callable[[Tensor], Tensor]:
+        """The suffix as a function of noisy maps (R*B,K,H,W) alone."""
+
+        def head(maps: Tensor) -> Tensor:
+            rows = len(maps)
+            tiled = [_tile(value, axis, rows // batch) for value, axis in zip(alive, self._batch_axes, strict=True)]
+            sizes = concrete((node.meta["val"] for node in self._sizes), self._captured.batch, rows)
+            whole = self.place.view.from_maps(maps, _tile(output, 0, rows // batch))
+            result = self._module(whole, *tiled, *sizes)
+            assert isinstance(result, Tensor)
+            return result
+
+        return head
+
+    def _build(self, nodes: Sequence[fx.Node]) -> fx.GraphModule:
+        graph = fx.Graph()
+        inputs = (self.place.node, *self.alive, *self._sizes)
+        copies = {node: graph.placeholder(f"value_{index}") for index, node in enumerate(inputs)}
+        for node in nodes:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        graph.output(copies[self._captured.logits])
+        return fx.GraphModule(nn.Module(), graph)
+
+
+def _batch_axis(node: fx.Node, captured: Captured) -> int | None:
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or node in captured.state:
+        return None
+    symbolic = [axis for axis, size in enumerate(value.shape) if not isinstance(size, int)]
+    if len(symbolic) > 1:
+        raise GraphError(f"{node.name} has the batch in {len(symbolic)} dimensions and is alive across a cut")
+    return symbolic[0] if symbolic else None
+
+
+def _tile(value: Any, axis: int | None, copies: int) -> Any:
+    if axis is None or copies == 1:
+        return value
+    return value.repeat(*(copies if index == axis else 1 for index in range(value.ndim)))
+
+
+def _shape(node: fx.Node, captured: Captured, batch: int) -> tuple[int, ...]:
+    return concrete(node.meta["val"].shape, captured.batch, batch)

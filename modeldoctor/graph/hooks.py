@@ -1,0 +1,180 @@
+"""The fallback for networks that do not export: forward hooks, the whole network run for every noisy copy.
+
+Shapes: B images, R copies, C input channels, K channels of a layer, H x W positions, N classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modeldoctor.errors import GraphError
+from modeldoctor.graph.cut import Cut
+from modeldoctor.graph.layers import Layer, MapsView, ModuleLayer, match_module, patch_grid, view_of
+
+
+class _Call(NamedTuple):
+    """One call of a module that is a layer: the module, which of its calls, and its output's view."""
+
+    module: nn.Module
+    number: int
+    view: MapsView
+
+
+class HookedNetwork:
+    """The same interface and numbers as `CutNetwork`, at the cost of a whole pass for each noise draw.
+
+    Args:
+        network: a classifier in eval mode. Hooks are on it only while a call runs, whatever happens in it.
+        example: images (B,C,H,W) to find the layers with.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor):
+        self._network = network
+        self._calls: dict[str, _Call] = {}
+        self.layers = self._find_layers(example[:1])
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images (B,C,H,W) to logits (B,N), without a graph."""
+        with torch.no_grad():
+            return self._forward(images)
+
+    def cuts(self, images: Tensor, layers: Sequence[Layer]) -> Iterator[Cut]:
+        """One plain pass for each layer to get its maps, then one for each batch of copies."""
+        for layer in layers:
+            call = self._calls[layer.name]
+            yield Cut(layer, call.view.to_maps(self._record(call, images)), self._head(call, images))
+
+    def _head(self, call: _Call, images: Tensor) -> Callable[[Tensor], Tensor]:
+        def head(maps: Tensor) -> Tensor:
+            copies = len(maps) // len(images)
+            with _frozen(self._network), _on_output(call, lambda output: call.view.from_maps(maps, output)):
+                return self._forward(images.repeat(copies, 1, 1, 1))
+
+        return head
+
+    def _record(self, call: _Call, images: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+
+        def keep(output: Tensor) -> Tensor:
+            kept.append(output.clone())  # an in-place activation may follow
+            return output
+
+        with _on_output(call, keep):
+            self.logits(images)
+        return kept[0]
+
+    def _forward(self, images: Tensor) -> Tensor:
+        output = self._network(images)
+        logits = output if isinstance(output, Tensor) else next(iter(output))
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise GraphError("the network's output is not one row of logits an image", expected="a tensor (B,N)")
+        return logits
+
+    def _find_layers(self, example: Tensor) -> tuple[Layer, ...]:
+        found = self._executed(example)
+        linear = max((i for i, (name, _, _) in enumerate(found) if name not in self._calls), default=-1)
+        layers = []
+        for index, (name, kind, shape) in enumerate(found):
+            # A convolution that nothing weighted follows is the classifier.
+            head = kind == "conv" and index == len(found) - 1 > linear
+            if name in self._calls and not head and self._reaches(name, example):
+                layers.append((name, kind, shape))
+        # A draw costs the whole network here; activations and normalisations about treble what the layers put out.
+        values = 3 * example.element_size() * sum(shape.numel() for _, _, shape in found)
+        return tuple(
+            Layer(
+                name=name,
+                kind=kind,
+                channels=shape[1],
+                height=shape[2],
+                width=shape[3],
+                depth=(index + 1) / len(layers),
+                macs_after=0,
+                bytes_after=values,
+            )
+            for index, (name, kind, shape) in enumerate(layers)
+        )
+
+    def _executed(self, example: Tensor) -> list[tuple[str, str, torch.Size]]:
+        """Name, kind and output shape of every weighted module and layer, in execution order; fills `_calls`."""
+        grid, numbers, handles = patch_grid(self._network), Counter[str](), []
+        found: list[tuple[str, str, torch.Size]] = []
+
+        def note(path: str, row: ModuleLayer | None) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+                if not isinstance(output, Tensor):
+                    return
+                numbers[path] += 1
+                name = path if numbers[path] == 1 else f"{path}#{numbers[path]}"
+                view = None if _is_pooled(module, args) else view_of(row, output.shape, grid)
+                if view is not None:
+                    self._calls[name] = _Call(module, numbers[path], view)
+                    found.append((name, row.kind if row else "conv", view.to_maps(output).shape))
+                else:
+                    found.append((name, "linear", output.shape))
+
+            return hook
+
+        try:
+            for path, module in self._network.named_modules():
+                row = match_module(_type_name(module))
+                if row or isinstance(module, nn.Conv2d | nn.Linear):
+                    handles.append(module.register_forward_hook(note(path, row)))
+            self.logits(example)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    def _reaches(self, name: str, example: Tensor) -> bool:
+        call = self._calls[name]
+        maps = call.view.to_maps(self._record(call, example))
+        with torch.no_grad():
+            return bool(self._head(call, example)(torch.full_like(maps, torch.nan)).isnan().any())
+
+
+@contextmanager
+def _on_output(call: _Call, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While this lasts, the output of one call of a module goes through `change`."""
+    number = 0
+
+    def hook(module: nn.Module, args: object, output: Tensor) -> Tensor | None:
+        nonlocal number
+        number += 1
+        # The clone keeps an in-place activation behind the layer from overwriting the caller's maps.
+        return change(output).clone() if number == call.number else None
+
+    handle = call.module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """While this lasts, no parameter asks for a gradient."""
+    asking = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+def _is_pooled(module: nn.Module, args: tuple[object, ...]) -> bool:
+    """Whether positions are gone in a module's input: a linear layer, a gate, a convolution behind the pooling."""
+    source = args[0] if args else None
+    return isinstance(module, nn.Linear) or (isinstance(source, Tensor) and source.shape[-2:] == (1, 1))
+
+
+def _type_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"

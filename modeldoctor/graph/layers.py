@@ -1,0 +1,166 @@
+"""What a layer is, by network kind, as one table; and how a selection such as `last:3` picks from them.
+
+Shapes: B images, K channels, H x W positions, P prefix tokens (class and register tokens).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from math import isqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modeldoctor.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One place where a network can be measured and cut.
+
+    Attributes:
+        name: the module's path in the network; `#2` is appended for a module's second call.
+        kind: the row of `MODULE_LAYERS` it came from, or `conv`.
+        channels, height, width: K, H, W of its output seen as feature maps.
+        depth: weighted operations on the longest path up to it, as a share of those up to the logits; a shortcut's
+            convolution is shallower than the branch that it bridges, whichever is executed last.
+        macs_after: multiply-accumulates for one image between this layer and the logits.
+        bytes_after: of all values that one image has between this layer and the logits; bounds what a copy needs.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    height: int
+    width: int
+    depth: float
+    macs_after: int
+    bytes_after: int
+
+
+class MapsView(NamedTuple):
+    """How a layer's raw output is read as feature maps (B,K,H,W), and written back."""
+
+    form: str
+    prefix: int = 0
+    height: int = 0
+    width: int = 0
+
+    def to_maps(self, output: Tensor) -> Tensor:
+        """The feature maps (B,K,H,W) in a raw output."""
+        if self.form == "tokens":
+            maps = output[:, self.prefix :].transpose(1, 2)
+            return maps.reshape(*maps.shape[:2], self.height, self.width)
+        return output.permute(0, 3, 1, 2) if self.form == "channels_last" else output
+
+    def from_maps(self, maps: Tensor, output: Tensor) -> Tensor:
+        """A raw output with its maps replaced; class and register tokens come from `output` (same batch)."""
+        if self.form == "tokens":
+            return torch.cat([output[:, : self.prefix], maps.flatten(2).transpose(1, 2)], dim=1)
+        return maps.permute(0, 2, 3, 1) if self.form == "channels_last" else maps
+
+
+class ModuleLayer(NamedTuple):
+    """A row of the layer table: modules of these types are layers, their output read in this form."""
+
+    kind: str
+    form: str
+    types: tuple[str, ...]
+
+
+# Every 2-D convolution is a layer of its own (kind "conv"); these modules are layers as a whole. First match wins.
+MODULE_LAYERS: tuple[ModuleLayer, ...] = (
+    # Swin works on (B,H,W,K).
+    ModuleLayer("swin-block", "channels_last", ("*.swin_transformer.SwinTransformerBlock*",)),
+    ModuleLayer("swin-block", "channels_last", ("*.swin_transformer_v2.SwinTransformerV2Block",)),
+    # Plain token blocks: (B, P + H*W, K).
+    ModuleLayer("token-block", "tokens", ("timm.models.vision_transformer*.*Block", "timm.models.deit.*Block")),
+    ModuleLayer("token-block", "tokens", ("torchvision.models.vision_transformer.EncoderBlock",)),
+    ModuleLayer("token-block", "tokens", ("timm.models.eva.*Block", "timm.models.beit.*Block")),
+    ModuleLayer("token-block", "tokens", ("timm.models.mlp_mixer.*Block", "timm.models.cait.LayerScaleBlock")),
+    ModuleLayer("token-block", "tokens", ("timm.models.xcit.XCABlock",)),
+    # Concatenating blocks: their last convolution alone would be one narrow branch.
+    ModuleLayer("concat-block", "maps", ("*.densenet.*DenseBlock", "*.squeezenet.Fire", "*.googlenet.Inception")),
+    ModuleLayer("concat-block", "maps", ("*.inception.Inception[A-E]", "*.inception_v[34].Inception[A-E]")),
+)
+
+
+def match_module(type_name: str) -> ModuleLayer | None:
+    """The row of the layer table for a module's qualified type name, or None."""
+    return next((row for row in MODULE_LAYERS if any(fnmatchcase(type_name, glob) for glob in row.types)), None)
+
+
+def patch_grid(network: nn.Module) -> tuple[int, int] | None:
+    """The patch grid (H, W) that a network of tokens states, if it does."""
+    grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    return (int(grid[0]), int(grid[1])) if isinstance(grid, tuple | list) and len(grid) == 2 else None
+
+
+def view_of(row: ModuleLayer | None, shape: Sequence[int], grid: tuple[int, int] | None = None) -> MapsView | None:
+    """How an output of this shape (with its batch) is read as maps; None where it cannot be.
+
+    Args:
+        row: the table row, None for a convolution.
+        shape: the raw output's shape.
+        grid: the patch grid (H, W), if the network states one; else the largest square of tokens is taken.
+    """
+    form = row.form if row else "maps"
+    if form != "tokens":
+        return MapsView(form) if len(shape) == 4 else None
+    if len(shape) != 3:
+        return None
+    side = isqrt(shape[1])
+    height, width = grid if grid and 0 <= shape[1] - grid[0] * grid[1] <= 32 else (side, side)
+    return MapsView(form, shape[1] - height * width, height, width)
+
+
+def select_layers(layers: Sequence[Layer], selection: str) -> tuple[Layer, ...]:
+    """The layers that a selection names, in execution order.
+
+    Args:
+        layers: all layers of a network.
+        selection: `last`, `last:3` (the deepest), `stages` (the deepest layer of each map size), `all`, or names
+            and globs separated by commas.
+
+    Raises:
+        UsageError: nothing matches; the nearest names are in the hint.
+    """
+    counted = re.fullmatch(r"last(?::(\d+))?", selection)
+    if counted:
+        number = int(counted[1] or 1)
+        if number < 1:
+            raise UsageError("no layer asked for", where=f"--layers {selection}", expected="last:1 or more")
+        return _in_order(layers, sorted(layers, key=lambda layer: layer.depth)[-number:])
+    if selection == "all":
+        return tuple(layers)
+    if selection == "stages":
+        deepest = {(layer.height, layer.width): layer for layer in sorted(layers, key=lambda layer: layer.depth)}
+        return _in_order(layers, deepest.values())
+    return _by_name(layers, [part.strip() for part in selection.split(",") if part.strip()])
+
+
+def _in_order(layers: Sequence[Layer], chosen: Iterable[Layer]) -> tuple[Layer, ...]:
+    names = {layer.name for layer in chosen}
+    return tuple(layer for layer in layers if layer.name in names)
+
+
+def _by_name(layers: Sequence[Layer], patterns: Sequence[str]) -> tuple[Layer, ...]:
+    chosen: list[Layer] = []
+    names = [layer.name for layer in layers]
+    for pattern in patterns or [""]:
+        hits = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
+        if not hits:
+            near = get_close_matches(pattern, names, n=3, cutoff=0.3)
+            raise UsageError(
+                f"no layer is called {pattern!r}",
+                where="--layers",
+                expected="last, last:N, stages, all, or a layer's name or glob",
+                hint=(f"nearest: {', '.join(near)}; " if near else "") + "--list-layers prints them all",
+            )
+        chosen += [layer for layer in layers if layer.name in hits]
+    return _in_order(layers, chosen)

@@ -1,0 +1,246 @@
+"""What a diagnosis says, as plain frozen records over numpy arrays; no torch, no network.
+
+Shapes: S samples, N classes, K channels, D noise ranges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
+
+
+class Verdict(StrEnum):
+    """Why an image is wrong, as far as the network's insides tell. `explain.py` says how each is reached."""
+
+    ISOLATED = "isolated"
+    """The prediction does not survive feature noise that right predictions survive (Discovery 2)."""
+    BACKGROUND = "background"
+    """More of the evidence lies outside the object than in right predictions. Needs a mask."""
+    FOREIGN_KERNELS = "foreign-kernels"
+    """Kernels that the true class does not use carry more of the prediction than in right predictions."""
+    RESEMBLES_CLASS = "resembles-class"
+    """Its kernels' evidence resembles another class's profile more than its own class's."""
+    UNCLEAR = "unclear"
+    """Nothing measured sets it apart from right predictions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDiagnosis:
+    """One layer's class correlation (Eq. 2-4). Arrays are float32, NaN where a class has no samples.
+
+    Attributes:
+        name, kind: the module's path, and the row of the layer table.
+        channels, height, width: K, H, W.
+        depth: 0 = input, 1 = output, in weighted operations.
+        macs_after: multiply-accumulates for one image from here to the logits.
+        delta: the noise range δ that was used, in units of the activation.
+        activation_std: standard deviation of the layer's activation over a sample of images.
+        correlation: (N,K), A[n,k].
+        variance: (N,K), over samples.
+        count: (N,), samples of each class.
+        signed: (N,K), mean of Σ_hw ∂y_n/∂m_k.
+        activation: (N,K), mean of m_k.
+        contribution: (N,K), mean of Σ_hw |∂y_n/∂m_k · m_k|.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    height: int
+    width: int
+    depth: float
+    macs_after: int
+    delta: float
+    activation_std: float
+    correlation: Floats
+    variance: Floats
+    count: Ints
+    signed: Floats
+    activation: Floats
+    contribution: Floats
+
+    @property
+    def normalised(self) -> Floats:
+        """(N,K), Â = (A - min_k A) / (max_k A - min_k A) per class; NaN for a class without samples or contrast."""
+        return normalise(self.correlation)
+
+    def correlated(self, threshold: float) -> Bools:
+        """(N,K), whether Â[n,k] >= threshold; False where Â is NaN."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.normalised >= threshold)
+
+
+def normalise(correlation: Floats) -> Floats:
+    """Min-max over the last axis; NaN for rows that are NaN or constant."""
+    low = correlation.min(axis=-1, keepdims=True)
+    span = correlation.max(axis=-1, keepdims=True) - low
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((correlation - low) / np.where(span > 0, span, np.nan))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Every image that was looked at; all arrays have S rows.
+
+    Attributes:
+        split: index into `splits`.
+        splits: names of the splits.
+        path: relative to the data's root.
+        label, predicted: class indices in the network's order.
+        confidence: softmax of the predicted class.
+        used_in_diagnosis: whether the image went into the class correlation.
+        stability: (S,D), share of noise draws that keep the prediction; NaN where it was not measured.
+        noise_ranges: (D,), in units of each layer's activation standard deviation.
+    """
+
+    split: Ints
+    splits: tuple[str, ...]
+    path: NDArray[np.bytes_] | NDArray[np.object_]
+    label: Ints
+    predicted: Ints
+    confidence: Floats
+    used_in_diagnosis: Bools
+    stability: Floats
+    noise_ranges: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One kernel that carries a wrong prediction.
+
+    Attributes:
+        channel: k.
+        size: a_p,k of this image for the predicted class p (Eq. 4).
+        normalised: the same, min-max over the image's kernels.
+        own_class: A[n,k] of the true class n, and `own_class_normalised` its Â.
+        predicted_class: A[p,k].
+    """
+
+    channel: int
+    size: float
+    normalised: float
+    own_class: float
+    own_class_normalised: float
+    predicted_class: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misdiagnosis:
+    """Why one image is wrong. Shares are in [0,1]; NaN is 'not measured'.
+
+    Attributes:
+        sample: its row in `Samples`.
+        label, predicted, confidence: as there.
+        verdict: one of `Verdict`.
+        strength: by how much the verdict's figure exceeds its limit, as a share of the room above the limit.
+        stability: share of draws that keep the prediction at the reference noise range.
+        fallback: share of draws that turn the prediction to the true class there.
+        background_share: share of the contribution map outside the object.
+        foreign_share: share of the prediction's correlation carried by foreign kernels.
+        resembles: the class whose profile the image's resembles most.
+        resemblance: cosine similarity to that profile less that to its own class's.
+        kernels: the largest foreign kernels, largest first.
+    """
+
+    sample: int
+    label: int
+    predicted: int
+    confidence: float
+    verdict: Verdict
+    strength: float
+    stability: float
+    fallback: float
+    background_share: float
+    foreign_share: float
+    resembles: int
+    resemblance: float
+    kernels: tuple[Kernel, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What right, confident predictions show: 95% of them stay on the good side of each figure. NaN: not measured."""
+
+    layer: str
+    noise_range: float
+    stability: float
+    background_share: float
+    foreign_share: float
+    resemblance: float
+    references: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """A network's diagnosis.
+
+    Attributes:
+        arch: e.g. `timm/resnet18`.
+        checkpoint_sha256: of the file the weights came from.
+        classes: (N,) names in the network's order.
+        layers: by name, in execution order.
+        samples: every image looked at.
+        misdiagnosed: the wrong images that were explained.
+        limits: what the verdicts are measured against; None if no image could serve as reference.
+        wrong: number of wrong images in the examined split; `misdiagnosed` may hold fewer.
+        examined: the split whose wrong images are explained.
+        broken: paths and reasons of unreadable images.
+        warnings: what the user was warned of.
+        seed, config, created, versions, device: how it was made.
+    """
+
+    arch: str
+    checkpoint_sha256: str
+    classes: tuple[str, ...]
+    layers: dict[str, LayerDiagnosis]
+    samples: Samples
+    misdiagnosed: tuple[Misdiagnosis, ...]
+    limits: Limits | None
+    wrong: int
+    examined: str
+    broken: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    seed: int
+    config: dict[str, Any]
+    created: str
+    device: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, layer: str) -> LayerDiagnosis:
+        return self.layers[layer]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right images in the examined split; NaN if it has none."""
+        rows = self.rows(self.examined)
+        return float(np.mean(self.samples.label[rows] == self.samples.predicted[rows])) if rows.any() else float("nan")
+
+    def rows(self, split: str) -> Bools:
+        """(S,), which samples belong to a split."""
+        return np.asarray(self.samples.split == self.samples.splits.index(split))
+
+    def _repr_html_(self) -> str:
+        """A short table for notebooks."""
+        heads = "".join(
+            f"<th>{head}</th>" for head in ("layer", "kernels", "map", "correlated", "classes without samples")
+        )
+        threshold = float(self.config.get("threshold", 0.2))
+        rows = "".join(
+            f"<tr><td>{escape(layer.name)}</td><td>{layer.channels}</td><td>{layer.height}×{layer.width}</td>"
+            f"<td>{layer.correlated(threshold)[layer.count > 0].mean() if (layer.count > 0).any() else np.nan:.1%}</td>"
+            f"<td>{int((layer.count == 0).sum())}</td></tr>"
+            for layer in self.layers.values()
+        )
+        return (
+            f"<p><b>{escape(self.arch)}</b>: {len(self.classes)} classes, accuracy {self.accuracy:.2%} on "
+            f"{escape(self.examined)}, {self.wrong} wrong</p><table><tr>{heads}</tr>{rows}</table>"
+        )

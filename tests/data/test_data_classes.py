@@ -1,0 +1,169 @@
+import itertools
+
+import numpy as np
+import pytest
+from timm.data import ImageNetInfo
+
+from modeldoctor.data.classes import accuracy_warning, match_classes
+from modeldoctor.errors import DataError
+
+
+def test_same_names_same_order():
+    match = match_classes(("a", "b"), ("a", "b"), 2)
+    assert match.mapping.tolist() == [0, 1]
+    assert match.names == ("a", "b")
+    assert match.notes == match.warnings == ()
+
+
+def test_another_order_is_matched_by_name():
+    match = match_classes(("a", "b", "c"), ("c", "a", "b"), 3)
+    assert match.mapping.tolist() == [1, 2, 0]
+    assert match.names == ("c", "a", "b")
+    assert "another order" in match.notes[0]
+
+
+def test_a_subset_is_matched_by_name():
+    match = match_classes(("b", "d"), ("a", "b", "c", "d"), 4)
+    assert match.mapping.tolist() == [1, 3]
+    assert match.notes == ("2 of 4 classes have no folder: a, c",)
+
+
+def test_spelling_is_ignored_as_a_second_try_only():
+    match = match_classes(("Great_White-shark", "tench"), ("tench", "great white shark"), 2)
+    assert match.mapping.tolist() == [1, 0]
+    assert any("without regard to case" in note for note in match.notes)
+    exact = match_classes(("A", "a"), ("a", "A"), 2)
+    assert exact.mapping.tolist() == [1, 0]
+    with pytest.raises(DataError):
+        match_classes(("A",), ("a", "a_"), 2)
+
+
+def test_a_misspelt_folder_is_named_with_its_neighbour():
+    with pytest.raises(DataError, match="1 of 2 class folders are no classes of the checkpoint: dogg") as caught:
+        match_classes(("cat", "dogg"), ("cat", "dog", "cow"), 3)
+    assert "dogg → dog" in caught.value.hint
+
+
+def test_no_name_matches():
+    match = match_classes(("x", "y"), ("0 - zero", "1 - one"), 2)
+    assert match.mapping.tolist() == [0, 1]
+    assert match.names == ("0 - zero", "1 - one")
+    assert "text order" in match.warnings[0]
+    with pytest.raises(DataError, match="none of the 2 class folders"):
+        match_classes(("x", "y"), ("a", "b", "c"), 3)
+
+
+def test_more_folders_than_outputs():
+    with pytest.raises(DataError, match="3 class folders, but the network has 2 outputs"):
+        match_classes(("a", "b", "c"), None, 2)
+
+
+def test_fewer_folders_and_no_names():
+    match = match_classes(("a", "b"), None, 4)
+    assert match.mapping.tolist() == [0, 1]
+    assert match.names == ("a", "b", "class 2", "class 3")
+    assert "2 folders, the network has 4 classes" in match.warnings[0]
+    assert match_classes(("a", "b"), None, 2).warnings == ()
+
+
+def test_numbers_are_mapped_by_number():
+    text_order = sorted(map(str, range(11)))
+    match = match_classes(text_order, None, 11)
+    assert match.mapping.tolist() == [int(name) for name in text_order]
+    assert match.names == tuple(map(str, range(11)))
+    assert "by number" in match.notes[0]
+    assert match.warnings == ()
+    assert match_classes(("0", "1"), None, 2).notes == ()
+    assert match_classes(("003", "007"), None, 10).mapping.tolist() == [3, 7]
+    named = match_classes(("1", "0"), ("cat", "dog"), 2)
+    assert named.mapping.tolist() == [1, 0]
+    assert named.names == ("cat", "dog")
+
+
+def test_numbers_from_one():
+    text_order = sorted(map(str, range(1, 11)))
+    match = match_classes(text_order, None, 10)
+    assert match.mapping.tolist() == [int(name) - 1 for name in text_order]
+    assert "number 1 is the first output" in match.notes[0]
+
+
+def test_numbers_in_text_order_that_say_nothing():
+    match = match_classes(("class1", "class10", "class2"), None, 3)
+    assert match.mapping.tolist() == [0, 1, 2]
+    assert "text order puts 10 before 2" in match.warnings[0]
+    assert "text order" in match_classes(("100", "20"), None, 2).warnings[0]
+
+
+def test_wordnet_folders_of_an_imagenet_network():
+    imagenet = ImageNetInfo("imagenet-1k")
+    folders = ("n02102040", "n03028079", "n01440764")
+    for names in (None, tuple(f"name {index}" for index in range(1000))):
+        match = match_classes(folders, names, 1000)
+        assert [imagenet.index_to_label_name(output) for output in match.mapping] == list(folders)
+        assert match.warnings == ()
+
+
+def test_names_that_do_not_fit_the_head_are_not_used():
+    match = match_classes(("b", "a"), ("a", "b", "c"), 2)
+    assert match.mapping.tolist() == [0, 1]
+    assert "names 3 different classes" in match.warnings[0]
+
+
+def test_data_without_class_names():
+    match = match_classes((), None, 3)
+    assert match.mapping.tolist() == [0, 1, 2]
+    assert match_classes((), ("a", "b", "c"), 3).names == ("a", "b", "c")
+
+
+def confusion(accuracy, classes, total, seed=0):
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, classes, total)
+    predicted = np.where(rng.random(total) < accuracy, true, rng.integers(0, classes, total))
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (true, predicted), 1)
+    return counts
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+@pytest.mark.parametrize("accuracy", [0.4, 0.7, 1.0])
+def test_sound_networks_raise_no_warning(classes, accuracy):
+    assert accuracy_warning(confusion(accuracy, classes, 2000)) is None
+
+
+def test_a_permuted_network_is_told_by_the_best_permutation():
+    counts = confusion(0.9, 5, 1000)
+    order = [1, 2, 0, 3, 4]
+    permuted = counts[:, np.argsort(order)]
+    best = max(permuted[range(5), columns].sum() for columns in itertools.permutations(range(5))) / 1000
+    text = accuracy_warning(permuted, ["ant", "bee", "cat", "dog", "elk"])
+    assert f"but {best:.1%} if the classes were in another order" in text
+    assert "images of ant are predicted as bee" in text
+    assert "elk" not in text
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("total", [40, 300, 5000])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_untrained_network_is_not_mistaken_for_a_permuted_one(classes, total, seed):
+    text = accuracy_warning(confusion(0.0, classes, total, seed))
+    assert "no better than chance" in text
+    assert "weights that were not loaded" in text
+
+
+def test_a_collapsed_network():
+    counts = np.zeros((10, 10), dtype=np.int64)
+    counts[:, 3] = 50
+    text = accuracy_warning(counts, [f"c{number}" for number in range(10)])
+    assert "accuracy is 10.0%, no better than chance (10.0%)" in text
+    assert "100% of the predictions are c3." in text
+
+
+def test_few_images_and_absent_classes():
+    assert accuracy_warning(np.zeros((3, 3), dtype=np.int64)) is None
+    assert accuracy_warning(np.diag([4, 4]).astype(np.int64)) is None
+    alone = np.zeros((1000, 1000), dtype=np.int64)
+    alone[7, 7] = 50
+    assert accuracy_warning(alone) is None
+    pair = np.zeros((1000, 1000), dtype=np.int64)
+    pair[[3, 4], [3, 4]] = 50
+    assert accuracy_warning(pair) is None

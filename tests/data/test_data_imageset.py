@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeldoctor.config import Preprocessing
+from modeldoctor.data.classes import match_classes
+from modeldoctor.data.content import NumberedPaths
+from modeldoctor.data.imageset import Broken, ImageSet, Sample
+from modeldoctor.data.pictures import PictureArray, PictureFiles
+from modeldoctor.errors import DataError
+
+GREY = Preprocessing(input_size=(1, 4, 4), mean=(0.5,), std=(0.25,))
+
+
+def grey_set(preprocessing=GREY):
+    pixels = np.stack([np.full((4, 4), value, dtype=np.uint8) for value in (0, 51, 255)])
+    return ImageSet(
+        split="test",
+        class_names=("x", "y"),
+        labels=np.array([0, 1, 1]),
+        paths=NumberedPaths("test", 3),
+        pictures=PictureArray(pixels),
+        preprocessing=preprocessing,
+    )
+
+
+def test_samples():
+    images = grey_set()
+    assert len(images) == 3
+    sample = images[-2]
+    assert isinstance(sample, Sample)
+    assert (sample.label, sample.index, sample.mask) == (1, 1, None)
+    torch.testing.assert_close(sample.image, torch.full((1, 4, 4), (51 / 255 - 0.5) / 0.25))
+    with pytest.raises(IndexError):
+        images[3]
+
+
+def test_grey_pictures_for_a_colour_network():
+    colour = Preprocessing(input_size=(3, 4, 4), mean=(0.0,) * 3, std=(1.0,) * 3)
+    torch.testing.assert_close(grey_set(colour)[1].image, torch.full((3, 4, 4), 0.2))
+
+
+def test_other_channel_counts_are_refused():
+    with pytest.raises(DataError, match="4 channels"):
+        grey_set(Preprocessing(input_size=(4, 4, 4), mean=(0.0,) * 4, std=(1.0,) * 4))
+
+
+def test_broken_picture(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    images = grey_set()
+    images.pictures = PictureFiles(tmp_path, ["a.png", "gone.png", "a.png"])
+    assert images[1] == Broken(1, "no such file")
+
+
+def test_relabelled():
+    images = grey_set()
+    relabelled = images.with_classes(match_classes(("x", "y"), ("y", "z", "x"), 3))
+    assert relabelled.labels.tolist() == [2, 0, 0]
+    assert relabelled.class_names == ("y", "z", "x")
+    assert relabelled[0].label == 2
+    assert images.labels.tolist() == [0, 1, 1]

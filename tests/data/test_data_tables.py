@@ -1,0 +1,91 @@
+import pytest
+from PIL import Image
+
+from modeldoctor.data.tables import open_mini_imagenet, open_table
+from modeldoctor.errors import DataError
+
+
+def images(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name)
+
+
+def test_rows_keep_their_order(tmp_path):
+    images(tmp_path, "2.jpg", "1.jpg", "sub/3.jpg")
+    file = tmp_path / "list.csv"
+    file.write_text("path,label,group\n2.jpg,dog,x\n1.jpg,cat,y\n./sub/3.jpg,dog,x\n", encoding="utf-8-sig")
+    content = open_table(file)["all"]
+    assert list(content.paths) == ["2.jpg", "1.jpg", "sub/3.jpg"]
+    assert content.class_names == ("cat", "dog")
+    assert content.labels.tolist() == [1, 0, 1]
+    assert content.pictures.read(2, "RGB").size == (4, 4)
+
+
+def test_class_is_preferred_to_label_and_splits_are_spelled_alike(tmp_path):
+    images(tmp_path, "1.jpg", "2.jpg")
+    file = tmp_path / "list.csv"
+    rows = ["2.jpg,0,cat,Validation", "2.jpg,1,dog,Validation", "1.jpg,0,cat,train", "1.jpg,1,dog,train"]
+    file.write_text("\n".join(["Path,label,class,split", *rows]))
+    contents = open_table(file)
+    assert list(contents) == ["train", "val"]
+    assert contents["val"].class_names == ("cat", "dog")
+    assert list(contents["train"].paths) == ["1.jpg", "1.jpg"]
+
+
+def test_numbers_are_sorted_by_value(tmp_path):
+    images(tmp_path, "1.jpg")
+    file = tmp_path / "list.csv"
+    file.write_text("path,label\n" + "".join(f"1.jpg,{number}\n" for number in (10, 2, 0)))
+    content = open_table(file)["all"]
+    assert content.class_names == ("0", "2", "10")
+    assert content.labels.tolist() == [2, 1, 0]
+
+
+def test_root_and_absolute_paths(tmp_path):
+    images(tmp_path / "images", "1.jpg", "2.jpg")
+    file = tmp_path / "list.csv"
+    file.write_text(f"path,label\n1.jpg,a\n{tmp_path / 'images/2.jpg'},a\n")
+    content = open_table(file, tmp_path / "images")["all"]
+    assert [content.pictures.read(index, "L").size for index in (0, 1)] == [(4, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "where"),
+    [
+        ("file,label\n1.jpg,a\n", "the columns are file, label", "line 1"),
+        ("1.jpg,a\n", "the columns are 1.jpg, a", "line 1"),
+        ("", "the columns are missing", "line 1"),
+        ("path,label\n1.jpg,a\n1.jpg,\n", "an empty label", "line 3"),
+        ("path,label,split\n1.jpg,a,\n", "an empty split", "line 2"),
+        ("path,label\nx.jpg,a\ny.jpg,a\n", "none of 2 listed images is there, for example .*x.jpg", "list.csv"),
+        ("path,label\n", "no rows", "list.csv"),
+    ],
+)
+def test_wrong_tables_say_what_was_found(tmp_path, text, found, where):
+    images(tmp_path, "1.jpg")
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=found) as caught:
+        open_table(tmp_path / "list.csv")
+    assert where in caught.value.where
+
+
+def test_unreadable_tables(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
+    for file in ("list.csv", "gone.csv"):
+        with pytest.raises(DataError, match="cannot be read"):
+            open_table(tmp_path / file)
+
+
+@pytest.mark.filterwarnings("ignore::modeldoctor.errors.ModelDoctorWarning")
+def test_mini_imagenets_split_files(tmp_path):
+    """The usual split files list other classes in each split; labels count through all of them."""
+    images(tmp_path, "images/n01.jpg", "images/n02.jpg", "images/n03.jpg")
+    for split, number in (("train", 2), ("val", 1), ("test", 3)):
+        (tmp_path / f"{split}.csv").write_text(f"filename,label\nn0{number}.jpg,n0{number}\n")
+    contents = open_mini_imagenet(tmp_path)
+    assert list(contents) == ["train", "val", "test"]
+    assert contents["train"].class_names == ("n01", "n02", "n03")
+    assert contents["train"].labels.tolist() == [1]
+    assert list(contents["test"].paths) == ["images/n03.jpg"]
+    assert open_mini_imagenet(tmp_path / "images") is None

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from modeldoctor.config import Preprocessing
+from modeldoctor.data.transforms import make_transform
+from modeldoctor.errors import DataError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZES = [(64, 64), (200, 133), (97, 301), (31, 17), (40, 41), (333, 90)]
+
+
+def picture(width, height, channels=3, seed=0):
+    shape = (height, width, channels) if channels == 3 else (height, width)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.95, 0.875])
+@pytest.mark.parametrize("input_size", [(3, 64, 64), (3, 48, 80), (3, 81, 33)])
+def test_equals_timms_evaluation_transform(size, interpolation, crop_pct, input_size):
+    image = picture(*size)
+    oracle = create_transform(
+        input_size, is_training=False, interpolation=interpolation, mean=MEAN, std=STD, crop_pct=crop_pct
+    )
+    mine = make_transform(
+        Preprocessing(input_size=input_size, mean=MEAN, std=STD, interpolation=interpolation, crop_pct=crop_pct)
+    )
+    result, mask = mine(image)
+    assert mask is None
+    torch.testing.assert_close(result, oracle(image), rtol=0, atol=1e-5)
+
+
+def test_grey_equals_timms():
+    image = picture(50, 70, channels=1)
+    oracle = create_transform((1, 32, 32), is_training=False, interpolation="bicubic", mean=(0.3,), std=(0.2,))
+    mine = make_transform(Preprocessing(input_size=(1, 32, 32), mean=(0.3,), std=(0.2,), crop_pct=0.875))
+    torch.testing.assert_close(mine(image)[0], oracle(image), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("input_size", [(3, 64, 64), (3, 48, 80)])
+def test_mask_takes_the_same_way_as_the_image(size, input_size):
+    """The image is white exactly on the mask, so its preprocessed pixels must say the same as the mask."""
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    inside = (np.abs(x - 0.4 * width) < 0.3 * width) & (np.abs(y - 0.55 * height) < 0.25 * height)
+    image = Image.fromarray(np.where(inside[..., None], 255, 0).astype(np.uint8).repeat(3, axis=2))
+    preprocessing = Preprocessing(
+        input_size=input_size, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="nearest", crop_pct=0.9
+    )
+    result, mask = make_transform(preprocessing)(image, torch.from_numpy(inside))
+    assert mask.dtype == torch.bool
+    assert mask.shape == input_size[1:]
+    assert mask.any()
+    assert not mask.all()
+    assert torch.equal(mask, result[0] > 0.5)
+
+
+def test_mask_is_not_shifted():
+    """A mask that is symmetric stays so; sampling at cell corners would shift it."""
+    mask = torch.zeros(90, 90, dtype=torch.bool)
+    mask[:, 30:60] = True
+    preprocessing = Preprocessing(input_size=(3, 20, 20), mean=(0.0,) * 3, std=(1.0,) * 3)
+    _, small = make_transform(preprocessing)(picture(90, 90), mask)
+    assert torch.equal(small, small.flip(1))
+
+
+def test_two_channels_are_refused():
+    with pytest.raises(DataError, match="2 channels"):
+        make_transform(Preprocessing(input_size=(2, 8, 8), mean=(0.0, 0.0), std=(1.0, 1.0)))
