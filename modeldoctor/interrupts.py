@@ -17,7 +17,7 @@ class StopRequest:
 
 @contextmanager
 def graceful_stop() -> Iterator[StopRequest]:
-    """While this lasts, SIGINT and SIGTERM set `requested` once; the next one raises KeyboardInterrupt.
+    """While this lasts, SIGINT and SIGTERM set `requested` once; the next one does what it did before.
 
     Outside the main thread signals cannot be caught and nothing changes.
     """
@@ -28,10 +28,13 @@ def graceful_stop() -> Iterator[StopRequest]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request.requested:
+            previous = before[number]
+            if callable(previous):
+                previous(number, frame)
             raise KeyboardInterrupt
         request.requested = True
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number in before:
             signal.signal(number, handle)

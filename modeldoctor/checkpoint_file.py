@@ -1,0 +1,275 @@
+"""From a path to the object stored there: names the kind of file, refuses what is unsafe, runs no code from it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, AnyStr, Generic, NoReturn
+
+import torch
+from safetensors import safe_open
+from torch.torch_version import TorchVersion
+
+from modeldoctor.errors import CheckpointError
+
+MAX_ENTRIES = 1_000_000
+MAX_CONFIG_BYTES = 32 * 2**20
+HEAD_BYTES = 4096
+FOLDER_CONFIG = "config.json"
+FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+class Container(StrEnum):
+    """Which kind of file the tensors came in."""
+
+    TORCH = "torch"
+    """A zip archive by `torch.save`."""
+    TORCH_LEGACY = "torch-legacy"
+    """A pickle stream by `torch.save` before 1.6, or with `_use_new_zipfile_serialization=False`."""
+    SAFETENSORS = "safetensors"
+    FOLDER = "folder"
+    """A timm or Hugging Face folder: `config.json` beside `model.safetensors` or `pytorch_model.bin`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a file holds, before anyone has looked for weights in it."""
+
+    container: Container
+    weights_path: Path
+    sha256: str
+    root: object
+    """The unpickled object, or the dict of tensors of a safetensors file."""
+    described: Mapping[str, Any] = field(default_factory=dict)
+    """The folder's `config.json`, or the safetensors header's own metadata."""
+
+
+@dataclass(frozen=True)
+class _Foreign(Generic[AnyStr]):
+    """A kind of file that is often handed over in place of a checkpoint."""
+
+    pattern: re.Pattern[AnyStr]
+    what: str
+    hint: str
+
+
+SAVE_WEIGHTS = (
+    "load the model in the script that made it and save its weights: torch.save(model.state_dict(), 'model.pt')"
+)
+SAVE_EAGER = f"TorchScript and exported programs cannot be diagnosed; {SAVE_WEIGHTS} from the eager model"
+DOWNLOAD_AGAIN = "copy or download the file again and compare its size with the source"
+
+FOREIGN_FILES = (
+    _Foreign(re.compile(rb"version https://git-lfs"), "a git-lfs pointer, not the weights", "run `git lfs pull`"),
+    _Foreign(
+        re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml)", re.I),
+        "an HTML page, probably a saved error or login page",
+        "download the file again from its direct link",
+    ),
+    _Foreign(re.compile(rb"\x89HDF\r\n\x1a\n"), "an HDF5 file, perhaps of Keras", SAVE_WEIGHTS),
+    _Foreign(re.compile(rb"\x1f\x8b"), "a gzip archive", "unpack it first"),
+    _Foreign(re.compile(rb".{257}ustar", re.S), "a tar archive", "unpack it first, or save the model again"),
+    _Foreign(re.compile(rb"\x08[\x01-\x20]\x12"), "an ONNX model", SAVE_WEIGHTS),
+)
+FOREIGN_ARCHIVES = (
+    _Foreign(re.compile(r"(^|/)(constants\.pkl|code/.*)$"), "a TorchScript archive", SAVE_EAGER),
+    _Foreign(
+        re.compile(r"(^|/)(archive_format|models/[^/]*\.json|serialized_exported_program\.json)$"),
+        "a torch.export program (.pt2)",
+        SAVE_EAGER,
+    ),
+)
+LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+PRINTABLE = re.compile(rb"[\t\n\r\f\x20-\x7e\x80-\xff]+")
+
+
+def read_contents(path: Path, *, trust_pickle: bool) -> Contents:
+    """Read a file or a timm folder; nothing is executed unless `trust_pickle`, nothing is ever written.
+
+    Raises:
+        CheckpointError: for every file that cannot be read safely.
+    """
+    try:
+        return _read_folder(path, trust_pickle) if path.is_dir() else _read_file(path, trust_pickle)
+    except (OSError, MemoryError) as error:
+        refuse(path, f"the file cannot be read ({error or type(error).__name__})", "check its path, rights and size")
+
+
+def refuse(path: Path, found: str, hint: str, *, expected: str | None = None) -> NoReturn:
+    """Raise the one error that a bad checkpoint file gives."""
+    raise CheckpointError(found, where=str(path), expected=expected, hint=hint)
+
+
+def _read_file(path: Path, trust_pickle: bool) -> Contents:
+    container = _identify(path)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    described: Mapping[str, Any] = {}
+    root: object
+    if container is Container.SAFETENSORS:
+        root, described = _read_safetensors(path)
+    else:
+        root = _unpickle(path, trust_pickle)
+    return Contents(container=container, weights_path=path, sha256=sha256, root=root, described=described)
+
+
+def _read_folder(path: Path, trust_pickle: bool) -> Contents:
+    expected = f"a timm folder: {FOLDER_CONFIG} beside {' or '.join(FOLDER_WEIGHTS)}"
+    config_path = path / FOLDER_CONFIG
+    weights = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)
+    if not config_path.is_file() or weights is None:
+        lacks = FOLDER_CONFIG if weights else "a weights file"
+        refuse(path, f"a folder without {lacks}", "pass the checkpoint file itself", expected=expected)
+    if config_path.stat().st_size > MAX_CONFIG_BYTES:
+        refuse(config_path, "a config.json of absurd size", DOWNLOAD_AGAIN, expected=expected)
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        refuse(config_path, f"not JSON ({error})", DOWNLOAD_AGAIN, expected=expected)
+    if not isinstance(config, dict):
+        refuse(config_path, f"JSON, but a {type(config).__name__} and no object", DOWNLOAD_AGAIN, expected=expected)
+    held = _read_file(weights, trust_pickle)
+    described = {**held.described, **config}
+    return Contents(
+        container=Container.FOLDER, weights_path=weights, sha256=held.sha256, root=held.root, described=described
+    )
+
+
+def _identify(path: Path) -> Container:
+    expected = "a PyTorch checkpoint, a .safetensors file or a timm folder"
+    if not path.exists():
+        refuse(path, "no such file", "check the path", expected=expected)
+    if not path.is_file():
+        refuse(path, "not a regular file", "pass the checkpoint file itself", expected=expected)
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head:
+        refuse(path, "an empty file", DOWNLOAD_AGAIN, expected=expected)
+    for foreign in FOREIGN_FILES:
+        if foreign.pattern.match(head):
+            refuse(path, foreign.what, foreign.hint, expected=expected)
+    if head.startswith(b"PK\x03\x04"):
+        _check_archive(path)
+        return Container.TORCH
+    if head.startswith(b"\x80") and LEGACY_MAGIC in head[:32]:
+        return Container.TORCH_LEGACY
+    if re.match(rb".{4}\0{4}\{", head, re.S) or (path.suffix == ".safetensors" and not PRINTABLE.fullmatch(head)):
+        return Container.SAFETENSORS
+    if re.match(rb"\x80[\x00-\x05]", head):
+        refuse(path, "a pickle that torch.save did not write, or a truncated one", SAVE_WEIGHTS, expected=expected)
+    what = "a text file" if PRINTABLE.fullmatch(head) else f"an unknown kind of file, beginning with {head[:8]!r}"
+    refuse(path, what, f"check that this is the right file, or {DOWNLOAD_AGAIN}", expected=expected)
+
+
+def _check_archive(path: Path) -> None:
+    """Look at a zip's directory alone: torch.save stores entries as they are, so their sizes must add up."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # a forged directory makes zipfile raise many types
+        refuse(path, f"a truncated or damaged zip archive ({error})", DOWNLOAD_AGAIN)
+    for foreign in FOREIGN_ARCHIVES:
+        if any(foreign.pattern.search(entry.filename) for entry in entries):
+            refuse(path, foreign.what, foreign.hint)
+    declared, actual = sum(entry.file_size for entry in entries), path.stat().st_size
+    compressed = next((e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED), None)
+    if compressed or declared > actual or len(entries) > MAX_ENTRIES:
+        why = (
+            f"{len(entries)} entries that unpack to {declared} bytes from a file of {actual} bytes"
+            + f", with compressed entries such as {compressed!r}" * bool(compressed)
+        )
+        hint = "don't open it; a re-packed archive must be unpacked to the original checkpoint first"
+        refuse(path, f"a zip archive with {why}: perhaps a zip bomb", hint, expected="torch.save never compresses")
+    if not any(re.fullmatch(r"([^/]+/)?data\.pkl", entry.filename) for entry in entries):
+        refuse(path, "a zip archive that torch.save did not write (no data.pkl in it)", "unpack it first")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            # Cloned: the tensors are views of the mapped file, which may be replaced later.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except Exception as error:  # the reader has its own exception type for each kind of lie
+        refuse(path, f"a damaged safetensors file ({error})", DOWNLOAD_AGAIN)
+
+
+def _unpickle(path: Path, trust_pickle: bool) -> object:
+    try:
+        with torch.serialization.safe_globals(list(SAFE_GLOBALS)):
+            return _load(path, weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged stream raises whatever its bytes lead to
+        refused = REFUSED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if refused is None:
+            refuse(path, f"a truncated or damaged checkpoint ({_last_line(error)})", DOWNLOAD_AGAIN)
+        if not trust_pickle:
+            _refuse_code(path, refused[1])
+    try:
+        return _load(path, weights_only=False)
+    except Exception as error:  # the file's own code runs here, at the user's word
+        hint = f"run where the file's own classes can be imported, or {SAVE_WEIGHTS}"
+        refuse(path, f"its pickled objects cannot be rebuilt ({type(error).__name__}: {_last_line(error)})", hint)
+
+
+def _load(path: Path, *, weights_only: bool) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
+
+
+def _refuse_code(path: Path, name: str) -> NoReturn:
+    refuse(
+        path,
+        f"its pickle asks for {name}, which is no tensor and was refused; nothing was executed",
+        f"{SAVE_WEIGHTS}. --trust-pickle would EXECUTE code from the file: only for files from a trusted source",
+        expected="tensors and plain values",
+    )
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Check the documentation" not in line]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+class _Dtype:
+    """Stands in for numpy.dtype, whose own state is not checked when unpickled."""
+
+    def __init__(self, code: str, *_: object):
+        self.code = code
+
+    def __setstate__(self, state: object) -> None:
+        """Ignore byte order and flags: a scalar's code says enough."""
+
+
+STRUCT_CODES = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "b1": "?"}
+
+
+def _scalar(dtype: _Dtype, data: bytes = b"") -> float | int | bool | None:
+    code = STRUCT_CODES.get(dtype.code)
+    return struct.unpack("<" + code, data)[0] if code and len(data) == struct.calcsize(code) else None
+
+
+REFUSED = re.compile(r"(?:GLOBAL|class|function|but got) (?:<class ')?([\w.]+)")
+# What training scripts store beside the weights, each with a stand-in that can do nothing but hold values.
+SAFE_GLOBALS: tuple[Callable[..., Any] | tuple[Callable[..., Any], str], ...] = (
+    argparse.Namespace,
+    TorchVersion,
+    (str, "torchvision.transforms.functional.InterpolationMode"),
+    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
+    *((PurePosixPath, f"{module}.PurePosixPath") for module in ("pathlib", "pathlib._local")),
+    (_Dtype, "numpy.dtype"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+)

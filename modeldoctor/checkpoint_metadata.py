@@ -1,0 +1,169 @@
+"""What a checkpoint says about its network beside the weights: each field read from every place where tools put it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
+
+Scalar = float | int | str | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointMetadata:
+    """Facts from the file; None where it is silent."""
+
+    arch: str | None = None
+    num_classes: int | None = None
+    in_chans: int | None = None
+    class_names: tuple[str, ...] | None = None
+    """In the order of the network's outputs."""
+    input_size: tuple[int, int, int] | None = None
+    """Channels, height, width; where the file gives height and width alone, channels are `in_chans` or 3."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    """Constructor arguments that a timm export records."""
+    training: Mapping[str, Scalar] = field(default_factory=dict)
+    """Plain training arguments under the names of `TRAINING`."""
+
+
+def _name(value: object) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable() else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**6 else None
+
+
+def _share(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and 0 < value <= 1 else None
+
+
+def _floats(value: object) -> tuple[float, ...] | None:
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    good = 0 < len(values) <= 1000 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
+    return tuple(float(v) for v in values) if good else None
+
+
+def _size(value: object) -> tuple[int, ...] | None:
+    """An edge, (height, width) or (channels, height, width), as 2 or 3 numbers."""
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not 0 < len(values) <= 3 or any(_count(v) is None for v in values):
+        return None
+    return cast(tuple[int, ...], values * 2 if len(values) == 1 else values)
+
+
+def _class_names(value: object) -> tuple[str, ...] | None:
+    """Names from a list, from index → name, or from name → index; the indices must be 0 ... N - 1."""
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+        if (
+            pairs
+            and all(_index(name) is not None for _, name in pairs)
+            and not all(_index(k) is not None for k, _ in pairs)
+        ):
+            pairs = [(index, name) for name, index in pairs]
+        order = {_index(index): name for index, name in pairs}
+        value = [order.get(index) for index in range(len(pairs))]
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(name, str) for name in value):
+        return None
+    return tuple(value)
+
+
+def _index(value: object) -> int | None:
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+FIELDS: dict[str, tuple[tuple[str, ...], Callable[[object], Any]]] = {
+    "arch": (("arch", "architecture", "model_name", "model", "backbone"), _name),
+    "num_classes": (("num_classes", "nb_classes", "n_classes"), _count),
+    "in_chans": (("in_chans", "in_channels"), _count),
+    "class_names": (("class_names", "label_names", "classes", "idx_to_class", "class_to_idx"), _class_names),
+    "input_size": (("input_size", "img_size", "image_size", "val_crop_size"), _size),
+    "mean": (("mean",), _floats),
+    "std": (("std",), _floats),
+    "interpolation": (("interpolation",), _name),
+    "crop_pct": (("crop_pct",), _share),
+}
+SECTIONS = ("pretrained_cfg", "preprocessing", "args", "hyper_parameters", "config")
+TRAINING = {
+    "lr": ("lr", "learning_rate"),
+    "opt": ("opt", "optimizer"),
+    "epochs": ("epochs", "max_epochs"),
+    "weight_decay": ("weight_decay", "wd"),
+    "momentum": ("momentum",),
+    "batch_size": ("batch_size",),
+    "sched": ("sched", "lr_scheduler", "scheduler"),
+    "warmup_epochs": ("warmup_epochs", "lr_warmup_epochs"),
+    "smoothing": ("smoothing", "label_smoothing"),
+    "seed": ("seed",),
+    "epoch": ("epoch",),
+}
+
+
+def read_metadata(root: object, described: Mapping[str, Any]) -> CheckpointMetadata:
+    """Collect what the config or header, the checkpoint's own keys and its sections say; the first place wins."""
+    places = [*_places(_decoded(described)), *_places(root)]
+    found = {name: _first(places, keys, parse) for name, (keys, parse) in FIELDS.items()}
+    size = found["input_size"]
+    if size is not None and len(size) == 2:
+        found["input_size"] = (found["in_chans"] or 3, *size)
+    elif size is not None and found["in_chans"] is None:
+        found["in_chans"] = size[0]
+    found["model_args"] = _first(places, ("model_args", "model_kwargs"), _mapping) or {}
+    found["training"] = {
+        name: value for name, keys in TRAINING.items() if (value := _first(places, keys, _scalar)) is not None
+    }
+    assert set(found) == {f.name for f in fields(CheckpointMetadata)}
+    return CheckpointMetadata(**found)
+
+
+def _places(root: object) -> Iterator[Mapping[str, Any]]:
+    if not isinstance(root, Mapping):
+        return
+    yield root
+    for section in SECTIONS:
+        value = root.get(section)
+        if isinstance(value, argparse.Namespace):
+            value = vars(value)
+        if isinstance(value, Mapping):
+            yield {**_reference_crop(value), **value}
+
+
+def _reference_crop(args: Mapping[str, Any]) -> dict[str, float]:
+    """Torchvision's reference training states the crop as two edges in pixels."""
+    crop, resize = _count(args.get("val_crop_size")), _count(args.get("val_resize_size"))
+    return {"crop_pct": crop / resize} if crop and resize and crop <= resize else {}
+
+
+def _decoded(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Safetensors headers hold strings only; values that are JSON are taken as what they say."""
+    return {key: _from_json(value) if isinstance(value, str) else value for key, value in described.items()}
+
+
+def _from_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _first(places: list[Mapping[str, Any]], keys: tuple[str, ...], parse: Callable[[object], Any]) -> Any:
+    values = (parse(place[key]) for place in places for key in keys if key in place)
+    return next((value for value in values if value is not None), None)
+
+
+def _mapping(value: object) -> dict[str, Any] | None:
+    return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else None
+
+
+def _scalar(value: object) -> Scalar | None:
+    return value if isinstance(value, (int, float, str)) else None

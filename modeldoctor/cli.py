@@ -1,0 +1,222 @@
+"""The commands: each parses, calls one function, prints and exits. Errors become text and exit codes here alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from modeldoctor.config import DiagnoseConfig
+from modeldoctor.errors import ExitCode, ModelDoctorError, ModelDoctorWarning, UsageError
+
+if TYPE_CHECKING:
+    from modeldoctor.records import Diagnosis
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+_out = Console()
+_err = Console(stderr=True)
+_DEFAULTS = DiagnoseConfig()
+
+
+def main() -> NoReturn:
+    """The console script: run a command, turn what goes wrong into a message and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except ModelDoctorError as error:
+        _err.print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+    sys.exit(ExitCode.DONE)
+
+
+@app.callback(invoke_without_command=True)
+def _commands(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Find out why a trained image classifier is wrong."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        _out.print(version_of("modeldoctor"), highlight=False)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        _out.print(context.get_help())
+
+
+@app.command()
+def diagnose(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The checkpoint: a .pt, .pth, .ckpt or .safetensors file, or a timm folder.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="An image folder, a CSV of path and label, torchvision:NAME, or timm's names (wds/..., hfds/...)."
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The diagnosis; a .json summary goes beside it.")
+    ] = Path("diagnosis.h5"),
+    arch: Annotated[
+        str | None, typer.Option(help="resnet50, timm/resnet50 or torchvision/resnet50; else the file's own word.")
+    ] = None,
+    layers: Annotated[
+        str, typer.Option(help="last, last:N, stages, all, or names and globs separated by commas.")
+    ] = _DEFAULTS.layers,
+    list_layers: Annotated[
+        bool, typer.Option("--list-layers", help="Print the layers with shapes and cost, and exit.")
+    ] = False,
+    noise_draws: Annotated[int, typer.Option(help="J of Eq. 4; 0 measures without noise.")] = _DEFAULTS.noise_draws,
+    delta: Annotated[float, typer.Option(help="Noise range.")] = _DEFAULTS.delta,
+    delta_unit: Annotated[
+        str, typer.Option(help="std (of the layer's activation) or absolute.")
+    ] = _DEFAULTS.delta_unit,
+    samples_per_class: Annotated[int, typer.Option(help="T: images a class.")] = _DEFAULTS.samples_per_class,
+    min_confidence: Annotated[
+        float, typer.Option(help="Least softmax of an image that counts.")
+    ] = _DEFAULTS.min_confidence,
+    threshold: Annotated[float, typer.Option(help="v: from where on a kernel is correlated.")] = _DEFAULTS.threshold,
+    max_explained: Annotated[int, typer.Option(help="Most wrong images to explain.")] = _DEFAULTS.max_explained,
+    split: Annotated[str | None, typer.Option(help="Split for the class correlation.", show_default="train")] = None,
+    examine: Annotated[
+        str | None, typer.Option(help="Split whose wrong images are explained.", show_default="val")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Object masks: PNG files in the images' folder structure.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let torchvision or timm download the data set.")
+    ] = False,
+    input_size: Annotated[int | None, typer.Option(help="Pixels; else the checkpoint's or the network's own.")] = None,
+    mean: Annotated[str | None, typer.Option(help="One value, or one a channel: 0.485,0.456,0.406.")] = None,
+    std: Annotated[str | None, typer.Option(help="As --mean.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Input channels.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of the network.")] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="EXECUTE code from the file: only for files from a source you trust.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of samples and noise.")] = _DEFAULTS.seed,
+    batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
+    workers: Annotated[int, typer.Option(help="Processes that read images; changes no figure.")] = _DEFAULTS.workers,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
+    hooks: Annotated[
+        bool, typer.Option("--hooks", help="Run the whole network for every draw, for comparison.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted run of the same output.")
+    ] = False,
+    json_only: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON on stdout, and nothing else.")
+    ] = False,
+) -> None:
+    """Which kernels does each class depend on, and why are these images wrong?"""
+    config = _config(
+        layers=layers, noise_draws=noise_draws, delta=delta, delta_unit=delta_unit, samples_per_class=samples_per_class,
+        min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, split=split, examine=examine,
+        seed=seed, batch_size=batch_size, workers=workers, device=device, hooks=hooks,
+    )  # fmt: skip
+    if data is None and not list_layers:
+        raise UsageError("no data given", where="--data", expected="an image folder, a CSV or a data set's name")
+    from modeldoctor import diagnosis as diagnosing
+    from modeldoctor.screen import render_layers
+    from modeldoctor.zoo import load_model
+
+    network = load_model(
+        checkpoint, arch=arch, num_classes=num_classes, channels=channels, input_size=input_size,
+        mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), trust_pickle=trust_pickle,
+    )  # fmt: skip
+    for note in network.notes:
+        _err.print(f"[dim]note: {escape(note)}[/]", highlight=False)
+    if list_layers:
+        _out.print(render_layers(diagnosing.list_layers(network, config)))
+        return
+    with _progress() as progress:
+        diagnosis = diagnosing.diagnose(
+            network, str(data), config=config, root=root, download=download, masks=masks, output=output,
+            resume=resume, progress=progress,
+        )  # fmt: skip
+    _show(diagnosis, output, json_only)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Argument(help="The folder to make.")] = Path("modeldoctor-demo"),
+    seed: Annotated[int, typer.Option(help="Of images, training and diagnosis.")] = 0,
+) -> None:
+    """Draw a small image set with misleading backgrounds, train a network on it, and diagnose it."""
+    from modeldoctor.demo import run_demo
+
+    with _progress() as progress:
+        result = run_demo(output, seed=seed, progress=progress)
+    _show(result.diagnosis, result.output, json_only=False)
+
+
+def _show(diagnosis: Diagnosis, output: Path, json_only: bool) -> None:
+    """Print the summary and keep it beside the diagnosis."""
+    from modeldoctor.screen import render_summary
+    from modeldoctor.summary import summarise, write_summary
+
+    summary = summarise(diagnosis)
+    beside = write_summary(summary, output)
+    if json_only:
+        sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        return
+    for part in render_summary(summary):
+        _out.print(part, "")
+    _out.print(f"written: {escape(str(output))}, {escape(str(beside))}", highlight=False, soft_wrap=True)
+
+
+def _config(**options: Any) -> DiagnoseConfig:
+    try:
+        return DiagnoseConfig(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"{first['input']!r}: {first['msg']}", where=option, hint="see --help") from error
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(
+            f"{text!r} is no list of numbers", where=option, expected="0.5 or 0.485,0.456,0.406"
+        ) from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar on stderr for each stage."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_err) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+    """Our warnings are for the user; other libraries' are not."""
+    if issubclass(category, ModelDoctorWarning):
+        _err.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
+
+
+def _interrupted(number: int, frame: object) -> NoReturn:
+    raise SystemExit(ExitCode.INTERRUPTED)

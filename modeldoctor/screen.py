@@ -1,0 +1,121 @@
+"""What a person sees in the terminal, as Rich renderables made from the JSON summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from modeldoctor.graph import Layer
+
+_WORST = 5
+_SENTENCES = {
+    "isolated": "the prediction does not survive noise on its features that right ones survive",
+    "background": "the evidence lies outside the object",
+    "foreign-kernels": "kernels that the true class does not use carry the prediction",
+    "resembles-class": "its kernels respond like another class's",
+    "unclear": "nothing measured sets it apart from right predictions",
+}
+
+
+def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
+    """The summary of a diagnosis, part by part."""
+    yield (
+        f"[bold]{escape(summary['arch'])}[/]: accuracy [bold]{_percent(summary['accuracy'])}[/] on "
+        f"{summary['examined']} ({summary['wrong']} of {summary['images']} images wrong)"
+    )
+    yield _classes(summary)
+    yield _layers(summary)
+    if summary["explained"]:
+        yield _verdicts(summary)
+        yield _telling(summary)
+
+
+def render_layers(layers: Sequence[Layer]) -> Table:
+    """`--list-layers`."""
+    table = Table("layer", "kind", title="Layers in execution order")
+    for head in ("kernels", "map", "depth", "MMACs behind it"):
+        table.add_column(head, justify="right")
+    for layer in layers:
+        size = f"{layer.height}×{layer.width}"
+        cost = f"{layer.macs_after / 1e6:,.1f}" if layer.macs_after else "all"
+        table.add_row(escape(layer.name), layer.kind, str(layer.channels), size, f"{layer.depth:.2f}", cost)
+    return table
+
+
+def _classes(summary: dict[str, Any]) -> Table:
+    by_name = {one["name"]: one for one in summary["classes"]}
+    table = Table("class", title=f"Worst classes on {summary['examined']}", title_justify="left")
+    for head in ("images", "accuracy"):
+        table.add_column(head, justify="right")
+    table.add_column("most frequent verdict")
+    for name in summary["worst_classes"][:_WORST]:
+        one = by_name[name]
+        verdict, count = max(one["verdicts"].items(), key=lambda item: int(item[1]))
+        table.add_row(
+            escape(name), str(one["images"]), _percent(one["accuracy"]), f"{verdict} ({count})" if count else "–"
+        )
+    return table
+
+
+def _layers(summary: dict[str, Any]) -> Table:
+    threshold = summary["config"]["threshold"]
+    table = Table("layer", title="Which kernels do classes depend on?", title_justify="left")
+    for head in ("kernels", "map", f"correlated (Â ≥ {threshold:g})", "shared by two classes", "classes not measured"):
+        table.add_column(head, justify="right")
+    for layer in summary["layers"]:
+        table.add_row(
+            escape(layer["name"]),
+            str(layer["channels"]),
+            f"{layer['height']}×{layer['width']}",
+            _percent(layer["correlated_share"]),
+            _percent(layer["sharing"]),
+            str(layer["classes_without_samples"]),
+        )
+    return table
+
+
+def _verdicts(summary: dict[str, Any]) -> Table:
+    table = Table("verdict", title=f"Why are images wrong? ({summary['explained']} explained)", title_justify="left")
+    table.add_column("images", justify="right")
+    table.add_column("meaning")
+    for verdict, count in sorted(summary["verdicts"].items(), key=lambda item: -int(item[1])):
+        if count:
+            table.add_row(verdict, str(count), _SENTENCES[verdict])
+    return table
+
+
+def _telling(summary: dict[str, Any]) -> Table:
+    table = Table("image", "class → predicted", title="The most telling wrong images", title_justify="left")
+    table.add_column("confidence", justify="right")
+    table.add_column("verdict")
+    table.add_column("evidence")
+    for image in summary["telling"]:
+        table.add_row(
+            escape(image["path"]),
+            f"{escape(image['label'])} → {escape(image['predicted'])}",
+            _percent(image["confidence"]),
+            image["verdict"],
+            escape(_evidence(image)),
+        )
+    return table
+
+
+def _evidence(image: dict[str, Any]) -> str:
+    verdict = image["verdict"]
+    if verdict == "isolated":
+        return f"{_percent(image['stability'])} of noisy copies keep it, {_percent(image['fallback'])} turn right"
+    if verdict == "background":
+        return f"{_percent(image['background_share'])} of the evidence is outside the object"
+    if verdict == "foreign-kernels":
+        return f"{_percent(image['foreign_share'])} of it on foreign kernels, first {image['kernels'][:3]}"
+    if verdict == "resembles-class":
+        return f"like {image['resembles']}, by {image['resemblance']:+.2f} cosine"
+    return "–"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"

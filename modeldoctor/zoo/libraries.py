@@ -1,0 +1,238 @@
+"""The libraries whose networks we know: which names they have, how one is built, where its head and first layer are."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from timm.data import resolve_data_config
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torchvision.models import get_model, get_model_weights, list_models
+
+from modeldoctor.errors import ArchitectureError
+
+# Constructor arguments of a timm export that change what the network computes; no other reaches timm from a file.
+TIMM_ARGS = (
+    "img_size",
+    "global_pool",
+    "patch_size",
+    "window_size",
+    "act_layer",
+    "norm_layer",
+    "fc_norm",
+    "class_token",
+)
+# Torchvision families whose input size is fixed when they are built: the argument, and whether it wants one edge.
+TORCHVISION_SIZES = (("vit_", "image_size", True), ("maxvit_", "input_size", False))
+TORCHVISION_AUX = ("googlenet", "inception_v3")
+TORCHVISION_CLASSES = 1000
+TRANSFORM_INPUT = (
+    "built without transform_input, which torchvision sets where it loads its own pretrained weights; if the network "
+    "was fine-tuned from those, pass --mean 0.5 --std 0.5"
+)
+AUXILIARY = re.compile(r"(aux\d*|AuxLogits|aux_head|aux_classifier)\.")
+IMAGENET = {
+    "input_size": (3, 224, 224),
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bilinear",
+    "crop_pct": 0.875,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to build; None is the architecture's own default."""
+
+    library: str
+    name: str
+    """The library's own name, without a pretraining tag."""
+    tag: str = ""
+    """timm's pretraining tag, which decides the default preprocessing."""
+    num_classes: int | None = None
+    channels: int | None = None
+    image_size: tuple[int, int] | None = None
+    """Height and width; without effect on networks that take any size."""
+    auxiliary: bool = False
+    """With the auxiliary heads that some networks have in training."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def arch(self) -> str:
+        """The full name, such as "timm/resnet50.a1_in1k"."""
+        return f"{self.library}/{self.name}" + f".{self.tag}" * bool(self.tag)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A network in the library's own terms, its weights not yet filled in."""
+
+    plan: Plan
+    module: nn.Module
+    head: str | None
+    """The name of the layer that gives the logits."""
+    stem: str | None
+    """The name of the layer that reads the image."""
+    fixed_size: tuple[int, int] | None
+    """Height and width, where the network takes no other."""
+    defaults: Mapping[str, Any]
+    """The library's preprocessing, with the keys of timm's data config."""
+    notes: tuple[str, ...] = ()
+    """What the weights could not tell."""
+
+
+@dataclass(frozen=True)
+class _Library:
+    has: Callable[[str], bool]
+    names: Callable[[], Collection[str]]
+    build: Callable[[Plan], Built]
+
+
+def find_plans(arch: str, *, where: str) -> list[Plan]:
+    """Every library's network of that name: `resnet50`, `timm/resnet50`, `timm/resnet50.a1_in1k`, `torchvision/vgg16`.
+
+    Raises:
+        ArchitectureError: no library has it; the nearest names are listed.
+    """
+    library, _, full = arch.removeprefix("hf-hub:").removeprefix("hf_hub:").rpartition("/")
+    name, _, tag = full.partition(".")
+    wanted = [library] if library in LIBRARIES else [] if library else list(LIBRARIES)
+    plans = [Plan(library=each, name=name.lower(), tag=tag) for each in wanted if LIBRARIES[each].has(name.lower())]
+    plans = [plan if _knows_tag(plan) else replace(plan, tag="") for plan in plans]
+    if not plans:
+        near = [
+            f"{each}/{match}"
+            for each in LIBRARIES
+            for match in difflib.get_close_matches(name.lower(), LIBRARIES[each].names(), 3)
+        ]
+        hint = f"pass --arch with one of the libraries' names{', such as ' + ', '.join(near) if near else ''}"
+        raise ArchitectureError(
+            f"unknown architecture {arch!r}", where=where, expected="NAME, timm/NAME or torchvision/NAME", hint=hint
+        )
+    return plans
+
+
+def build(plan: Plan) -> Built:
+    """Build the network with its weights left unset and the global random state untouched.
+
+    Raises:
+        ArchitectureError: the library refuses these options.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), _SkipFills():
+            return LIBRARIES[plan.library].build(plan)
+    except Exception as error:  # each architecture has its own way to refuse an option
+        options = ", ".join(
+            f"{name} {value}" for name in ("num_classes", "channels", "image_size") if (value := getattr(plan, name))
+        )
+        raise ArchitectureError(
+            f"{plan.library} cannot build {plan.name} ({type(error).__name__}: {error})",
+            where=f"{plan.arch} with {options or 'its defaults'}",
+            hint="check --arch, --input-size, --channels and --num-classes",
+        ) from error
+
+
+def _knows_tag(plan: Plan) -> bool:
+    return plan.library == "timm" and f"{plan.name}.{plan.tag}" in timm.list_models(f"{plan.name}.*", pretrained=True)
+
+
+def _build_timm(plan: Plan) -> Built:
+    options = {name: value for name, value in plan.model_args.items() if name in TIMM_ARGS}
+    name = plan.arch.removeprefix("timm/")
+    fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size")
+    if plan.image_size and (fixed or "img_size" in options):
+        options["img_size"] = plan.image_size
+    module = timm.create_model(name, pretrained=False, num_classes=plan.num_classes, in_chans=plan.channels, **options)
+    cfg = module.pretrained_cfg
+    size = options.get("img_size", cfg["input_size"][-2:])
+    return Built(
+        plan=plan,
+        module=module,
+        head=_one(cfg.get("classifier")),
+        stem=_one(cfg.get("first_conv")),
+        fixed_size=(size, size) if isinstance(size, int) else tuple(size) if fixed else None,
+        defaults=resolve_data_config(pretrained_cfg=cfg),
+    )
+
+
+def _one(name: str | Sequence[str] | None) -> str | None:
+    """Distilled networks name two heads of equal shape; either serves."""
+    return name if isinstance(name, str) or name is None else next(iter(name), None)
+
+
+def _build_torchvision(plan: Plan) -> Built:
+    options: dict[str, Any] = {"num_classes": plan.num_classes or TORCHVISION_CLASSES}
+    if plan.name in TORCHVISION_AUX:
+        options |= {"init_weights": False, "aux_logits": plan.auxiliary}
+    defaults = _torchvision_defaults(plan.name)
+    fixed = next((row for row in TORCHVISION_SIZES if plan.name.startswith(row[0])), None)
+    size = plan.image_size or defaults["input_size"][-2:] if fixed else None
+    if fixed and size:
+        if fixed[2] and size[0] != size[1]:
+            raise ValueError(f"it takes square images only, not {size[0]}x{size[1]}")
+        options[fixed[1]] = size[0] if fixed[2] else size
+    module = get_model(plan.name, weights=None, **options)
+    layers = [(name, m) for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    stem = next((name for name, layer in layers if isinstance(layer, nn.Conv2d)), None)
+    head = next((name for name, _ in reversed(layers) if not AUXILIARY.match(name)), None)
+    notes = (TRANSFORM_INPUT,) if plan.name in TORCHVISION_AUX else ()
+    if stem and plan.channels:
+        _take_channels(module, stem, plan.channels)
+    return Built(plan=plan, module=module, head=head, stem=stem, fixed_size=size, defaults=defaults, notes=notes)
+
+
+def _take_channels(module: nn.Module, stem: str, channels: int) -> None:
+    old = module.get_submodule(stem)
+    assert isinstance(old, nn.Conv2d)
+    if old.in_channels == channels:
+        return
+    same = {
+        name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    }
+    module.set_submodule(stem, nn.Conv2d(channels, old.out_channels, bias=old.bias is not None, **same))
+
+
+def _torchvision_defaults(name: str) -> dict[str, Any]:
+    weights = get_model_weights(name)
+    if not len(weights):
+        return IMAGENET
+    # The first weights are of the plain recipe (resize 256, crop 224), which people's own training follows.
+    preset = next(iter(weights)).transforms()
+    crop, resize = preset.crop_size[0], preset.resize_size[0]
+    return {
+        "input_size": (3, crop, crop),
+        "mean": tuple(preset.mean),
+        "std": tuple(preset.std),
+        "interpolation": preset.interpolation.value,
+        "crop_pct": min(crop / resize, 1.0),
+    }
+
+
+def _torchvision_names() -> list[str]:
+    return list_models(module=torchvision.models)  # type: ignore[no-any-return]
+
+
+LIBRARIES = {
+    "timm": _Library(timm.is_model, timm.list_models, _build_timm),
+    "torchvision": _Library(lambda name: name in _torchvision_names(), _torchvision_names, _build_torchvision),
+}
+
+
+class _SkipFills(TorchFunctionMode):
+    """Random weights would be overwritten at once; not drawing them makes large networks build in a moment."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        # Whole init functions only: without their draws, trunc_normal_ would redraw for ever.
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)

@@ -1,0 +1,83 @@
+"""How images become the network's input: what the user says, else the checkpoint, else the library, field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from modeldoctor.checkpoint import CheckpointMetadata
+from modeldoctor.config import Interpolation, Preprocessing
+from modeldoctor.errors import CheckpointError, UsageError
+
+FIELDS = ("input_size", "mean", "std", "interpolation", "crop_pct")
+
+
+def resolve_preprocessing(
+    stated: Mapping[str, Any],
+    recorded: CheckpointMetadata,
+    defaults: Mapping[str, Any],
+    *,
+    channels: int,
+    fixed_size: tuple[int, int] | None,
+    path: Path,
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Merge the three sources field by field, fit them to `channels`, and say in notes what was assumed.
+
+    Args:
+        stated: the user's options, None where silent; `input_size` is (height, width).
+        recorded: what the checkpoint says.
+        defaults: the library's own; complete.
+        channels: how many the network reads.
+        fixed_size: height and width, where the network takes no other.
+        path: the checkpoint, for messages.
+
+    Raises:
+        UsageError: the user's values contradict each other or the network.
+        CheckpointError: the file's values do.
+    """
+    stated = {name: value for name, value in stated.items() if value is not None}
+    known, notes = _understood(recorded)
+    values = {**{name: defaults[name] for name in FIELDS}, **known, **stated}
+    size = fixed_size or tuple(values["input_size"][-2:])
+    assumed = [name for name in FIELDS if name not in known and name not in stated]
+    for name in ("mean", "std"):
+        if name not in stated or len(values[name]) == 1:
+            values[name], how = _for_channels(tuple(values[name]), channels)
+            notes += [f"{name}: {how}"] * bool(how)
+    values["input_size"] = (channels, *size)
+    if assumed:
+        listed = ", ".join(f"{name} {_short(values[name])}" for name in assumed)
+        notes.append(f"preprocessing that the checkpoint does not state, by the library's defaults: {listed}")
+    try:
+        return Preprocessing(**values), tuple(notes)
+    except ValidationError as error:
+        raise (UsageError if stated else CheckpointError)(
+            f"the preprocessing does not fit the network: {'; '.join(each['msg'] for each in error.errors())}",
+            where=str(path),
+            expected=f"a size, and one mean and std for each of {channels} channel(s)",
+            hint="check --input-size, --mean, --std, --interpolation and --crop-pct",
+        ) from error
+
+
+def _understood(recorded: CheckpointMetadata) -> tuple[dict[str, Any], list[str]]:
+    known = {name: value for name in FIELDS if (value := getattr(recorded, name)) is not None}
+    if known.get("interpolation") in (None, *get_args(Interpolation)):
+        return known, []
+    return known, [f"the checkpoint's interpolation {known.pop('interpolation')!r} is not supported: not used"]
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[tuple[float, ...], str]:
+    """One value a channel from another number of values, and what was done, "" if nothing."""
+    if len(values) == channels:
+        return values, ""
+    if channels == 1:
+        return (sum(values) / len(values),), f"the mean of {len(values)} values, for one input channel"
+    repeated = tuple(values[i % len(values)] for i in range(channels))
+    return repeated, f"{len(values)} value(s) repeated over {channels} input channels"
+
+
+def _short(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) and isinstance(value[0], int) else f"{value}"

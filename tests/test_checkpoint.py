@@ -1,0 +1,407 @@
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import (
+    CLASSES,
+    Bomb,
+    Eval,
+    lightning_file,
+    logits,
+    repacked,
+    timm_network,
+    timm_training_file,
+    torchvision_network,
+    torchvision_reference_file,
+)
+from safetensors.torch import save_file
+from timm.models import save_for_hf
+from torch import nn
+from torchvision.transforms import InterpolationMode
+
+from modeldoctor.checkpoint import Checkpoint, Container, read_checkpoint
+from modeldoctor.errors import CheckpointError, ExitCode
+
+
+def same(checkpoint: Checkpoint, network: nn.Module, twin: nn.Module) -> bool:
+    """Whether a network of other weights, loaded strictly by torch itself, answers like the source."""
+    twin.load_state_dict(checkpoint.tensors)
+    return torch.equal(logits(twin), logits(network))
+
+
+def tree(folder: Path) -> dict[str, float]:
+    return {str(p): p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}
+
+
+def refused(path: Path, *, trust_pickle: bool = False) -> str:
+    """The message of the one error that reading gives, after checking what every such error must keep to."""
+    before = tree(path.parent)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(path, trust_pickle=trust_pickle)
+    assert caught.value.exit_code == ExitCode.INPUT == 3
+    assert str(path) in str(caught.value)
+    assert caught.value.hint
+    assert tree(path.parent) == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "model_state_dict", "net", "weights", "model_ema"])
+def test_weights_bare_and_under_every_key(tmp_path: Path, key: str | None, legacy: bool) -> None:
+    network = torchvision_network()
+    stored: Any = network.state_dict() if key is None else {key: network.state_dict(), "epoch": 3}
+    path = tmp_path / "weights.pt"
+    torch.save(stored, path, _use_new_zipfile_serialization=not legacy)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.container is (Container.TORCH_LEGACY if legacy else Container.TORCH)
+    assert checkpoint.key == (() if key is None else (key,))
+    assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert same(checkpoint, network, torchvision_network(seed=1))
+
+
+def test_nested_weights_are_found_and_a_file_that_contains_itself_ends(tmp_path: Path) -> None:
+    torch.save({"model": {"state_dict": {"a.weight": torch.ones(2)}}}, tmp_path / "nested.pt")
+    assert read_checkpoint(tmp_path / "nested.pt").key == ("model", "state_dict")
+    loop: dict[str, Any] = {}
+    loop["model"] = loop
+    torch.save(loop, tmp_path / "loop.pt")
+    assert "'model'" in refused(tmp_path / "loop.pt")
+
+
+def wrapped(kind: str, network: nn.Module) -> nn.Module:
+    if kind == "module._orig_mod.":
+        return nn.DataParallel(torch.compile(network))  # type: ignore[arg-type]
+    return {"module.": nn.DataParallel, "_orig_mod.": torch.compile}[kind](network)  # type: ignore[operator, no-any-return]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_real_wrappers(tmp_path: Path, prefix: str) -> None:
+    network = torchvision_network()
+    torch.save({"state_dict": wrapped(prefix, network).state_dict()}, tmp_path / "wrapped.pt")
+    checkpoint = read_checkpoint(tmp_path / "wrapped.pt")
+    assert checkpoint.prefix == prefix
+    assert same(checkpoint, network, torchvision_network(seed=1))
+
+
+def test_a_prefix_stays_unless_all_tensors_carry_it(tmp_path: Path) -> None:
+    torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "mixed.pt")
+    checkpoint = read_checkpoint(tmp_path / "mixed.pt")
+    assert (set(checkpoint.tensors), checkpoint.prefix) == ({"module.a", "b"}, "")
+
+
+def test_timm_training_checkpoint_gives_the_ema_weights(tmp_path: Path) -> None:
+    raw, ema = timm_network(seed=0), timm_network(seed=1)
+    path = timm_training_file(tmp_path, raw, ema, img_size=64, mean=[0.1, 0.2, 0.3], num_classes=5)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.key == ("state_dict_ema",)
+    assert same(checkpoint, ema, timm_network(seed=2))
+    meta = checkpoint.metadata
+    assert (meta.arch, meta.num_classes, meta.input_size, meta.interpolation) == ("resnet10t", 5, (3, 64, 64), None)
+    assert meta.mean == (0.1, 0.2, 0.3)
+    assert meta.training == {"lr": 0.05, "opt": "sgd", "epochs": 3, "weight_decay": 2e-5, "epoch": 0}
+
+
+def test_timm_training_checkpoint_without_ema(tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(timm_training_file(tmp_path, timm_network()))
+    assert checkpoint.key == ("state_dict",)
+    assert same(checkpoint, timm_network(), timm_network(seed=2))
+
+
+def test_torchvision_reference_checkpoint_with_averaged_model(tmp_path: Path) -> None:
+    raw, ema = torchvision_network("mobilenet_v3_small"), torchvision_network("mobilenet_v3_small", seed=1)
+    path = torchvision_reference_file(tmp_path / "model_7.pth", raw, "mobilenet_v3_small", ema=ema)
+    checkpoint = read_checkpoint(path)
+    assert (checkpoint.key, checkpoint.prefix) == (("model_ema",), "module.")
+    assert "n_averaged" not in checkpoint.tensors
+    assert same(checkpoint, ema, torchvision_network("mobilenet_v3_small", seed=2))
+    meta = checkpoint.metadata
+    assert (meta.arch, meta.input_size, meta.crop_pct) == ("mobilenet_v3_small", (3, 64, 64), 0.8)
+    assert meta.interpolation == "bilinear"
+    assert meta.training == {"lr": 0.1, "epochs": 90, "epoch": 7}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "model._orig_mod."])
+def test_lightning_checkpoint(tmp_path: Path, prefix: str) -> None:
+    network = torchvision_network()
+    path = lightning_file(tmp_path / "last.ckpt", network, prefix, model_name="squeezenet1_1", num_classes=5, lr=0.01)
+    checkpoint = read_checkpoint(path)
+    assert (checkpoint.key, checkpoint.prefix) == (("state_dict",), prefix)
+    assert same(checkpoint, network, torchvision_network(seed=1))
+    assert (checkpoint.metadata.arch, checkpoint.metadata.num_classes) == ("squeezenet1_1", 5)
+    assert checkpoint.metadata.training == {"lr": 0.01, "epoch": 1}
+
+
+def test_safetensors_with_header_metadata(tmp_path: Path) -> None:
+    network = torchvision_network()
+    header = {"arch": "squeezenet1_1", "class_names": json.dumps(CLASSES), "num_classes": "5", "format": "pt"}
+    save_file(network.state_dict(), tmp_path / "model.safetensors", metadata=header)
+    checkpoint = read_checkpoint(tmp_path / "model.safetensors")
+    assert checkpoint.container is Container.SAFETENSORS
+    assert checkpoint.metadata.class_names == CLASSES
+    assert (checkpoint.metadata.arch, checkpoint.metadata.num_classes) == ("squeezenet1_1", 5)
+    before = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
+    size = (tmp_path / "model.safetensors").stat().st_size
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(size // 4))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint.tensors.items())
+    assert same(checkpoint, network, torchvision_network(seed=1))
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_timm_folder(tmp_path: Path, safe: bool) -> None:
+    network = timm_network(in_chans=1)
+    names = {"label_names": list(CLASSES)}
+    save_for_hf(network, str(tmp_path), model_config=names, safe_serialization=safe, data_config={"crop_pct": 0.5})
+    checkpoint = read_checkpoint(tmp_path)
+    weights = tmp_path / ("model.safetensors" if safe else "pytorch_model.bin")
+    assert checkpoint.container is Container.FOLDER
+    assert (checkpoint.weights_path, checkpoint.path) == (weights, tmp_path)
+    assert checkpoint.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    meta = checkpoint.metadata
+    assert (meta.arch, meta.num_classes, meta.class_names) == ("resnet10t", 5, CLASSES)
+    assert (meta.in_chans, meta.crop_pct) == (1, 0.5)
+    twin = timm_network(in_chans=1, seed=1)
+    twin.load_state_dict(checkpoint.tensors)
+    assert torch.equal(logits(twin, channels=1), logits(network, channels=1))
+
+
+def test_own_training_script(tmp_path: Path) -> None:
+    stored = {
+        "state_dict": {"fc.weight": torch.ones(5, 2, dtype=torch.float16)},
+        "arch": "timm/resnet10t",
+        "num_classes": 5,
+        "in_chans": 1,
+        "class_names": list(CLASSES),
+        "preprocessing": {
+            "input_size": [28, 28],
+            "mean": [0.5],
+            "std": 0.25,
+            "interpolation": "nearest",
+            "crop_pct": 1,
+        },
+        "args": {"lr": 0.1, "epochs": 2, "augment": ["flip"]},
+    }
+    torch.save(stored, tmp_path / "own.pt")
+    checkpoint = read_checkpoint(tmp_path / "own.pt")
+    meta = checkpoint.metadata
+    assert checkpoint.tensors["fc.weight"].dtype is torch.float16
+    assert (meta.arch, meta.num_classes, meta.in_chans, meta.class_names) == ("timm/resnet10t", 5, 1, CLASSES)
+    assert (meta.input_size, meta.mean, meta.std) == ((1, 28, 28), (0.5,), (0.25,))
+    assert (meta.interpolation, meta.crop_pct, dict(meta.training)) == ("nearest", 1.0, {"lr": 0.1, "epochs": 2})
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"class_names": CLASSES},
+        {"classes": list(CLASSES)},
+        {"class_names": {4: "elk", 0: "ant", 1: "bee", 3: "dog", 2: "cat"}},
+        {"idx_to_class": {str(i): name for i, name in enumerate(CLASSES)}},
+        {"class_to_idx": {name: i for i, name in reversed(list(enumerate(CLASSES)))}},
+    ],
+)
+def test_class_names_come_in_index_order(tmp_path: Path, stored: dict[str, Any]) -> None:
+    torch.save({"state_dict": {"a": torch.ones(1)}, **stored}, tmp_path / "named.pt")
+    assert read_checkpoint(tmp_path / "named.pt").metadata.class_names == CLASSES
+
+
+@pytest.mark.parametrize(
+    "names", [{0: "a", 2: "b"}, {"a": 0, "b": 0}, [1, 2], [], "abc", 5, {0: "a", 1: None}, {"a": -1, "b": 0}]
+)
+def test_class_names_that_make_no_sense_are_unknown(tmp_path: Path, names: Any) -> None:
+    torch.save({"state_dict": {"a": torch.ones(1)}, "class_names": names}, tmp_path / "named.pt")
+    assert read_checkpoint(tmp_path / "named.pt").metadata.class_names is None
+
+
+def test_values_that_scripts_store_beside_the_weights(tmp_path: Path) -> None:
+    args = argparse.Namespace(output=Path("runs/1"), lr=np.float64(0.25), seed=np.int64(7), when=torch.__version__)
+    stored = {"state_dict": {"a": torch.ones(1)}, "args": args, "interpolation": InterpolationMode.BICUBIC}
+    torch.save(stored, tmp_path / "rich.pt")
+    meta = read_checkpoint(tmp_path / "rich.pt").metadata
+    assert dict(meta.training) == {"lr": 0.25, "seed": 7}
+    assert meta.interpolation == "bicubic"
+
+
+def test_a_whole_module_needs_trust(tmp_path: Path) -> None:
+    network = torchvision_network()
+    torch.save(nn.DataParallel(network), tmp_path / "whole.pt")
+    message = refused(tmp_path / "whole.pt")
+    assert "torch.nn.parallel.data_parallel.DataParallel" in message
+    assert "--trust-pickle" in message
+    assert "EXECUTE" in message
+    checkpoint = read_checkpoint(tmp_path / "whole.pt", trust_pickle=True)
+    assert checkpoint.module is not None
+    assert torch.equal(logits(checkpoint.module), logits(network))
+    assert same(checkpoint, network, torchvision_network(seed=1))
+
+
+def test_a_trusted_module_whose_class_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Identity, "__module__", "vanished_package")
+    monkeypatch.setitem(__import__("sys").modules, "vanished_package", argparse.Namespace(Identity=nn.Identity))
+    torch.save(nn.Identity(), tmp_path / "gone.pt")
+    monkeypatch.undo()
+    assert "vanished_package" in refused(tmp_path / "gone.pt", trust_pickle=True)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("evil", [Bomb, Eval])
+@pytest.mark.parametrize("place", ["bare", "beside", "args", "key"])
+def test_code_in_a_pickle_is_refused_and_never_run(tmp_path: Path, place: str, evil: Any, legacy: bool) -> None:
+    sentinel = tmp_path.parent / f"{tmp_path.name}-sentinel"
+    weights, code = {"a": torch.ones(1)}, evil(sentinel)
+    places: dict[str, Any] = {
+        "bare": code,
+        "beside": {"state_dict": weights, "epoch": code},
+        "args": {"state_dict": weights, "args": argparse.Namespace(model="resnet18", hook=code)},
+        "key": {"state_dict": weights, (1, code): 2},
+    }
+    torch.save(places[place], tmp_path / "evil.pt", _use_new_zipfile_serialization=not legacy)
+    message = refused(tmp_path / "evil.pt")
+    assert ("system" if evil is Bomb else "eval") in message
+    assert "--trust-pickle" in message
+    assert not sentinel.exists()
+
+
+def test_the_sentinel_of_these_tests_works(tmp_path: Path) -> None:
+    for evil in (Bomb, Eval):
+        pickle.loads(pickle.dumps(evil(tmp_path / evil.__name__)))
+        assert (tmp_path / evil.__name__).exists()
+
+
+def test_plain_pickles_with_code_are_refused(tmp_path: Path) -> None:
+    for protocol in (0, 2, 4):
+        (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Eval(tmp_path / "sentinel"), protocol=protocol))
+        refused(tmp_path / "plain.pkl", trust_pickle=True)
+        assert not (tmp_path / "sentinel").exists()
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_files(tmp_path: Path, kind: str, share: float) -> None:
+    state, path = torchvision_network().state_dict(), tmp_path / f"cut.{kind}"
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    os.truncate(path, int(path.stat().st_size * share))
+    refused(path)
+
+
+LFS = (
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"epoch,loss\n1,0.5\n", "text"),
+        ("Gewichte für später\n".encode(), "text"),
+        (b"\n<!DOCTYPE html>\n<html><title>404</title></html>", "HTML"),
+        (b"<html><body>Sign in</body></html>", "HTML"),
+        (LFS, "git lfs pull"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
+        (b"\x1f\x8b\x08\x00" + bytes(64), "gzip"),
+        (bytes(range(1, 200)), "unknown kind"),
+        (b"PK\x03\x04" + bytes(200), "zip"),
+        (b"\x80\x02}q\x00.", "pickle"),
+        (struct.pack("<Q", 2**60) + b'{"a":1}', "safetensors"),
+        (struct.pack("<Q", 5000) + b'{"a":1}', "safetensors"),
+        (struct.pack("<Q", 7) + b'{"a":1}', "safetensors"),
+        (struct.pack("<Q", 7) + b"{{{{{{{", "safetensors"),
+        (struct.pack("<Q", 62) + b'{"a":{"dtype":"F32","shape":[9999],"data_offsets":[0,39996]}}  ', "safetensors"),
+        (
+            struct.pack("<Q", 62) + b'{"a":{"dtype":"F32","shape":[9999],"data_offsets":[0,4]}}     ' + bytes(4),
+            "safetensors",
+        ),
+    ],
+)
+def test_files_that_are_something_else(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / ("x.safetensors" if said == "safetensors" else "x.pt")
+    path.write_bytes(content)
+    assert said in refused(path)
+
+
+def test_missing_files_and_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
+    assert "no such file" in refused(tmp_path / "absent.pt")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "config.json" in refused(folder)
+    torch.save({"a": torch.ones(1)}, folder / "pytorch_model.bin")
+    assert "without config.json" in refused(folder)
+    (folder / "config.json").write_text("[" * 100_000)
+    assert "not JSON" in refused(folder)
+    (folder / "config.json").write_text("[1]")
+    assert "no object" in refused(folder)
+    os.mkfifo(tmp_path / "pipe")
+    assert "regular file" in refused(tmp_path / "pipe")
+
+
+def test_zip_bombs_are_refused_by_their_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.ones(1000)}, tmp_path / "good.pt")
+    bomb = repacked(tmp_path / "good.pt", tmp_path / "bomb.pt", inflate=300_000_000)
+    compressed = repacked(tmp_path / "good.pt", tmp_path / "compressed.pt")
+    lying = tmp_path / "lying.pt"
+    raw = bytearray((tmp_path / "good.pt").read_bytes())
+    entry = raw.rindex(b"PK\x01\x02")
+    raw[entry + 24 : entry + 28] = struct.pack("<I", 2**31)
+    lying.write_bytes(raw)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    for path in (bomb, compressed, lying):
+        assert "zip bomb" in refused(path)
+
+
+def test_torchscript_and_exported_programs_say_what_to_save(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    torch.jit.script(network).save(tmp_path / "script.pt")
+    torch.export.save(torch.export.export(network, (torch.ones(1, 2),)), tmp_path / "program.pt2")
+    assert "TorchScript" in refused(tmp_path / "script.pt")
+    assert "torch.export" in refused(tmp_path / "program.pt2")
+    assert "state_dict" in refused(tmp_path / "program.pt2")
+
+
+def optimizer_only() -> dict[str, Any]:
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (optimizer_only, "only optimizer state: the keys 'state', 'param_groups'"),
+        (lambda: {"epoch": 3, "optimizer": optimizer_only()}, "'epoch', 'optimizer'"),
+        (lambda: {"epoch": torch.tensor(3), "a": 1}, "'epoch', 'a'"),
+        (dict, "(none)"),
+        (lambda: [torch.ones(1)], "list"),
+        (lambda: torch.ones(1), "Tensor"),
+        (lambda: {0: torch.ones(1)}, "no name"),
+        (lambda: {"a": torch.ones(2, 2).to_sparse()}, "sparse"),
+        (lambda: {"a": torch.empty(2, device="meta")}, "meta"),
+    ],
+)
+def test_files_without_usable_weights(tmp_path: Path, make: Callable[[], Any], said: str) -> None:
+    torch.save(make(), tmp_path / "none.pt")
+    assert said in refused(tmp_path / "none.pt")
+
+
+def test_allowed_globals_do_not_outlive_the_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_safe_globals()
+    torch.save({"a": torch.ones(1), "b": Eval(tmp_path / "s")}, tmp_path / "evil.pt")
+    refused(tmp_path / "evil.pt")
+    assert torch.serialization.get_safe_globals() == before
