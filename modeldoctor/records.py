@@ -28,7 +28,7 @@ class Verdict(StrEnum):
     FOREIGN_KERNELS = "foreign-kernels"
     """Kernels that the true class does not use carry more of the prediction than in right predictions."""
     RESEMBLES_CLASS = "resembles-class"
-    """Its kernels' evidence resembles another class's profile more than its own class's."""
+    """Its activations resemble another class's more than its own class's."""
     UNCLEAR = "unclear"
     """Nothing measured sets it apart from right predictions."""
 
@@ -141,13 +141,13 @@ class Misdiagnosis:
         sample: its row in `Samples`.
         label, predicted, confidence: as there.
         verdict: one of `Verdict`.
-        strength: by how much the verdict's figure exceeds its limit, as a share of the room above the limit.
+        strength: by how much the verdict's figure exceeds its limit, as a share of the room above it; 0 if unclear.
         stability: share of draws that keep the prediction at the reference noise range.
         fallback: share of draws that turn the prediction to the true class there.
         background_share: share of the contribution map outside the object.
         foreign_share: share of the prediction's correlation carried by foreign kernels.
-        resembles: the class whose profile the image's resembles most.
-        resemblance: cosine similarity to that profile less that to its own class's.
+        resembles: the other class whose mean activations the image's resemble most; -1 if there is none.
+        resemblance: cosine similarity to those less that to its own class's.
         kernels: the largest foreign kernels, largest first.
     """
 

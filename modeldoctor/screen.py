@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -36,7 +37,7 @@ def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
 
 def render_layers(layers: Sequence[Layer]) -> Table:
     """`--list-layers`."""
-    table = Table("layer", "kind", title="Layers in execution order")
+    table = _table("Layers in execution order", "layer", "kind")
     for head in ("kernels", "map", "depth", "MMACs behind it"):
         table.add_column(head, justify="right")
     for layer in layers:
@@ -48,7 +49,7 @@ def render_layers(layers: Sequence[Layer]) -> Table:
 
 def _classes(summary: dict[str, Any]) -> Table:
     by_name = {one["name"]: one for one in summary["classes"]}
-    table = Table("class", title=f"Worst classes on {summary['examined']}", title_justify="left")
+    table = _table(f"Worst classes on {summary['examined']}", "class")
     for head in ("images", "accuracy"):
         table.add_column(head, justify="right")
     table.add_column("most frequent verdict")
@@ -63,8 +64,8 @@ def _classes(summary: dict[str, Any]) -> Table:
 
 def _layers(summary: dict[str, Any]) -> Table:
     threshold = summary["config"]["threshold"]
-    table = Table("layer", title="Which kernels do classes depend on?", title_justify="left")
-    for head in ("kernels", "map", f"correlated (Â ≥ {threshold:g})", "shared by two classes", "classes not measured"):
+    table = _table("Which kernels do classes depend on?", "layer")
+    for head in ("kernels", "map", f"Â ≥ {threshold:g}", "shared", "not measured"):
         table.add_column(head, justify="right")
     for layer in summary["layers"]:
         table.add_row(
@@ -75,11 +76,16 @@ def _layers(summary: dict[str, Any]) -> Table:
             _percent(layer["sharing"]),
             str(layer["classes_without_samples"]),
         )
+    table.caption = (
+        "Â ≥ v: kernels that a class depends on, mean over classes; shared: overlap of two classes' kernels (Jaccard);\n"
+        "not measured: classes without right, confident images"
+    )
+    table.caption_justify = "left"
     return table
 
 
 def _verdicts(summary: dict[str, Any]) -> Table:
-    table = Table("verdict", title=f"Why are images wrong? ({summary['explained']} explained)", title_justify="left")
+    table = _table(f"Why are images wrong? ({summary['explained']} explained)", "verdict")
     table.add_column("images", justify="right")
     table.add_column("meaning")
     for verdict, count in sorted(summary["verdicts"].items(), key=lambda item: -int(item[1])):
@@ -89,18 +95,23 @@ def _verdicts(summary: dict[str, Any]) -> Table:
 
 
 def _telling(summary: dict[str, Any]) -> Table:
-    table = Table("image", "class → predicted", title="The most telling wrong images", title_justify="left")
-    table.add_column("confidence", justify="right")
-    table.add_column("verdict")
-    table.add_column("evidence")
+    table = _table("The most telling wrong images", "image")
+    table.add_column("taken for", overflow="fold")
+    table.add_column("why: evidence", ratio=1)
     for image in summary["telling"]:
         table.add_row(
             escape(image["path"]),
-            f"{escape(image['label'])} → {escape(image['predicted'])}",
-            _percent(image["confidence"]),
-            image["verdict"],
-            escape(_evidence(image)),
+            f"{escape(image['predicted'])} ({_percent(image['confidence'])})",
+            f"[bold]{image['verdict']}[/]: {escape(_evidence(image))}",
         )
+    return table
+
+
+def _table(title: str, *texts: str) -> Table:
+    """A table whose first columns hold names, which are folded and never cut off."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for text in texts:
+        table.add_column(text, overflow="fold")
     return table
 
 
@@ -114,7 +125,7 @@ def _evidence(image: dict[str, Any]) -> str:
         return f"{_percent(image['foreign_share'])} of it on foreign kernels, first {image['kernels'][:3]}"
     if verdict == "resembles-class":
         return f"like {image['resembles']}, by {image['resemblance']:+.2f} cosine"
-    return "–"
+    return _SENTENCES["unclear"]
 
 
 def _percent(share: float | None) -> str:
