@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,7 +10,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Preprocessing(_Model):
@@ -55,8 +55,8 @@ class DiagnoseConfig(_Model):
     """Only images predicted right with at least this softmax go into the class correlation."""
     threshold: float = Field(default=0.2, ge=0, le=1)
     """v: a kernel is correlated with a class from this share of the class's range on."""
-    noise_ranges: tuple[float, ...] = Field(default=(0.1, 0.2, 0.5, 1.0, 2.0), min_length=1)
-    """Noise ranges at which an image's stability is measured, in units of each layer's standard deviation."""
+    noise_ranges: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.1, 0.2, 0.5, 1.0, 2.0), min_length=1)
+    """Noise ranges, ascending, at which an image's stability is measured, in units of each layer's standard deviation."""
     max_explained: int = Field(default=1000, ge=0)
     """Wrong images to explain: all up to this number, else a random choice under the seed."""
     split: str | None = None
@@ -72,3 +72,9 @@ class DiagnoseConfig(_Model):
     """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` ..."""
     hooks: bool = False
     """Run the whole network through hooks for every draw instead of cutting it; for comparison."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> DiagnoseConfig:
+        if list(self.noise_ranges) != sorted(set(self.noise_ranges)):
+            raise ValueError(f"noise_ranges must ascend, not {self.noise_ranges}")
+        return self

@@ -77,8 +77,8 @@ def _layers(summary: dict[str, Any]) -> Table:
             str(layer["classes_without_samples"]),
         )
     table.caption = (
-        "Â ≥ v: kernels that a class depends on, mean over classes; shared: overlap of two classes' kernels (Jaccard);\n"
-        "not measured: classes without right, confident images"
+        "Â ≥ v: kernels that a class depends on, mean over classes. shared: overlap of two\n"
+        "classes' kernels (Jaccard). not measured: classes without right, confident images."
     )
     table.caption_justify = "left"
     return table

@@ -40,6 +40,7 @@ SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
 _BY_CLASS_AND_CHANNEL = ("correlation", "variance", "signed", "activation", "contribution")
 _LAYER_ATTRIBUTES = ("kind", "channels", "height", "width", "depth", "macs_after", "delta", "activation_std")
+_SAMPLE_FIELDS = {"split": "i4", "label": "i4", "predicted": "i4", "confidence": "f4", "used_in_diagnosis": "?"}
 _KERNEL_FIELDS = tuple(field.name for field in fields(Kernel))
 _IMAGE_FIELDS = {
     field.name: "i4" if field.name in ("sample", "label", "predicted", "resembles") else "f4"
@@ -48,13 +49,13 @@ _IMAGE_FIELDS = {
 }
 
 
-def write_diagnosis(diagnosis: Diagnosis, path: Path) -> None:
+def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
     """Write a diagnosis, whole or not at all; an old file is replaced only by a whole new one.
 
     Raises:
         UsageError: the folder cannot be written to.
     """
-    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+    with written_aside(Path(path)) as aside, h5py.File(aside, "w") as file:
         file.attrs.update(
             schema=SCHEMA,
             modeldoctor=diagnosis.versions.get("modeldoctor", ""),
@@ -82,7 +83,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: Path) -> None:
         _write_text(file, "broken/reason", [reason for _, reason in diagnosis.broken])
 
 
-def read_diagnosis(path: Path) -> Diagnosis:
+def read_diagnosis(path: str | Path) -> Diagnosis:
     """Read a diagnosis.
 
     Raises:
@@ -109,7 +110,12 @@ def read_diagnosis(path: Path) -> Diagnosis:
 
 
 def _write_text(group: h5py.Group, name: str, texts: Any) -> h5py.Dataset:
-    return group.create_dataset(name, data=np.array(list(texts), dtype=object), dtype=_TEXT)
+    """Bytes as they are; of strings, what HDF5's UTF-8 cannot hold (stray bytes of file names, NUL) is escaped."""
+    storable = [
+        text if isinstance(text, bytes) else text.encode(errors="backslashreplace").replace(b"\0", b"\\x00")
+        for text in texts
+    ]
+    return group.create_dataset(name, data=np.array(storable, dtype=object), dtype=_TEXT)
 
 
 def _write_layer(group: h5py.Group, layer: LayerDiagnosis, classes: tuple[str, ...], order: int) -> None:
@@ -129,12 +135,14 @@ def _write_layer(group: h5py.Group, layer: LayerDiagnosis, classes: tuple[str, .
 
 def _write_samples(group: h5py.Group, samples: Samples) -> None:
     _write_text(group, "path", samples.path.tolist())
-    for name in ("split", "label", "predicted", "confidence", "used_in_diagnosis"):
-        group.create_dataset(name, data=getattr(samples, name))
-    ranges = group.create_dataset("noise_range", data=samples.noise_ranges)
+    for name, kind in _SAMPLE_FIELDS.items():
+        group.create_dataset(name, data=getattr(samples, name).astype(kind))
+    ranges = group.create_dataset("noise_range", data=samples.noise_ranges.astype("f4"))
     ranges.make_scale("noise_range")
     shape = samples.stability.shape
-    stability = group.create_dataset("stability", data=samples.stability, compression="gzip" if shape[0] else None)
+    stability = group.create_dataset(
+        "stability", data=samples.stability.astype("f4"), compression="gzip" if shape[0] else None
+    )
     stability.dims[1].attach_scale(ranges)
 
 
@@ -193,7 +201,7 @@ def _read_layer(name: str, group: h5py.Group) -> LayerDiagnosis:
 
 
 def _read_samples(group: h5py.Group, splits: tuple[str, ...]) -> Samples:
-    names = ("split", "path", "label", "predicted", "confidence", "used_in_diagnosis", "stability")
+    names = ("path", "stability", *_SAMPLE_FIELDS)
     return Samples(splits=splits, noise_ranges=group["noise_range"][()], **{name: group[name][()] for name in names})
 
 

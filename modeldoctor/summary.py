@@ -79,6 +79,8 @@ def most_telling(images: tuple[Misdiagnosis, ...], number: int = TELLING) -> lis
 def class_sharing(correlated: Bools) -> float:
     """Mean Jaccard index of the correlated kernels of two classes; NaN with fewer than two classes.
 
+    Pairs without any correlated kernel have no index and are left out.
+
     Args:
         correlated: (N,K), classes with samples only.
     """
@@ -87,12 +89,8 @@ def class_sharing(correlated: Bools) -> float:
     sizes = sets.sum(axis=1)
     union = sizes[:, None] + sizes[None, :] - common
     pairs = np.triu_indices(len(sets), 1)
-    with np.errstate(invalid="ignore"):
-        return (
-            float(np.mean(common[pairs] / np.where(union[pairs] > 0, union[pairs], np.nan)))
-            if len(sets) > 1
-            else math.nan
-        )
+    known = union[pairs] > 0
+    return float(np.mean(common[pairs][known] / union[pairs][known])) if known.any() else math.nan
 
 
 def _accuracy(diagnosis: Diagnosis, rows: Bools) -> float:
@@ -176,5 +174,6 @@ def write_summary(summary: dict[str, Any], beside: Path) -> Path:
     """Write the summary as JSON beside a diagnosis, with its name and the ending `.json`."""
     path = beside.with_suffix(".json")
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+        aside.write_text(text, encoding="utf-8", errors="replace")  # a class folder's name may hold stray bytes
     return path

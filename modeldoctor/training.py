@@ -5,7 +5,8 @@ Shapes: S images, B images a batch, C channels, H x W pixels, N classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -13,7 +14,26 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modeldoctor.config import Preprocessing
+from modeldoctor.data import ImageSet, StreamSet, make_loader
+
 Progress = Callable[[str, int, int], None]
+
+
+class Recipe(TypedDict):
+    """The arguments of `fit_classifier` that a checkpoint records."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+def load_all(image_set: ImageSet | StreamSet, workers: int = 0) -> tuple[Tensor, Tensor]:
+    """Images (S,C,H,W) and labels (S,) of a split that fits in memory."""
+    batches = [(batch.images, batch.labels) for batch in make_loader(image_set, batch_size=256, workers=workers)]
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
 def fit_classifier(
@@ -91,3 +111,34 @@ def augment(images: Tensor, *, shift: int, flip: bool, generator: torch.Generato
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     index = torch.arange(number)[:, None, None]
     return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def classifier_checkpoint(
+    network: nn.Module, *, arch: str, class_names: Sequence[str], preprocessing: Preprocessing, recipe: Recipe
+) -> dict[str, Any]:
+    """What to `torch.save` so that `load_model` needs no options: the weights, and all that it takes to build and feed.
+
+    Args:
+        network: made by `timm.create_model(arch, num_classes, in_chans)`, trained by `fit_classifier`.
+        arch: timm's name for it.
+        class_names: in the order of the logits.
+        preprocessing: of the training images.
+        recipe: how it was trained.
+    """
+    return {
+        "arch": f"timm/{arch}",
+        "state_dict": {key: value.cpu() for key, value in network.state_dict().items()},
+        "num_classes": len(class_names),
+        "in_chans": preprocessing.input_size[0],
+        "class_names": list(class_names),
+        "preprocessing": preprocessing.model_dump(),
+        "args": {
+            "opt": "sgd",
+            "lr": recipe["learning_rate"],
+            "weight_decay": recipe["weight_decay"],
+            "epochs": recipe["epochs"],
+            "seed": recipe["seed"],
+            "batch_size": recipe["batch_size"],
+            "sched": "cosine",
+        },
+    }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.correlation import compute_state
-from modeldoctor.data import accuracy_warning, choose_confident, match_classes, open_data
+from modeldoctor.data import ImageSet, accuracy_warning, choose_confident, match_classes, open_data
 from modeldoctor.diagnosis.passes import (
     AnySet,
     Progress,
@@ -31,6 +31,7 @@ from modeldoctor.diagnosis.passes import (
 from modeldoctor.diagnosis.state import RunState, fingerprint_of
 from modeldoctor.errors import ModelDoctorWarning, UsageError
 from modeldoctor.explain import Evidence, Probe, find_limits, judge
+from modeldoctor.files import check_writable
 from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network, select_layers
 from modeldoctor.interrupts import graceful_stop
 from modeldoctor.records import Diagnosis, LayerDiagnosis, Samples
@@ -68,18 +69,20 @@ def diagnose(
 
     Raises:
         DataError: the images cannot be used.
-        UsageError: a split or layer does not exist.
+        UsageError: a split or layer does not exist, or the output cannot be written.
         StoreError: the state to resume is of another run.
         InterruptedRunError: Ctrl-C; what was done is kept beside `output`.
     """
     config = config or DiagnoseConfig()
+    if output is not None:
+        check_writable(Path(output))
     splits = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks) \
         if isinstance(data, str | Path) else dict(data)  # fmt: skip
-    with _recorded_warnings() as said, graceful_stop() as stop:
+    with _recorded_warnings() as said, graceful_stop() as stop, _in_eval_mode(network.module):
         device = resolve_device(config.device)
         splits, classes = _match(network, splits)
         source, examined = _splits_to_use(splits, config)
-        layered = _take_apart(network, example_images(source, device), config, device)
+        layered = _take_apart(network, example_images(network.preprocessing, device), config, device)
         layers = select_layers(layered.layers, config.layers)
         state, state_path = _state(network, config, {source.split: source, examined.split: examined}, output, resume)
         run = Run(
@@ -112,8 +115,9 @@ def list_layers(network: Network, config: DiagnoseConfig | None = None) -> tuple
     """The selected layers of a network, in execution order, with shapes and cost; no image is read."""
     config = config or DiagnoseConfig()
     device = resolve_device(config.device)
-    example = torch.randn(2, *network.preprocessing.input_size).to(device)
-    return select_layers(_take_apart(network, example, config, device).layers, config.layers)
+    example = example_images(network.preprocessing, device)
+    with _in_eval_mode(network.module):
+        return select_layers(_take_apart(network, example, config, device).layers, config.layers)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -147,6 +151,7 @@ def _match(network: Network, splits: Mapping[str, AnySet]) -> tuple[dict[str, An
                 warnings.warn(text, ModelDoctorWarning, stacklevel=3)
                 said.add(text)
         matched[split], names = images.with_classes(match), names or match.names
+        matched[split].split = split  # the user may have put splits of several sources together
     return matched, names
 
 
@@ -166,7 +171,7 @@ def _splits_to_use(splits: Mapping[str, AnySet], config: DiagnoseConfig) -> tupl
 def _take_apart(
     network: Network, example: torch.Tensor, config: DiagnoseConfig, device: torch.device
 ) -> LayeredNetwork:
-    module = network.module.to(device).eval()
+    module = network.module.to(device)
     return HookedNetwork(module, example) if config.hooks else open_network(module, example, config.layers)
 
 
@@ -185,6 +190,7 @@ def _state(
         network.arch,
         network.preprocessing.model_dump(),
         list(used),
+        [isinstance(one, ImageSet) and one.masks is not None for one in used.values()],
         *labels,
         *paths,
     )
@@ -358,6 +364,18 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("modeldoctor", "torch", "torchvision", "timm")}
+
+
+@contextmanager
+def _in_eval_mode(module: torch.nn.Module) -> Iterator[None]:
+    """While this lasts, the whole network is in eval mode."""
+    training = [one for one in module.modules() if one.training]
+    try:
+        module.eval()
+        yield
+    finally:
+        for one in training:
+            one.training = True
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeldoctor.config import DiagnoseConfig
+from modeldoctor.config import DiagnoseConfig, Preprocessing
 from modeldoctor.correlation import Noise, correlate_samples, empty_state, update_state
 from modeldoctor.data import Batch, ImageSet, StreamSet, make_loader
 from modeldoctor.diagnosis.state import Predictions, RunState
@@ -200,7 +200,7 @@ def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], samples: dict[i
         run.after_batch("explain", len(state.evidence), len(chosen))
 
 
-def example_images(images: AnySet, device: torch.device) -> Tensor:
-    """Two images (2,C,H,W) of a split's size to capture the network with; noise, as values don't matter."""
+def example_images(preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """Two images (2,C,H,W) to capture the network with; noise, as values don't matter."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, *images.preprocessing.input_size, generator=generator).to(device)
+    return torch.randn(2, *preprocessing.input_size, generator=generator).to(device)
