@@ -41,7 +41,7 @@ class Preprocessing(_Model):
 class DiagnoseConfig(_Model):
     """What a diagnosis measures, and how."""
 
-    layers: str = "stages"
+    layers: str = "last:3"
     """`last`, `last:N`, `stages` (the last layer of each map size), `all`, or names and globs separated by commas."""
     noise_draws: int = Field(default=10, ge=0, le=1000)
     """J of Eq. 4; 0 measures without noise (Eq. 3)."""
@@ -56,7 +56,7 @@ class DiagnoseConfig(_Model):
     threshold: float = Field(default=0.2, ge=0, le=1)
     """v: a kernel is correlated with a class from this share of the class's range on."""
     noise_ranges: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.1, 0.2, 0.5, 1.0, 2.0), min_length=1)
-    """Noise ranges, ascending, at which an image's stability is measured, in units of each layer's standard deviation."""
+    """Ascending noise ranges at which an image's stability is measured, in units of each layer's standard deviation."""
     max_explained: int = Field(default=1000, ge=0)
     """Wrong images to explain: all up to this number, else a random choice under the seed."""
     split: str | None = None

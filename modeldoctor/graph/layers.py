@@ -73,6 +73,8 @@ class ModuleLayer(NamedTuple):
     types: tuple[str, ...]
 
 
+_STAGES = 4
+
 # Every 2-D convolution is a layer of its own (kind "conv"); these modules are layers as a whole. First match wins.
 MODULE_LAYERS: tuple[ModuleLayer, ...] = (
     # Swin works on (B,H,W,K).
@@ -124,8 +126,8 @@ def select_layers(layers: Sequence[Layer], selection: str) -> tuple[Layer, ...]:
 
     Args:
         layers: all layers of a network.
-        selection: `last`, `last:3` (the deepest), `stages` (the deepest layer of each map size), `all`, or names
-            and globs separated by commas.
+        selection: `last`, `last:3` (the deepest), `stages` (the deepest layer of each map size; four evenly
+            spread ones where all maps have one size), `all`, or names and globs separated by commas.
 
     Raises:
         UsageError: nothing matches; the nearest names are in the hint.
@@ -140,8 +142,14 @@ def select_layers(layers: Sequence[Layer], selection: str) -> tuple[Layer, ...]:
         return tuple(layers)
     if selection == "stages":
         deepest = {(layer.height, layer.width): layer for layer in sorted(layers, key=lambda layer: layer.depth)}
-        return _in_order(layers, deepest.values())
+        return _in_order(layers, deepest.values() if len(deepest) > 1 else _spread(layers))
     return _by_name(layers, [part.strip() for part in selection.split(",") if part.strip()])
+
+
+def _spread(layers: Sequence[Layer]) -> list[Layer]:
+    """Evenly spread layers, the deepest among them."""
+    last = len(layers) - 1
+    return [layers[round(last * part / _STAGES)] for part in range(1, _STAGES + 1)]
 
 
 def _in_order(layers: Sequence[Layer], chosen: Iterable[Layer]) -> tuple[Layer, ...]:

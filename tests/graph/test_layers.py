@@ -42,6 +42,13 @@ def test_selection(selection: str, names: list[str]) -> None:
     assert [one.name for one in select_layers(LAYERS, selection)] == names
 
 
+def test_stages_of_a_network_with_one_map_size_are_evenly_spread() -> None:
+    blocks = [layer(f"blocks.{number}", 14, number / 12) for number in range(12)]
+    names = [one.name for one in select_layers(blocks, "stages")]
+    assert names == ["blocks.3", "blocks.6", "blocks.8", "blocks.11"]
+    assert [one.name for one in select_layers(blocks[:2], "stages")] == ["blocks.0", "blocks.1"]
+
+
 @pytest.mark.parametrize("selection", ["stage3.conv1", "last:0", "", "stem,nothing.*"])
 def test_what_selects_nothing_is_refused(selection: str) -> None:
     with pytest.raises(UsageError) as caught:
