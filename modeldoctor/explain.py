@@ -32,6 +32,8 @@ KERNELS_KEPT = 8
 """How many foreign kernels are kept for each image."""
 STEADY = 0.95
 """References must keep this share of predictions at the noise range that isolation is judged at."""
+MAJORITY = 0.5
+"""A prediction that most noisy copies keep is not isolated, however steady the references are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +254,7 @@ def find_limits(references: Sequence[Evidence], probe: Probe) -> Limits | None:
     return Limits(
         layer=probe.profile.name,
         noise_range=probe.noise_ranges[row],
-        stability=quantile(stability[:, row].tolist(), 0.05),
+        stability=min(quantile(stability[:, row].tolist(), 0.05), MAJORITY),
         background_share=quantile([one.background_share for one in references], 0.95),
         foreign_share=quantile([one.foreign_share for one in references], 0.95),
         resemblance=quantile([one.resemblance for one in references], 0.95),

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from modeldoctor.config import DiagnoseConfig, Preprocessing
+from modeldoctor.config import DiagnoseConfig
 from modeldoctor.correlation import Noise, correlate_samples, empty_state, update_state
-from modeldoctor.data import Batch, ImageSet, StreamSet, make_loader
+from modeldoctor.data import Batch, ImageSet, make_loader
+from modeldoctor.diagnosis.setup import AnySet
 from modeldoctor.diagnosis.state import Predictions, RunState
 from modeldoctor.errors import DataError, InterruptedRunError
 from modeldoctor.explain import Probe, gather_evidence
@@ -25,8 +25,6 @@ from modeldoctor.graph import Layer, LayeredNetwork
 from modeldoctor.interrupts import StopRequest
 
 Progress = Callable[[str, int, int | None], None]
-AnySet = ImageSet | StreamSet
-
 _SAVE_EVERY_S = 30.0
 _MEMORY_BYTES = 2 * 1024**3
 _MOST_ROWS = 256
@@ -170,21 +168,20 @@ def correlate(run: Run, images: AnySet, chosen: NDArray[np.int64]) -> None:
         run.after_batch("correlate", state.correlated, len(chosen))
 
 
-def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], samples: dict[int, int], probe: Probe) -> None:
+def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int, probe: Probe) -> None:
     """Third pass: gather evidence on wrong images and their references.
 
     Args:
         images: the examined split.
         chosen: ascending indices in it.
-        samples: the sample row of each index.
+        first_row: of this split among all samples.
         probe: how they are examined.
     """
     state = run.state
     index, _, predicted, confidence = state.predictions[images.split].table()
-    rows = {int(image): row for row, image in enumerate(index)}
     for batch in run.loader(images, chosen[len(state.evidence) :], run.batch_size()):
         keys = batch.indices.tolist()
-        here = [rows[key] for key in keys]
+        here = np.searchsorted(index, keys)  # ascending, as images are read in order
         evidence = gather_evidence(
             run.network,
             probe,
@@ -193,14 +190,8 @@ def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], samples: dict[i
             batch.labels.to(run.device),
             torch.from_numpy(predicted[here]).to(run.device),
             confidence[here].tolist(),
-            [samples[key] for key in keys],
+            (first_row + here).tolist(),
             keys,
         )
         state.evidence += [one._asdict() for one in evidence]
         run.after_batch("explain", len(state.evidence), len(chosen))
-
-
-def example_images(preprocessing: Preprocessing, device: torch.device) -> Tensor:
-    """Two images (2,C,H,W) to capture the network with; noise, as values don't matter."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, *preprocessing.input_size, generator=generator).to(device)

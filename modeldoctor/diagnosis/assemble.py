@@ -1,0 +1,176 @@
+"""From the state of a run to the records of a diagnosis, and the choices between its passes.
+
+Shapes: S samples, N classes, K channels, D noise ranges.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeldoctor.correlation import compute_state
+from modeldoctor.data import accuracy_warning, choose_confident
+from modeldoctor.diagnosis.passes import Run, delta_of
+from modeldoctor.diagnosis.setup import AnySet
+from modeldoctor.errors import ModelDoctorWarning
+from modeldoctor.explain import Evidence, Probe, find_limits, judge
+from modeldoctor.graph import Layer, select_layers
+from modeldoctor.records import Diagnosis, LayerDiagnosis, Samples
+from modeldoctor.zoo import Network
+
+_REFERENCES = 200
+
+
+def warn_of_predictions(run: Run, images: AnySet, classes: tuple[str, ...]) -> None:
+    """Warn of an accuracy near chance, with its likely cause, and of images that cannot be read."""
+    one = run.state.predictions[images.split]
+    _, label, predicted, _ = one.table()
+    confusion = np.zeros((run.classes, run.classes), dtype=np.int64)
+    np.add.at(confusion, (label, predicted), 1)
+    if text := accuracy_warning(confusion, classes):
+        warnings.warn(f"{images.split}: {text}", ModelDoctorWarning, stacklevel=3)
+    if one.broken:
+        first = "; ".join(f"{path} ({reason})" for path, reason in one.broken[:3])
+        more = " ..." if len(one.broken) > 3 else ""
+        warnings.warn(
+            f"{images.split}: {len(one.broken)} images cannot be read and are left out: {first}{more}",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
+
+
+def choose_samples(run: Run, images: AnySet, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """T right, confident images a class, ascending; warns of classes that have fewer."""
+    config = run.config
+    rows = _confident(run, images, config.samples_per_class, config.seed)
+    few = [f"{classes[n]} ({len(one)})" for n, one in enumerate(rows) if len(one) < config.samples_per_class]
+    if few:
+        more = " ..." if len(few) > 5 else ""
+        warnings.warn(
+            f"{len(few)} of {run.classes} classes have fewer than {config.samples_per_class} images predicted right "
+            f"with confidence >= {config.min_confidence}: {', '.join(few[:5])}{more}; what there is was used",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
+    return np.sort(np.concatenate(rows))
+
+
+def choose_to_examine(run: Run, images: AnySet) -> NDArray[np.int64]:
+    """The wrong images to explain and the right, confident ones that they are held against, ascending."""
+    index, label, predicted, _ = run.state.predictions[images.split].table()
+    wrong, most = index[label != predicted], run.config.max_explained
+    if len(wrong) > most:
+        wrong = np.random.default_rng([run.config.seed, 1]).choice(wrong, most, replace=False)
+    # Another seed than the class correlation's: references should not be its own samples where there is a choice.
+    references = _confident(run, images, max(1, _REFERENCES // run.classes), run.config.seed + 1)
+    return np.sort(np.concatenate([wrong, *references]))
+
+
+def make_probe(run: Run, layers: dict[str, LayerDiagnosis]) -> Probe:
+    """How single images are examined: noise on every measured layer, kernels of the deepest."""
+    (deepest,) = select_layers(run.layers, "last")
+    return Probe(
+        layers=run.layers,
+        scales=run.state.scales,
+        profile=layers[deepest.name],
+        threshold=run.config.threshold,
+        noise_ranges=run.config.noise_ranges,
+        draws=run.config.noise_draws,
+        delta=delta_of(run, deepest),
+        seed=run.config.seed,
+        rows={layer.name: run.rows(layer) for layer in run.layers},
+    )
+
+
+def layer_diagnosis(run: Run, layer: Layer) -> LayerDiagnosis:
+    """One layer's class correlation from its sums."""
+    figures = compute_state(run.state.correlations[layer.name])
+    arrays = {name: value.numpy().astype(np.float32) for name, value in figures._asdict().items() if name != "counts"}
+    return LayerDiagnosis(
+        **{key: value for key, value in asdict(layer).items() if key != "bytes_after"},
+        delta=delta_of(run, layer),
+        activation_std=run.state.scales[layer.name],
+        count=figures.counts.numpy().astype(np.int32),
+        **arrays,
+    )
+
+
+def collect_samples(run: Run, sets: list[AnySet], used: NDArray[np.int64]) -> tuple[Samples, dict[str, int]]:
+    """Every image that was read, split after split, and the row at which each split begins.
+
+    Args:
+        sets: the splits that were read; the first is that of the class correlation.
+        used: indices in the first that went into it.
+    """
+    tables = [run.state.predictions[one.split].table() for one in sets]
+    starts = np.cumsum([0, *(len(index) for index, *_ in tables)])
+    paths = (one.paths[i] for one, (index, *_) in zip(sets, tables, strict=True) for i in index)
+    used_here = np.zeros(starts[-1], dtype=np.bool_)
+    used_here[: starts[1]] = np.isin(tables[0][0], used)
+    samples = Samples(
+        split=np.repeat(np.arange(len(sets), dtype=np.int32), np.diff(starts)),
+        splits=tuple(one.split for one in sets),
+        path=np.array([path.encode(errors="surrogateescape") for path in paths]),
+        label=np.concatenate([table[1] for table in tables]).astype(np.int32),
+        predicted=np.concatenate([table[2] for table in tables]).astype(np.int32),
+        confidence=np.concatenate([table[3] for table in tables]),
+        used_in_diagnosis=used_here,
+        stability=np.full((starts[-1], len(run.config.noise_ranges)), np.nan, dtype=np.float32),
+        noise_ranges=np.array(run.config.noise_ranges, dtype=np.float32),
+    )
+    return samples, {one.split: int(start) for one, start in zip(sets, starts, strict=False)}
+
+
+def assemble(
+    run: Run,
+    network: Network,
+    classes: tuple[str, ...],
+    examined: str,
+    samples: Samples,
+    probe: Probe,
+    layers: dict[str, LayerDiagnosis],
+) -> Diagnosis:
+    """The diagnosis, with a verdict on every image that was examined; fills the samples' stability."""
+    gathered = [Evidence(**one) for one in run.state.evidence]
+    for one in gathered:
+        samples.stability[one.sample] = one.stability
+    limits = find_limits([one for one in gathered if one.label == one.predicted], probe)
+    _, label, predicted, _ = run.state.predictions[examined].table()
+    return Diagnosis(
+        arch=network.arch,
+        checkpoint_sha256=network.checkpoint_sha256,
+        classes=classes,
+        layers=layers,
+        samples=samples,
+        misdiagnosed=tuple(judge(one, limits, probe) for one in gathered if one.label != one.predicted),
+        limits=limits,
+        wrong=int((label != predicted).sum()),
+        examined=examined,
+        broken=tuple(pair for one in run.state.predictions.values() for pair in one.broken),
+        warnings=(),
+        seed=run.config.seed,
+        config=run.config.model_dump(mode="json"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=str(run.device),
+        versions={name: version(name) for name in ("modeldoctor", "torch", "torchvision", "timm")},
+    )
+
+
+def _confident(run: Run, images: AnySet, per_class: int, seed: int) -> list[NDArray[np.int64]]:
+    """For each class the chosen indices in the split."""
+    index, label, predicted, confidence = run.state.predictions[images.split].table()
+    rows = choose_confident(
+        label,
+        predicted,
+        confidence,
+        per_class=per_class,
+        threshold=run.config.min_confidence,
+        seed=seed,
+        num_classes=run.classes,
+    )
+    return [index[one] for one in rows]

@@ -1,0 +1,129 @@
+"""What a diagnosis needs before its first pass: device, splits in the network's classes, the network cut, its state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeldoctor.config import DiagnoseConfig
+from modeldoctor.data import ImageSet, StreamSet, match_classes
+from modeldoctor.diagnosis.state import RunState, fingerprint_of
+from modeldoctor.errors import ModelDoctorWarning, UsageError
+from modeldoctor.graph import HookedNetwork, LayeredNetwork, open_network
+from modeldoctor.zoo import Network
+
+AnySet = ImageSet | StreamSet
+
+_CHANGE_NO_FIGURE = {"batch_size", "workers", "device"}
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, or a device's name.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"device {name!r} cannot be used: {str(error).splitlines()[0]}",
+            where="--device",
+            expected="auto, cpu, cuda or cuda:N",
+        ) from error
+    return device
+
+
+def in_network_classes(network: Network, splits: Mapping[str, AnySet]) -> tuple[dict[str, AnySet], tuple[str, ...]]:
+    """The splits with labels that count the network's outputs, and the outputs' names; warns of what looks wrong."""
+    matched: dict[str, AnySet] = {}
+    names: tuple[str, ...] = ()
+    said: dict[str, None] = {}
+    for split, images in splits.items():
+        match = match_classes(images.class_names, network.class_names, network.num_classes)
+        said |= dict.fromkeys((*match.notes, *match.warnings))
+        matched[split], names = images.with_classes(match), names or match.names
+    for text in said:
+        warnings.warn(text, ModelDoctorWarning, stacklevel=3)
+    return matched, names
+
+
+def splits_to_use(splits: Mapping[str, AnySet], config: DiagnoseConfig) -> tuple[AnySet, AnySet]:
+    """The split for the class correlation and the split to examine; the test split only where it is asked for.
+
+    Raises:
+        UsageError: there is no split of that name.
+    """
+
+    def pick(asked: str | None, option: str, preferred: str, default: str) -> str:
+        if asked is not None and asked not in splits:
+            raise UsageError(f"there is no split {asked!r}", where=option, expected=f"one of {', '.join(splits)}")
+        return asked or (preferred if preferred in splits else default)
+
+    source = pick(config.split, "--split", "train", next(iter(splits)))
+    examined = pick(config.examine, "--examine", "val", source)
+    return splits[source], splits[examined]
+
+
+def take_apart(network: Network, config: DiagnoseConfig, device: torch.device) -> LayeredNetwork:
+    """The network on its device, cut at the layers of the configuration, or behind hooks."""
+    module = network.module.to(device).eval()
+    # Any image does; a fixed generator leaves the caller's random state alone.
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(2, *network.preprocessing.input_size, generator=generator).to(device)
+    return HookedNetwork(module, example) if config.hooks else open_network(module, example, config.layers)
+
+
+def open_state(
+    network: Network, config: DiagnoseConfig, used: list[AnySet], output: Path | None, resume: bool
+) -> tuple[RunState, Path | None]:
+    """A fresh state, or that of the interrupted run to resume, and where it is kept: beside the output.
+
+    Raises:
+        StoreError: the state to resume is damaged or of another run.
+    """
+    fingerprint = fingerprint_of(
+        config.model_dump(exclude=_CHANGE_NO_FIGURE),
+        network.checkpoint_sha256,
+        network.arch,
+        network.preprocessing.model_dump(),
+        *(part for images in used for part in _identity(images)),
+    )
+    path = None if output is None else output.with_name(f"{output.name}.partial")
+    if path is not None and resume and path.exists():
+        return RunState.load(path, fingerprint), path
+    return RunState(fingerprint), path
+
+
+def _identity(images: AnySet) -> tuple[Any, ...]:
+    """What tells one split from another, as far as it is known without reading images."""
+    if isinstance(images, StreamSet):
+        return (images.split,)
+    paths = "\n".join(images.paths).encode(errors="surrogateescape")
+    return images.split, np.asarray(images.labels).tobytes(), paths, images.masks is not None
+
+
+@contextmanager
+def recorded_warnings() -> Iterator[list[str]]:
+    """Note the texts of our warnings while they go where they always go."""
+    said: list[str] = []
+    show = warnings.showwarning
+
+    def record(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        if issubclass(category, ModelDoctorWarning):
+            said.append(str(message))
+        show(message, category, *args, **kwargs)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ModelDoctorWarning)
+        warnings.showwarning = record
+        yield said
