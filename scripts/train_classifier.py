@@ -15,15 +15,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from modeldoctor.config import Preprocessing
-from modeldoctor.data import ImageSet, make_loader, open_data
-from modeldoctor.data.streams import StreamSet
-from modeldoctor.training import fit_classifier
-
-
-def load_all(image_set: ImageSet | StreamSet, workers: int) -> tuple[Tensor, Tensor]:
-    """Images (S,C,H,W) and labels (S,) of a split that fits in memory."""
-    batches = [(batch.images, batch.labels) for batch in make_loader(image_set, batch_size=256, workers=workers)]
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+from modeldoctor.data import open_data
+from modeldoctor.training import Recipe, classifier_checkpoint, fit_classifier, load_all
 
 
 @torch.no_grad()
@@ -56,6 +49,9 @@ def main(
     )
     splits = open_data(data, preprocessing=preprocessing, root=root)
     train = splits["train"]
+    recipe = Recipe(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, seed=seed
+    )
     torch.manual_seed(seed)
     network = timm.create_model(arch, num_classes=len(train.class_names), in_chans=channels).to(device)
     images, labels = load_all(train, workers)
@@ -65,11 +61,7 @@ def main(
             network,
             images,
             labels,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            seed=seed,
+            **recipe,
             shift=shift,
             flip=flip,
             progress=lambda _, done, total: bar.update(task, completed=done, total=total),
@@ -77,21 +69,11 @@ def main(
     for name, image_set in splits.items():
         pictures, truth = (images, labels) if name == "train" else load_all(image_set, workers)
         print(f"{name}: {accuracy(network, pictures, truth):.4f} of {len(truth)}")
-    training = {"opt": "sgd", "lr": learning_rate, "weight_decay": weight_decay, "epochs": epochs, "seed": seed,
-                "batch_size": batch_size, "sched": "cosine"}  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {
-            "arch": f"timm/{arch}",
-            "state_dict": {key: value.cpu() for key, value in network.state_dict().items()},
-            "num_classes": len(train.class_names),
-            "in_chans": channels,
-            "class_names": list(train.class_names),
-            "preprocessing": preprocessing.model_dump(),
-            "args": training,
-        },
-        out,
+    content = classifier_checkpoint(
+        network, arch=arch, class_names=train.class_names, preprocessing=preprocessing, recipe=recipe
     )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, out)
 
 
 if __name__ == "__main__":

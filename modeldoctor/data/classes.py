@@ -101,7 +101,7 @@ def _name_notes(folders: tuple[str, ...], model_names: tuple[str, ...], mapping:
             (np.diff(mapping) < 0).any()
         ),
         f"{len(missing)} of {len(model_names)} classes have no folder: {_some(missing, 20)}": bool(missing),
-        "the class names were matched without regard to case, spaces, hyphens and underscores": any(
+        "the class names were matched without regard to case, spaces, hyphens, underscores and slashes": any(
             name != model_names[output] for name, output in zip(folders, mapping, strict=True)
         ),
     }
@@ -166,7 +166,8 @@ def _fill(folders: tuple[str, ...], mapping: NDArray[np.int64], num_classes: int
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).casefold()
+    # A slash cannot be in a folder's name: "T-shirt/top" comes as "T-shirt-top".
+    return re.sub(r"[\s_/-]", "", name).casefold()
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -1,0 +1,124 @@
+"""A first diagnosis without any data at hand: draw images, train a network that they mislead, diagnose it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import timm
+import torch
+
+from modeldoctor.config import DiagnoseConfig, Preprocessing
+from modeldoctor.data import open_data
+from modeldoctor.demo.drawing import ImageSetPlan, draw_image_set
+from modeldoctor.diagnosis import diagnose
+from modeldoctor.errors import UsageError
+from modeldoctor.files import written_aside
+from modeldoctor.records import Diagnosis
+from modeldoctor.training import Recipe, classifier_checkpoint, fit_classifier, load_all
+from modeldoctor.zoo import load_model
+
+__all__ = ["DemoPlan", "DemoResult", "run_demo"]
+
+Progress = Callable[[str, int, int | None], None]
+
+_MARKER = ".modeldoctor-demo"
+_ARCH = "test_resnet"
+_INPUT_EDGE = 96
+"""Pixels: the network's last maps are 3x3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPlan:
+    """The size of a demo; the default takes a minute or two on two cores."""
+
+    images: ImageSetPlan = field(default_factory=ImageSetPlan)
+    epochs: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What a demo leaves behind."""
+
+    diagnosis: Diagnosis
+    output: Path
+    """The diagnosis as a file."""
+    checkpoint: Path
+    folder: Path
+    """Holds both, `data/`, `data-masks/` and `metadata.csv`."""
+
+
+def run_demo(
+    output: Path, *, seed: int = 0, plan: DemoPlan | None = None, progress: Progress | None = None
+) -> DemoResult:
+    """Draw images whose backgrounds mislead, train a small network on them, and diagnose it.
+
+    Args:
+        output: the folder to make: new, empty, or of an earlier demo, which is replaced.
+        seed: of images, training and diagnosis.
+        plan: how much of each.
+        progress: called with (stage, done, total or None).
+
+    Raises:
+        UsageError: the folder holds something else, or cannot be written to.
+        InterruptedRunError: Ctrl-C during the diagnosis.
+    """
+    folder, plan = Path(output), plan or DemoPlan()
+    _clear(folder)
+    draw_image_set(folder, plan.images, seed=seed, progress=progress)
+    checkpoint = folder / "checkpoint.pt"
+    _train(folder / "data", checkpoint, plan, seed, progress)
+    diagnosis = diagnose(
+        load_model(checkpoint),
+        folder / "data",
+        config=DiagnoseConfig(seed=seed),
+        masks=folder / "data-masks",
+        output=folder / "diagnosis.h5",
+        progress=progress,
+    )
+    return DemoResult(diagnosis=diagnosis, output=folder / "diagnosis.h5", checkpoint=checkpoint, folder=folder)
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, or remove an earlier demo's files from it; the marker comes first, so a half demo has it too."""
+    marker = folder / _MARKER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not marker.is_file():
+            raise UsageError(
+                "the folder is not empty, and nothing in it is of an earlier demo",
+                where=str(folder),
+                expected="a new or empty folder, or an earlier demo, which is replaced",
+                hint="name another folder: modeldoctor demo FOLDER",
+            )
+        marker.write_text("Made by `modeldoctor demo`, which replaces what is here when it is run again.\n")
+        for tree in (folder / "data", folder / "data-masks"):
+            if tree.exists():
+                shutil.rmtree(tree)
+        for name in ("metadata.csv", "checkpoint.pt", "diagnosis.h5", "diagnosis.h5.partial", "diagnosis.json"):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the folder cannot be made: {error.strerror or error}",
+            where=str(error.filename or folder),
+            expected="a folder that can be written to",
+            hint="name another folder: modeldoctor demo FOLDER",
+        ) from error
+
+
+def _train(data: Path, checkpoint: Path, plan: DemoPlan, seed: int, progress: Progress | None) -> None:
+    preprocessing = Preprocessing(input_size=(3, _INPUT_EDGE, _INPUT_EDGE), mean=(0.5,) * 3, std=(0.25,) * 3)
+    train = open_data(str(data), preprocessing=preprocessing)["train"]
+    images, labels = load_all(train)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = timm.create_model(_ARCH, num_classes=len(train.class_names))
+    recipe = Recipe(epochs=plan.epochs, batch_size=32, learning_rate=0.05, weight_decay=5e-4, seed=seed)
+    fit_classifier(network, images, labels, **recipe, shift=4, flip=True, progress=progress)
+    content = classifier_checkpoint(
+        network, arch=_ARCH, class_names=train.class_names, preprocessing=preprocessing, recipe=recipe
+    )
+    with written_aside(checkpoint) as aside, aside.open("wb") as file:
+        torch.save(content, file)
