@@ -22,6 +22,7 @@ if [ "$python" != .venv/bin/python ]; then
     "$python" -m venv .venv
 fi
 
+echo "installing modeldoctor and PyTorch into .venv: a few minutes, about 5 GB" >&2
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
 # The stamps come last: an interrupted installation is done again.
 touch .venv/.installed "$stamp"

@@ -42,6 +42,7 @@ class Captured:
     Attributes:
         graph: functional ATen graph; its placeholders are the state tensors and one input (B,C,H,W).
         state: a tensor for every state placeholder, sharing storage with the network's parameters.
+        names: what the network calls it.
         image: the placeholder of the images.
         logits: the node of the output (B,N).
         batch: the symbol that stands for B in the shapes of `node.meta["val"]`.
@@ -51,6 +52,7 @@ class Captured:
 
     graph: fx.Graph
     state: dict[fx.Node, Tensor]
+    names: dict[fx.Node, str]
     image: fx.Node
     logits: fx.Node
     batch: Any
@@ -77,7 +79,8 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
             ).run_decompositions({})
     except Exception as error:  # torch.export raises nearly everything
         raise GraphError(f"torch.export cannot capture it: {_first_line(error)}") from error
-    graph, state, image = exported.graph, _state(exported), _image(exported)
+    graph, image = exported.graph, _image(exported)
+    state, names = _state(exported)
     batch = image.meta["val"].shape[0]
     if isinstance(batch, int):
         raise GraphError("the captured graph is specialised to one batch size")
@@ -91,6 +94,7 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
     return Captured(
         graph=graph,
         state=state,
+        names=names,
         image=image,
         logits=logits,
         batch=symbol,
@@ -145,10 +149,10 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def _state(exported: torch.export.ExportedProgram) -> dict[fx.Node, Tensor]:
+def _state(exported: torch.export.ExportedProgram) -> tuple[dict[fx.Node, Tensor], dict[fx.Node, str]]:
     tensors = {**exported.constants, **exported.state_dict}
     nodes = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
-    state = {}
+    state, names = {}, {}
     for spec in exported.graph_signature.input_specs:
         if spec.kind is InputKind.USER_INPUT:
             continue
@@ -156,7 +160,8 @@ def _state(exported: torch.export.ExportedProgram) -> dict[fx.Node, Tensor]:
         if not isinstance(tensor, Tensor):
             raise GraphError(f"the captured graph needs {spec.target!r}, which is not a tensor")
         state[nodes[spec.arg.name]] = tensor.detach()
-    return state
+        names[nodes[spec.arg.name]] = str(spec.target)
+    return state, names
 
 
 def _image(exported: torch.export.ExportedProgram) -> fx.Node:

@@ -6,7 +6,7 @@ Rows of a batch of copies are copy-major: row r*B + b is copy r of image b.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,7 +16,8 @@ from modeldoctor.errors import GraphError
 from modeldoctor.graph.capture import Captured, Place, concrete, node_bytes, node_macs, suffix_nodes
 from modeldoctor.graph.layers import Layer
 
-Suffix = Callable[..., Tensor]
+Execute = Callable[[Any, Any, Any], Any]
+"""Does one operation: (function, positional arguments, named arguments) to its value."""
 
 
 class Cut(NamedTuple):
@@ -61,7 +62,7 @@ class CutNetwork:
     """
 
     def __init__(self, captured: Captured):
-        self._captured = captured
+        self.captured = captured
         self._order = {node: index for index, node in enumerate(captured.graph.nodes)}
         self._suffixes: dict[str, _Suffix] = {}
         places = self._reaching(captured.places)
@@ -71,20 +72,38 @@ class CutNetwork:
     def logits(self, images: Tensor) -> Tensor:
         """Images (B,C,H,W) to logits (B,N), without a graph."""
         values: dict[fx.Node, Any] = {}
-        for _ in self._run(images, {}, values):
+        for _ in self.walk(images, (), values, self.captured.state, _without_graph):
             pass
-        logits: Tensor = values[self._captured.logits]
+        logits: Tensor = values[self.captured.logits]
         return logits
 
     def cuts(self, images: Tensor, layers: Sequence[Layer]) -> Iterator[Cut]:
         """One pass over the network that stops at each of the layers, in execution order."""
+        return self.walk(images, layers, {}, self.captured.state, _without_graph)
+
+    def walk(
+        self,
+        images: Tensor,
+        layers: Sequence[Layer],
+        values: dict[fx.Node, Any],
+        state: Mapping[fx.Node, Tensor],
+        execute: Execute,
+    ) -> Iterator[Cut]:
+        """One pass over the network in any mode.
+
+        Args:
+            images: (B,C,H,W).
+            layers: where to stop.
+            values: filled as the pass goes; at its end it holds the logits.
+            state: parameters and buffers, for the pass and for the suffixes.
+            execute: how one operation is done.
+        """
         stops: dict[fx.Node, list[_Suffix]] = {}
         for layer in layers:
             suffix = self._suffix(layer.name)
             stops.setdefault(suffix.ready, []).append(suffix)
         by_name = {layer.name: layer for layer in layers}
-        values: dict[fx.Node, Any] = {}
-        for suffix in self._run(images, stops, values):
+        for suffix in self._run(images, stops, values, state, execute):
             output = values[suffix.place.node]
             alive = [values[node] for node in suffix.alive]
             maps = suffix.place.view.to_maps(output)
@@ -109,28 +128,32 @@ class CutNetwork:
                 raise GraphError(f"cutting at {cut.layer.name} changes the logits")
 
     def _run(
-        self, images: Tensor, stops: dict[fx.Node, list[_Suffix]], values: dict[fx.Node, Any]
+        self,
+        images: Tensor,
+        stops: dict[fx.Node, list[_Suffix]],
+        values: dict[fx.Node, Any],
+        state: Mapping[fx.Node, Tensor],
+        execute: Execute,
     ) -> Iterator[_Suffix]:
         """Execute node after node into `values`, yield each suffix when it can run, and forget what is spent."""
-        captured = self._captured
+        captured = self.captured
         spent = self._last_uses(stops)
-        values.update(captured.state)
+        values.update(state)
         values[captured.image] = images
         for node in captured.graph.nodes:
             if node.op == "call_function":
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-                with torch.no_grad():
-                    values[node] = node.target(*args, **kwargs)
+                values[node] = execute(node.target, args, kwargs)
             yield from stops.get(node, ())
             for old in spent.get(node, ()):
                 del values[old]
 
     def _last_uses(self, stops: dict[fx.Node, list[_Suffix]]) -> dict[fx.Node, list[fx.Node]]:
-        last = {user_of: node for node in self._captured.graph.nodes for user_of in [node, *node.all_input_nodes]}
+        last = {user_of: node for node in self.captured.graph.nodes for user_of in [node, *node.all_input_nodes]}
         for stop, suffixes in stops.items():
             for node in (kept for suffix in suffixes for kept in (suffix.place.node, *suffix.alive)):
                 last[node] = max(last[node], stop, key=self._order.__getitem__)
-        last.pop(self._captured.logits)
+        last.pop(self.captured.logits)
         spent: dict[fx.Node, list[fx.Node]] = {}
         for node, stop in last.items():
             if node.op == "call_function":
@@ -139,7 +162,7 @@ class CutNetwork:
 
     def _suffix(self, name: str) -> _Suffix:
         if name not in self._suffixes:
-            self._suffixes[name] = _Suffix(self._captured, self._places[name], self._order)
+            self._suffixes[name] = _Suffix(self.captured, self._places[name], self._order)
         return self._suffixes[name]
 
     def _reaching(self, places: Sequence[Place]) -> list[Place]:
@@ -151,12 +174,12 @@ class CutNetwork:
 
     def _reaches(self, place: Place) -> bool:
         """Whether a NaN in the maps shows in the logits."""
-        captured, suffix = self._captured, _Suffix(self._captured, place, self._order)
+        captured, suffix = self.captured, _Suffix(self.captured, place, self._order)
         image = captured.image.meta["val"]
         state = next(iter(captured.state.values()))
         images = torch.zeros(concrete(image.shape, captured.batch, 2), dtype=image.dtype, device=state.device)
         values: dict[fx.Node, Any] = {}
-        for _ in self._run(images, {suffix.ready: [suffix]}, values):
+        for _ in self._run(images, {suffix.ready: [suffix]}, values, captured.state, _without_graph):
             output, alive = values[place.node], [values[node] for node in suffix.alive]
             maps = place.view.to_maps(output)
             with torch.no_grad():
@@ -164,7 +187,7 @@ class CutNetwork:
         return bool(logits.isnan().any())
 
     def _layer(self, place: Place) -> Layer:
-        captured = self._captured
+        captured = self.captured
         shape = place.view.to_maps(torch.empty(_shape(place.node, captured, 1), device="meta")).shape
         after = suffix_nodes(captured.graph, place.node, captured.logits)
         return Layer(
@@ -220,6 +243,11 @@ class _Suffix:
             copies[node] = graph.node_copy(node, copies.__getitem__)
         graph.output(copies[self._captured.logits])
         return fx.GraphModule(nn.Module(), graph)
+
+
+def _without_graph(function: Any, args: Any, kwargs: Any) -> Any:
+    with torch.no_grad():
+        return function(*args, **kwargs)
 
 
 def _batch_axis(node: fx.Node, captured: Captured) -> int | None:

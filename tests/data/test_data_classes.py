@@ -167,3 +167,8 @@ def test_few_images_and_absent_classes():
     pair = np.zeros((1000, 1000), dtype=np.int64)
     pair[[3, 4], [3, 4]] = 50
     assert accuracy_warning(pair) is None
+
+
+def test_a_class_name_with_a_slash_is_found_in_a_folder_without_it() -> None:
+    match = match_classes(("Bag", "T-shirt-top"), ("T-shirt/top", "Bag"), 2)
+    assert match.mapping.tolist() == [1, 0]

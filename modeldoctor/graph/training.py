@@ -1,0 +1,76 @@
+"""A cut network that trains: one forward pass in training mode gives the logits and, on the way, the maps to constrain.
+
+The suffix behind a cut uses BatchNorm's running statistics, so that copies of different images never mix; the pass
+itself uses the batch's. A second prefix in eval mode would give other maps than those that are trained.
+
+Shapes: B images, C input channels, K channels of a layer, H x W positions, N classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from modeldoctor.graph.capture import capture
+from modeldoctor.graph.cut import Cut, CutNetwork
+from modeldoctor.graph.layers import Layer
+
+aten = torch.ops.aten
+
+
+def _batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, momentum: float, eps: float
+) -> tuple[Tensor]:
+    return (F.batch_norm(x, mean, variance, weight, bias, True, momentum, eps),)
+
+
+# What an operation of the eval-mode graph is in training mode.
+_IN_TRAINING: dict[Any, Callable[..., Any]] = {aten._native_batch_norm_legit_no_training.default: _batch_norm}
+
+
+def _in_training(function: Any, args: Any, kwargs: Any) -> Any:
+    return _IN_TRAINING.get(function, function)(*args, **kwargs)
+
+
+class TrainableNetwork:
+    """A network to fine-tune under constraints on its layers.
+
+    BatchNorm normalises by the batch and updates its running statistics, as in `network.train()`; dropout and
+    stochastic depth, which the eval-mode graph does not have, are off.
+
+    Args:
+        network: its parameters are the ones that get gradients; captured in eval mode and left in its own.
+        example: images (B,C,H,W), B >= 2, on the network's device.
+
+    Raises:
+        GraphError: the network cannot be captured.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor):
+        training = [module for module in network.modules() if module.training]
+        try:
+            self._cut = CutNetwork(capture(network.eval(), example))
+        finally:
+            for module in training:
+                module.training = True
+        captured, live = self._cut.captured, dict([*network.named_parameters(), *network.named_buffers()])
+        self._state = {node: live.get(captured.names[node], tensor) for node, tensor in captured.state.items()}
+        self.layers = self._cut.layers
+
+    def training_pass(self, images: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Cut]]:
+        """One forward pass in training mode, differentiable in the network's parameters.
+
+        Args:
+            images: (B,C,H,W).
+            layers: where to cut.
+
+        Returns:
+            Logits (B,N), and for each layer its maps and the suffix, both with their graph.
+        """
+        values: dict[fx.Node, Any] = {}
+        cuts = list(self._cut.walk(images, layers, values, self._state, _in_training))
+        return values[self._cut.captured.logits], cuts

@@ -1,0 +1,75 @@
+"""The training pass of a cut network is the network's own in training mode: logits, running statistics, gradients."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from networks import Branched, Pooled, randomised
+from torch import nn
+from torch.nn import functional as F
+
+from modeldoctor.graph import select_layers
+from modeldoctor.graph.training import TrainableNetwork
+
+NETWORKS = {
+    "pooled": Pooled,
+    "branched": Branched,
+    "resnet": lambda: torchvision.models.resnet18(num_classes=4),
+    "convnext": lambda: timm.create_model("convnext_atto", num_classes=4),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equals_the_network_in_training_mode(name: str) -> None:
+    torch.manual_seed(0)
+    network = randomised(NETWORKS[name]()).double()
+    eager = copy.deepcopy(network).train()
+    images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 1, 3, 2])
+    trainable = TrainableNetwork(network, images)
+    assert not any(module.training for module in network.modules())
+    logits, cuts = trainable.training_pass(images, select_layers(trainable.layers, "last"))
+    wanted = eager(images)
+    torch.testing.assert_close(logits, wanted)
+    F.cross_entropy(logits, labels).backward()
+    F.cross_entropy(wanted, labels).backward()
+    for (key, one), other in zip(network.named_parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=key)
+    for (key, one), other in zip(network.named_buffers(), eager.buffers(), strict=True):
+        if one.is_floating_point():
+            torch.testing.assert_close(one, other, msg=key)
+    assert cuts[0].maps.requires_grad
+
+
+def test_the_suffix_uses_running_statistics_so_that_images_never_mix() -> None:
+    torch.manual_seed(0)
+    network, images = randomised(Pooled()).double(), torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    trainable = TrainableNetwork(network, images)
+    _, (cut,) = trainable.training_pass(images, select_layers(trainable.layers, "conv2"))
+    maps = cut.maps.detach().requires_grad_(True)
+    (mixed,) = torch.autograd.grad(cut.head(maps)[0].sum(), maps)
+    assert mixed[0].abs().sum() > 0
+    assert mixed[1:].abs().sum() == 0
+    identity = torch.relu(
+        F.batch_norm(network.conv1(images), None, None, network.norm1.weight, network.norm1.bias, True)
+    )
+    # The maps and what is alive beside them come from the training pass, the head's BatchNorm from the statistics.
+    torch.testing.assert_close(cut.head(maps), network.suffix(maps, identity))
+
+
+def test_modes_are_given_back_when_capturing_fails() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no")
+
+    network = Broken().train()
+    with pytest.raises(Exception, match="cannot capture"):
+        TrainableNetwork(network, torch.randn(2, 3, 4, 4))
+    assert all(module.training for module in network.modules())
