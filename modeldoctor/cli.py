@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -34,6 +35,9 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names that the terminal cannot show
     try:
         app()
     except ModelDoctorError as error:
@@ -75,8 +79,11 @@ def diagnose(
         str | None, typer.Option(help="resnet50, timm/resnet50 or torchvision/resnet50; else the file's own word.")
     ] = None,
     layers: Annotated[
-        str, typer.Option(help="last, last:N, stages, all, or names and globs separated by commas.")
-    ] = _DEFAULTS.layers,
+        str | None,
+        typer.Option(
+            help="last, last:N, stages, all, or names and globs separated by commas.", show_default=_DEFAULTS.layers
+        ),
+    ] = None,
     list_layers: Annotated[
         bool, typer.Option("--list-layers", help="Print the layers with shapes and cost, and exit.")
     ] = False,
@@ -124,12 +131,17 @@ def diagnose(
 ) -> None:
     """Which kernels does each class depend on, and why are these images wrong?"""
     config = _config(
-        layers=layers, noise_draws=noise_draws, delta=delta, delta_unit=delta_unit, samples_per_class=samples_per_class,
+        layers=layers or ("all" if list_layers else _DEFAULTS.layers),
+        noise_draws=noise_draws, delta=delta, delta_unit=delta_unit, samples_per_class=samples_per_class,
         min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, split=split, examine=examine,
         seed=seed, batch_size=batch_size, workers=workers, device=device, hooks=hooks,
     )  # fmt: skip
     if data is None and not list_layers:
         raise UsageError("no data given", where="--data", expected="an image folder, a CSV or a data set's name")
+    if output.suffix == ".json":
+        raise UsageError(
+            "the summary has this name", where=f"--output {output}", expected="a name such as diagnosis.h5"
+        )
     from modeldoctor import diagnosis as diagnosing
     from modeldoctor.screen import render_layers
     from modeldoctor.zoo import load_model
@@ -172,7 +184,7 @@ def _show(diagnosis: Diagnosis, output: Path, json_only: bool) -> None:
     summary = summarise(diagnosis)
     beside = write_summary(summary, output)
     if json_only:
-        sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(summary, indent=2) + "\n")
         return
     for part in render_summary(summary):
         _out.print(part, "")

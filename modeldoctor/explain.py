@@ -234,7 +234,10 @@ class _Figure(NamedTuple):
 _FIGURES = (
     _Figure(Verdict.ISOLATED, lambda limits: 1 - limits.stability, lambda image: 1 - image.stability),
     _Figure(Verdict.BACKGROUND, lambda limits: limits.background_share, lambda image: image.background_share),
-    _Figure(Verdict.RESEMBLES_CLASS, lambda limits: max(limits.resemblance, 0.0), lambda image: image.resemblance),
+    # Half a difference of cosines, so that 1 is its most, too.
+    _Figure(
+        Verdict.RESEMBLES_CLASS, lambda limits: max(limits.resemblance, 0.0) / 2, lambda image: image.resemblance / 2
+    ),
     _Figure(Verdict.FOREIGN_KERNELS, lambda limits: limits.foreign_share, lambda image: image.foreign_share),
 )
 

@@ -76,10 +76,7 @@ def _layers(summary: dict[str, Any]) -> Table:
             _percent(layer["sharing"]),
             str(layer["classes_without_samples"]),
         )
-    table.caption = (
-        "Â ≥ v: kernels that a class depends on, mean over classes. shared: overlap of two\n"
-        "classes' kernels (Jaccard). not measured: classes without right, confident images."
-    )
+    table.caption = "shared: mean Jaccard index of two classes' kernels"
     table.caption_justify = "left"
     return table
 

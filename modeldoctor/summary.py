@@ -68,7 +68,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "limits": None if limits is None else vars(limits),
         "broken": [{"path": _text(path), "reason": reason} for path, reason in diagnosis.broken],
     }
-    return _without_nan(content)  # type: ignore[no-any-return]
+    return _plain(content)  # type: ignore[no-any-return]
 
 
 def most_telling(images: tuple[Misdiagnosis, ...], number: int = TELLING) -> list[Misdiagnosis]:
@@ -162,11 +162,14 @@ def _text(path: bytes | str) -> str:
     return (path if isinstance(path, bytes) else path.encode(errors="surrogateescape")).decode(errors="replace")
 
 
-def _without_nan(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """None for what is not finite, and text that is UTF-8: a class folder's name may hold stray bytes."""
     if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
+        return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
+        return [_plain(one) for one in value]
+    if isinstance(value, str):
+        return _text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -174,6 +177,5 @@ def write_summary(summary: dict[str, Any], beside: Path) -> Path:
     """Write the summary as JSON beside a diagnosis, with its name and the ending `.json`."""
     path = beside.with_suffix(".json")
     with written_aside(path) as aside:
-        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-        aside.write_text(text, encoding="utf-8", errors="replace")  # a class folder's name may hold stray bytes
+        aside.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

@@ -209,7 +209,7 @@ ABNORMAL = {
 STRENGTH = {
     Verdict.ISOLATED: (0.3 - 0.1) / 0.9,
     Verdict.BACKGROUND: 0.25 / 0.5,
-    Verdict.RESEMBLES_CLASS: 0.3,
+    Verdict.RESEMBLES_CLASS: 0.3 / 2,
     Verdict.FOREIGN_KERNELS: 0.4 / 0.8,
 }
 

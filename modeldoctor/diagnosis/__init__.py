@@ -20,6 +20,7 @@ from modeldoctor.diagnosis.assemble import (
 from modeldoctor.diagnosis.passes import Progress, Run, correlate, examine, measure_scales, predict
 from modeldoctor.diagnosis.setup import (
     AnySet,
+    in_eval_mode,
     in_network_classes,
     open_state,
     recorded_warnings,
@@ -27,6 +28,7 @@ from modeldoctor.diagnosis.setup import (
     splits_to_use,
     take_apart,
 )
+from modeldoctor.files import check_writable
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.interrupts import graceful_stop
 from modeldoctor.records import Diagnosis
@@ -64,12 +66,14 @@ def diagnose(
 
     Raises:
         DataError: the images cannot be used.
-        UsageError: a split or layer does not exist.
+        UsageError: a split or layer does not exist, or the output cannot be written.
         StoreError: the state to resume is of another run.
         InterruptedRunError: Ctrl-C; what was done is kept beside `output`.
     """
     config, output = config or DiagnoseConfig(), None if output is None else Path(output)
-    with recorded_warnings() as said, graceful_stop() as stop:
+    if output is not None:
+        check_writable(output)
+    with recorded_warnings() as said, graceful_stop() as stop, in_eval_mode(network.module):
         if isinstance(data, str | Path):
             data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
         splits, classes = in_network_classes(network, data)
@@ -101,7 +105,8 @@ def diagnose(
 def list_layers(network: Network, config: DiagnoseConfig | None = None) -> tuple[Layer, ...]:
     """The selected layers of a network, in execution order, with shapes and cost; no image is read."""
     config = config or DiagnoseConfig(layers="all")
-    return select_layers(take_apart(network, config, resolve_device(config.device)).layers, config.layers)
+    with in_eval_mode(network.module):
+        return select_layers(take_apart(network, config, resolve_device(config.device)).layers, config.layers)
 
 
 def _run_passes(run: Run, network: Network, classes: tuple[str, ...], read: list[AnySet]) -> Diagnosis:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.data import ImageSet, StreamSet, match_classes
@@ -33,7 +34,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             f"device {name!r} cannot be used: {str(error).splitlines()[0]}",
@@ -52,6 +53,7 @@ def in_network_classes(network: Network, splits: Mapping[str, AnySet]) -> tuple[
         match = match_classes(images.class_names, network.class_names, network.num_classes)
         said |= dict.fromkeys((*match.notes, *match.warnings))
         matched[split], names = images.with_classes(match), names or match.names
+        matched[split].split = split  # splits put together from several sources may bear the same name
     for text in said:
         warnings.warn(text, ModelDoctorWarning, stacklevel=3)
     return matched, names
@@ -75,8 +77,8 @@ def splits_to_use(splits: Mapping[str, AnySet], config: DiagnoseConfig) -> tuple
 
 
 def take_apart(network: Network, config: DiagnoseConfig, device: torch.device) -> LayeredNetwork:
-    """The network on its device, cut at the layers of the configuration, or behind hooks."""
-    module = network.module.to(device).eval()
+    """The network, in eval mode, on its device, cut at the layers of the configuration, or behind hooks."""
+    module = network.module.to(device)
     # Any image does; a fixed generator leaves the caller's random state alone.
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(2, *network.preprocessing.input_size, generator=generator).to(device)
@@ -110,6 +112,18 @@ def _identity(images: AnySet) -> tuple[Any, ...]:
         return (images.split,)
     paths = "\n".join(images.paths).encode(errors="surrogateescape")
     return images.split, np.asarray(images.labels).tobytes(), paths, images.masks is not None
+
+
+@contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """While this lasts, the whole network is in eval mode."""
+    training = [one for one in module.modules() if one.training]
+    try:
+        module.eval()
+        yield
+    finally:
+        for one in training:
+            one.training = True
 
 
 @contextmanager
