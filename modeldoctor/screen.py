@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from rich import box
@@ -119,7 +120,9 @@ def _evidence(image: dict[str, Any]) -> str:
     if verdict == "background":
         return f"{_percent(image['background_share'])} of the evidence is outside the object"
     if verdict == "foreign-kernels":
-        return f"{_percent(image['foreign_share'])} of it on foreign kernels, first {image['kernels'][:3]}"
+        kernels = (f"{one['channel']} ({one['size']:.3g}, usually {one['own_class']:.3g})" for one in image["kernels"])
+        share, first = _percent(image["foreign_share"]), ", ".join(islice(kernels, 2))
+        return f"{share} of it on kernels that {image['label']} does not use: {first}"
     if verdict == "resembles-class":
         return f"like {image['resembles']}, by {image['resemblance']:+.2f} cosine"
     return _SENTENCES["unclear"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
         "foreign_share": image.foreign_share,
         "resembles": names[image.resembles] if image.resembles >= 0 else None,
         "resemblance": image.resemblance,
-        "kernels": [kernel.channel for kernel in image.kernels],
+        "kernels": [asdict(kernel) for kernel in image.kernels],
     }
 
 

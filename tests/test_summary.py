@@ -68,7 +68,7 @@ def test_the_clearest_and_surest_verdicts_are_told_first(handmade: Make) -> None
     # Strength x confidence: 0.375, 0.5, 0.125, 0.
     telling = summarise(handmade())["telling"]
     assert [one["path"] for one in telling] == ["val/2.png", "val/1.png", "val/4.png", "val/5.png"]
-    assert telling[0]["kernels"] == [3, 0]
+    assert [kernel["channel"] for kernel in telling[0]["kernels"]] == [3, 0]
     assert telling[1]["resembles"] == "a \"b\" 'c'"
     assert telling[0]["resembles"] is None
     assert (telling[1]["label"], telling[1]["predicted"]) == ("cat 🐈", "a \"b\" 'c'")
