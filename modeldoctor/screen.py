@@ -95,7 +95,7 @@ def _verdicts(summary: dict[str, Any]) -> Table:
 def _telling(summary: dict[str, Any]) -> Table:
     table = _table("The most telling wrong images", "image")
     table.add_column("taken for", overflow="fold")
-    table.add_column("why: evidence", ratio=1)
+    table.add_column("why: evidence", ratio=1, overflow="fold")
     for image in summary["telling"]:
         table.add_row(
             escape(image["path"]),
