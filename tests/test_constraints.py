@@ -20,7 +20,7 @@ from modeldoctor.constraints import (
     space_constraint,
 )
 from modeldoctor.graph import select_layers
-from modeldoctor.graph.training import TrainableNetwork
+from modeldoctor.graph.trainable import TrainableNetwork
 
 LABELS = torch.tensor([0, 3, 1, 2])
 BOTH = list(Attribution)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeldoctor.graph import select_layers
-from modeldoctor.graph.training import TrainableNetwork
+from modeldoctor.graph.trainable import TrainableNetwork
 
 NETWORKS = {
     "pooled": Pooled,
