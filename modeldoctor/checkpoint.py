@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,14 +70,14 @@ def read_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoi
     """
     path = Path(path)
     contents = read_contents(path, trust_pickle=trust_pickle)
-    located = _locate(contents.root, ())
+    located = next(find_weights(contents.root), None)
     if located is None:
         _refuse_without_weights(contents)
     key, held = located
     module = _unwrapped(held) if isinstance(held, nn.Module) else None
     state = module.state_dict() if module is not None else held
     assert isinstance(state, Mapping)
-    tensors, prefix = _without_prefix(_plain(contents.weights_path, state))
+    tensors, prefix = without_prefix(_plain(contents.weights_path, state))
     return Checkpoint(
         path=path,
         container=contents.container,
@@ -91,18 +91,23 @@ def read_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoi
     )
 
 
-def _locate(value: object, key: tuple[str, ...]) -> tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module] | None:
-    """The weights in `value` and the keys on the way; nesting is bounded, since a pickle may contain itself."""
+def find_weights(
+    value: object, key: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]:
+    """Every set of weights in an unpickled file, in the order of `WEIGHT_KEYS`, and the keys that lead to it."""
     if isinstance(value, nn.Module):
-        return key, value
+        yield key, value
+    # Nesting is bounded, since a pickle may contain itself.
     if not isinstance(value, Mapping) or len(key) > MAX_NESTING:
-        return None
+        return
+    inner = False
     for name in WEIGHT_KEYS:
-        located = _locate(value.get(name), (*key, name))
-        if located:
-            return located
+        for located in find_weights(value.get(name), (*key, name)):
+            inner = True
+            yield located
     tensors = sum(isinstance(v, Tensor) for v in value.values())
-    return (key, value) if 2 * tensors > len(value) else None
+    if not inner and 2 * tensors > len(value):
+        yield key, value
 
 
 def _refuse_without_weights(contents: Contents) -> NoReturn:
@@ -130,7 +135,8 @@ def _plain(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """The tensors by plain names without the counter of averaged models, and the prefix that all of them carried."""
     stripped = ""
     while True:
         tensors = {name: tensor for name, tensor in tensors.items() if name != EMA_COUNTER} or tensors

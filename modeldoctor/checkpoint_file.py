@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import pathlib
 import pickle
 import re
 import struct
@@ -16,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, AnyStr, Generic, NoReturn
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch.torch_version import TorchVersion
@@ -204,8 +206,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
 
 
 def _unpickle(path: Path, trust_pickle: bool) -> object:
+    # Leaving the context forbids its names again; what the user's own code has allowed must stay so.
+    ours = [name for name in SAFE_GLOBALS if name not in torch.serialization.get_safe_globals()]
     try:
-        with torch.serialization.safe_globals(list(SAFE_GLOBALS)):
+        with torch.serialization.safe_globals(ours):
             return _load(path, weights_only=True)
     except MemoryError:
         raise
@@ -251,6 +255,29 @@ class _Dtype:
     def __setstate__(self, state: object) -> None:
         """Ignore byte order and flags: a scalar's code says enough."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.dtype, (self.code,)
+
+
+# The stand-ins below are pickled as what they stand for, so that a rewritten file needs nothing of ours to be read.
+class _PosixPath(PurePosixPath):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pathlib.PosixPath, self.parts
+
+
+class _WindowsPath(PureWindowsPath):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pathlib.WindowsPath, self.parts
+
+
+class _Interpolation(str):
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from torchvision.transforms import InterpolationMode
+
+        return InterpolationMode, (str(self),)
+
 
 STRUCT_CODES = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "b1": "?"}
 
@@ -265,9 +292,9 @@ REFUSED = re.compile(r"(?:GLOBAL|class|function|but got) (?:<class ')?([\w.]+)")
 SAFE_GLOBALS: tuple[Callable[..., Any] | tuple[Callable[..., Any], str], ...] = (
     argparse.Namespace,
     TorchVersion,
-    (str, "torchvision.transforms.functional.InterpolationMode"),
-    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
-    *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
+    (_Interpolation, "torchvision.transforms.functional.InterpolationMode"),
+    *((_PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((_WindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
     *((PurePosixPath, f"{module}.PurePosixPath") for module in ("pathlib", "pathlib._local")),
     (_Dtype, "numpy.dtype"),
     (_scalar, "numpy.core.multiarray.scalar"),

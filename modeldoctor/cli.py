@@ -102,7 +102,12 @@ def diagnose(
     examine: Annotated[
         str | None, typer.Option(help="Split whose wrong images are explained.", show_default="val")
     ] = None,
-    masks: Annotated[Path | None, typer.Option(help="Object masks: PNG files in the images' folder structure.")] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Object masks: PNG, LabelMe, VOC or YOLO files in the images' folder structure, or a COCO JSON."
+        ),
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Let torchvision or timm download the data set.")
@@ -174,6 +179,41 @@ def demo(
     with _progress() as progress:
         result = run_demo(output, seed=seed, progress=progress)
     _show(result.diagnosis, result.output, json_only=False)
+
+
+@app.command()
+def annotate(
+    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, as for diagnose.")],
+    data: Annotated[str, typer.Option(help="An image folder, a CSV of path and label, torchvision:NAME or hfds/NAME.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to fill; new, or an earlier one.")],
+    per_class: Annotated[int, typer.Option(help="Images a class.")] = 20,
+    split: Annotated[str | None, typer.Option(help="Split to choose from.", show_default="train")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Masks there are already; their images are left out.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Make symbolic links instead of copies.")] = False,
+    arch: Annotated[str | None, typer.Option(help="resnet50, timm/resnet50 or torchvision/resnet50.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Let the data set be downloaded.")] = False,
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
+    workers: Annotated[int, typer.Option(help="Processes that read images; changes no figure.")] = _DEFAULTS.workers,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
+) -> None:
+    """Put the images worth annotating into a folder: wrong with confidence first, then right with doubt."""
+    config = _config(split=split, batch_size=batch_size, workers=workers, device=device)
+    from modeldoctor import annotate as annotating
+    from modeldoctor.zoo import load_model
+
+    network = load_model(checkpoint, arch=arch, trust_pickle=trust_pickle)
+    with _progress() as progress:
+        plan = annotating.annotate(
+            network, data, output=output, per_class=per_class, config=config, root=root, download=download,
+            masks=masks, link=link, progress=progress,
+        )  # fmt: skip
+    _out.print(
+        f"{len(plan.choices)} images of {escape(plan.split)} in {escape(str(plan.output))}; {escape(str(plan.table))} "
+        f"says why. Annotate them with LabelMe, then give --masks {escape(str(plan.output))}.",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _show(diagnosis: Diagnosis, output: Path, json_only: bool) -> None:

@@ -5,7 +5,7 @@ Shapes: S images, B images a batch, C channels, H x W pixels, N classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -114,16 +114,23 @@ def augment(images: Tensor, *, shift: int, flip: bool, generator: torch.Generato
 
 
 def classifier_checkpoint(
-    network: nn.Module, *, arch: str, class_names: Sequence[str], preprocessing: Preprocessing, recipe: Recipe
+    network: nn.Module,
+    *,
+    arch: str,
+    class_names: Sequence[str],
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    model_args: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What to `torch.save` so that `load_model` needs no options: the weights, and all that it takes to build and feed.
 
     Args:
-        network: made by `timm.create_model(arch, num_classes, in_chans)`, trained by `fit_classifier`.
+        network: made by `timm.create_model(arch, num_classes, in_chans, **model_args)`, trained by `fit_classifier`.
         arch: timm's name for it.
         class_names: in the order of the logits.
         preprocessing: of the training images.
         recipe: how it was trained.
+        model_args: further arguments that the network was made with.
     """
     return {
         "arch": f"timm/{arch}",
@@ -132,6 +139,7 @@ def classifier_checkpoint(
         "in_chans": preprocessing.input_size[0],
         "class_names": list(class_names),
         "preprocessing": preprocessing.model_dump(),
+        "model_args": dict(model_args or {}),
         "args": {
             "opt": "sgd",
             "lr": recipe["learning_rate"],

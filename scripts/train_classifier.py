@@ -39,6 +39,7 @@ def main(
     weight_decay: float = 5e-4,
     shift: int = 4,
     flip: bool = True,
+    output_stride: Annotated[int | None, typer.Option(help="8 or 16 keep the last maps larger")] = None,
     seed: int = 0,
     workers: int = 2,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
@@ -53,7 +54,8 @@ def main(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, seed=seed
     )
     torch.manual_seed(seed)
-    network = timm.create_model(arch, num_classes=len(train.class_names), in_chans=channels).to(device)
+    model_args = {} if output_stride is None else {"output_stride": output_stride}
+    network = timm.create_model(arch, num_classes=len(train.class_names), in_chans=channels, **model_args).to(device)
     images, labels = load_all(train, workers)
     with Progress() as bar:
         task = bar.add_task("train")
@@ -70,7 +72,12 @@ def main(
         pictures, truth = (images, labels) if name == "train" else load_all(image_set, workers)
         print(f"{name}: {accuracy(network, pictures, truth):.4f} of {len(truth)}")
     content = classifier_checkpoint(
-        network, arch=arch, class_names=train.class_names, preprocessing=preprocessing, recipe=recipe
+        network,
+        arch=arch,
+        class_names=train.class_names,
+        preprocessing=preprocessing,
+        recipe=recipe,
+        model_args=model_args,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, out)

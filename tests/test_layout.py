@@ -30,6 +30,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records", "explain", "store",
     },
     "constraints": {"errors", "graph", "records"},
+    "checkpoint_write": {"errors", "files", "checkpoint", "checkpoint_file"},
+    "trial_records": {"errors", "files"},
+    "evaluate": {"errors", "records", "trial_records"},
+    "annotate": {"errors", "config", "files", "interrupts", "data", "diagnosis", "graph", "zoo"},
     "store": {"errors", "files", "records"},
     "summary": {"files", "records"},
     "screen": {"graph"},
@@ -40,7 +44,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 TYPES_ONLY = {("screen", "graph")}
 ANYTHING = {"cli", "__init__", "__main__"}
 # Rooms that must work where torch is not installed or must not be loaded: reports are made from plain records.
-WITHOUT_TORCH = {"errors", "config", "files", "interrupts", "records", "store", "summary", "checkpoint_metadata"}
+WITHOUT_TORCH = {
+    "errors", "config", "files", "interrupts", "records", "store", "summary", "checkpoint_metadata", "evaluate",
+    "trial_records",
+}  # fmt: skip
 # Modules that need no test file of their own: what they hold is tested with the room's others.
 TESTED_ELSEWHERE = {
     "__init__": "test_public_api.py",
@@ -48,6 +55,7 @@ TESTED_ELSEWHERE = {
     "errors": "test_cli.py",
     "checkpoint_file": "test_checkpoint.py",
     "checkpoint_metadata": "test_checkpoint.py",
+    "trial_records": "test_evaluate.py",
 }
 # What may speak to the terminal or end the process, and where.
 CLI_ALONE = {"print", "typer", "sys.exit"}

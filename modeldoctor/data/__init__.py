@@ -4,7 +4,7 @@ from modeldoctor.data.classes import ClassMatch, accuracy_warning, match_classes
 from modeldoctor.data.imageset import Broken, ImageSet, Sample
 from modeldoctor.data.loader import Batch, make_loader
 from modeldoctor.data.masks import MaskCounts, Masks, MaskTree
-from modeldoctor.data.sampling import choose_confident
+from modeldoctor.data.sampling import choose_confident, choose_to_annotate
 from modeldoctor.data.sources import open_data
 from modeldoctor.data.streams import StreamSet
 from modeldoctor.data.transforms import make_transform
@@ -21,6 +21,7 @@ __all__ = [
     "StreamSet",
     "accuracy_warning",
     "choose_confident",
+    "choose_to_annotate",
     "make_loader",
     "make_transform",
     "match_classes",

@@ -1,98 +1,129 @@
 """Object masks: which pixels of an image show the object.
 
-A mask format is a class with the three members of `Masks`. Shape letters: H and W, an image's height and width.
+Annotations belong to an image by its path relative to the data's root, never by its bare name.
+Shape letters: H and W, an image's height and width.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from modeldoctor.data.pictures import UnreadableError, decode
+from modeldoctor.data.annotations import FORMATS, OUTLINES, PIXELS
+from modeldoctor.data.canvas import AnnotationError, Canvas, describe
+from modeldoctor.data.coco import EXPECTED, CocoIndex, is_coco
 from modeldoctor.data.splits import split_named
-from modeldoctor.errors import MaskError
+from modeldoctor.errors import MaskError, ModelDoctorWarning
+
+PLAN_FILE = "annotate.csv"
+"""Marks a folder of images that are to be annotated: its PNG files are no masks."""
 
 
 class Masks(Protocol):
     """Where an image set's masks come from."""
 
     def find(self, relative_path: str) -> Path | None:
-        """Return the annotation file of an image, by the image's path relative to its root, or None."""
+        """Return where an image's annotation is, by the image's path relative to its root, or None.
+
+        That is a file, or a place in one (`instances.json/train/cat/1.jpg`), and no other image's.
+        """
 
     def read(self, path: Path, size: tuple[int, int]) -> Tensor:
         """Return the mask (H,W) bool, True on the object, for an image of size (width, height) in pixels.
 
         Raises:
-            MaskError: unreadable, or of another size.
+            MaskError: unreadable, of another size, or without an object.
         """
 
 
 class MaskTree:
-    """PNG masks in a tree that mirrors the images': `train/cat/x.jpg` has `train/cat/x.png`, or `cat/x.png`.
+    """Annotation files in a tree that mirrors the images': `train/cat/x.jpg` has `train/cat/x.png`, or `cat/x.png`.
 
-    Any value but 0 is the object. The second form holds where the mask tree has no folders named after splits.
+    The second form holds where the tree has no folders named after splits.
 
     Args:
-        root: the folder of the masks.
+        root: the folder of the annotations; may be the images' own.
+        suffixes: which of `FORMATS` are looked for; the first that an image has counts.
 
     Raises:
         MaskError: there is no such folder.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, suffixes: Sequence[str] = (PIXELS,)):
         if not root.is_dir():
-            raise MaskError(
-                "there is no mask folder",
-                where=str(root),
-                expected="a folder that mirrors the image folder, with .png files in place of the images",
-                hint="correct the path of the masks",
-            )
-        self.root = root
+            raise _missing(root)
+        self.root, self.suffixes = root, tuple(suffixes)
         names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
         self._split_folders = {split: name for name in names if (split := split_named(name))}
-
-    @property
-    def has_splits(self) -> bool:
-        """Whether the tree has a level of split folders."""
-        return bool(self._split_folders)
+        self._warned = False
 
     def find(self, relative_path: str) -> Path | None:
         """See `Masks.find`."""
+        file = self.mirrored(relative_path)
+        candidates = (file.with_suffix(suffix) for suffix in self.suffixes) if file else ()
+        return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+    def mirrored(self, relative_path: str) -> Path | None:
+        """The image's path in this tree; None for a path out of the data's folder."""
         image = PurePosixPath(relative_path)
         if image.is_absolute() or ".." in image.parts:
             return None
         split = split_named(image.parts[0]) if len(image.parts) > 1 else None
-        if split:
-            image = PurePosixPath(
-                self._split_folders.get(split, image.parts[0] if self.has_splits else ""), *image.parts[1:]
+        if not split:
+            return self.root / image
+        other = image.parts[0] if self._split_folders else ""
+        return self.root / PurePosixPath(self._split_folders.get(split, other), *image.parts[1:])
+
+    def read(self, path: Path, size: tuple[int, int]) -> Tensor:
+        """See `Masks.read`; warns once of shapes that enclose no area."""
+        reader, expected = FORMATS[path.suffix]
+        canvas = Canvas(size)
+        mask = _mask(canvas, partial(reader, path, canvas), path, expected)
+        if canvas.ignored and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{path}: {describe(canvas.ignored)} left out, as they enclose no area; so it is with any other file's",
+                ModelDoctorWarning,
+                stacklevel=2,
             )
-        mask = self.root / image.with_suffix(".png")
-        return mask if mask.is_file() else None
+        return mask
+
+
+class CocoMasks:
+    """COCO's instances, all annotations of an image in one mask.
+
+    Args:
+        path: a JSON file, or a folder with some directly in it.
+
+    Raises:
+        MaskError: it cannot be read, or is not COCO's.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            self.index = CocoIndex(path)
+        except (AnnotationError, OSError) as error:
+            raise MaskError(
+                f"the annotations cannot be read: {error}",
+                where=str(path),
+                expected='COCO\'s instances in JSON, with the lists "images" and "annotations"',
+                hint="export them again; LabelMe's files are given as the folder that they lie in",
+            ) from error
+
+    def find(self, relative_path: str) -> Path | None:
+        """See `Masks.find`."""
+        return self.index.find(relative_path)
 
     def read(self, path: Path, size: tuple[int, int]) -> Tensor:
         """See `Masks.read`."""
-        try:
-            picture = decode(path, _object_values)
-        except UnreadableError as error:
-            raise MaskError(
-                f"the mask cannot be read: {error}",
-                where=str(path),
-                expected="a PNG with 0 on the background and any other value on the object",
-                hint="make the mask again, or remove it",
-            ) from error
-        if picture.size != size:
-            raise MaskError(
-                f"the mask is {picture.width}×{picture.height} pixels, its image {size[0]}×{size[1]}",
-                where=str(path),
-                expected="mask and image of the same size",
-                hint="export the mask at the image's own size, or remove it",
-            )
-        return torch.from_numpy(np.asarray(picture) != 0)
+        canvas = Canvas(size)
+        return _mask(canvas, partial(self.index.draw, path, canvas), path, EXPECTED)
 
 
 class MaskCounts(NamedTuple):
@@ -106,8 +137,90 @@ class MaskCounts(NamedTuple):
     """What is wrong, one text for each mask that cannot be used."""
 
 
-def _object_values(picture: Image.Image) -> Image.Image:
-    # Palette indices and 16-bit numbers are kept as they are; an opaque alpha channel is no object.
-    if picture.mode in ("1", "L", "P", "I", "F") or picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) != 0).astype(np.uint8))
-    return Image.fromarray((np.asarray(picture.convert("RGB")) != 0).any(axis=-1).astype(np.uint8))
+def open_masks(path: Path, image_paths: Sequence[str]) -> Masks:
+    """Open annotations in whatever format they are.
+
+    Args:
+        path: COCO's JSON or a folder with it; or a folder, mirroring the images or their own, with a file an image:
+            LabelMe's .json, Pascal VOC's .xml, YOLO's .txt, or PNG masks where there are none of these.
+        image_paths: of all images, relative to the data's root.
+
+    Raises:
+        MaskError: nothing there, nothing that fits an image, or one annotation for two images.
+    """
+    masks = next(opener(path, image_paths) for recognised, opener in _KINDS if recognised(path))
+    _check_owners(masks, path, image_paths)
+    return masks
+
+
+def _open_tree(path: Path, image_paths: Sequence[str]) -> MaskTree:
+    """A tree of outlines, whose PNG files are images, or of PNG masks."""
+    whole = MaskTree(path, tuple(OUTLINES))
+    present = _suffixes_beside(whole, image_paths)
+    outlines = [
+        suffix for suffix in OUTLINES if suffix in present and _any_found(MaskTree(path, [suffix]), image_paths)
+    ]
+    return MaskTree(path, outlines or ([] if (path / PLAN_FILE).is_file() else [PIXELS]))
+
+
+_KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Sequence[str]], Masks]], ...] = (
+    (is_coco, lambda path, image_paths: CocoMasks(path)),
+    (lambda path: True, _open_tree),
+)
+"""How annotations are recognised, and who opens them; the first match wins."""
+
+
+def _suffixes_beside(tree: MaskTree, image_paths: Iterable[str]) -> set[str]:
+    """Suffixes of the files in the folders that mirror the images'."""
+    folders = {path.rpartition("/")[0] for path in image_paths}
+    mirrors = {mirror.parent for folder in folders if (mirror := tree.mirrored(f"{folder}/_".lstrip("/")))}
+    return {file.suffix for mirror in mirrors if mirror.is_dir() for file in mirror.iterdir()}
+
+
+def _any_found(tree: MaskTree, image_paths: Iterable[str]) -> bool:
+    return any(tree.find(path) for path in image_paths)
+
+
+def _check_owners(masks: Masks, path: Path, image_paths: Iterable[str]) -> None:
+    """Some image has an annotation, and no two have the same: train/cat/1.jpg and val/cat/1.jpg, 1.jpg and 1.png."""
+    owners: dict[str, str] = {}
+    for image in image_paths:
+        found = masks.find(image)
+        if found is not None and owners.setdefault(str(found), image) != image:
+            raise MaskError(
+                f"one mask for two images, {owners[str(found)]} and {image}",
+                where=str(found),
+                expected="one mask an image",
+                hint=f"sort the masks into folders by split, such as {path / image}; give each image a name of its own",
+            )
+    if not owners:
+        first = next(iter(image_paths), "cat/1.jpg")
+        raise MaskError(
+            "no image has an annotation there",
+            where=str(path),
+            expected=f"for {first} the file {PurePosixPath(first).with_suffix('')} with one of "
+            f"{', '.join(FORMATS)}; or a COCO JSON whose file_name is {first}",
+            hint="correct the path of the masks, or bring their folders in line with the images'",
+        )
+
+
+def _mask(canvas: Canvas, draw: Callable[[], None], path: Path, expected: str) -> Tensor:
+    try:
+        draw()
+        return torch.from_numpy(canvas.finished())
+    except (AnnotationError, OSError) as error:
+        raise MaskError(
+            str(error),
+            where=str(path),
+            expected=expected,
+            hint="make it again on the image as it is stored (without its EXIF rotation), or remove it",
+        ) from error
+
+
+def _missing(path: Path) -> MaskError:
+    return MaskError(
+        "there is no mask folder" if not path.exists() else "this is no folder of masks",
+        where=str(path),
+        expected=f"a folder that mirrors the image folder, with {', '.join(FORMATS)} files, or a COCO JSON file",
+        hint="correct the path of the masks",
+    )

@@ -1,6 +1,8 @@
-"""Drawing the samples that a class's correlation is measured on."""
+"""Choosing images: those that a class's correlation is measured on, and those worth annotating."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,35 @@ def choose_confident(
         _draw(by_class[bounds[number] : bounds[number + 1]], per_class, np.random.SeedSequence([seed, number]))
         for number in range(num_classes)
     ]
+
+
+def choose_to_annotate(
+    label: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    confidence: NDArray[np.floating],
+    free: NDArray[np.bool_],
+    *,
+    per_class: int,
+    num_classes: int,
+) -> NDArray[np.int64]:
+    """Choose for each class the wrong images, the most confident first, then the right ones, the least confident first.
+
+    Args:
+        label: (S,) true classes.
+        predicted: (S,) predicted classes.
+        confidence: (S,) softmax probability of the prediction.
+        free: (S,) whether an image may be chosen.
+        per_class: at most so many images a class.
+        num_classes: N.
+
+    Returns:
+        Rows, class after class in this order; equal ones in the order given.
+    """
+    right = label == predicted
+    order = np.lexsort((np.where(right, confidence, -confidence), right, label))
+    order = order[free[order]]
+    bounds = np.searchsorted(label[order], np.arange(num_classes + 1))
+    return np.concatenate([order[start:end][:per_class] for start, end in pairwise(bounds)])
 
 
 def _draw(candidates: NDArray[np.int64], count: int, seed: np.random.SeedSequence) -> NDArray[np.int64]:

@@ -12,8 +12,9 @@ from modeldoctor.config import Preprocessing
 from modeldoctor.data.content import Content
 from modeldoctor.data.folders import open_folder
 from modeldoctor.data.imageset import ImageSet
-from modeldoctor.data.masks import Masks, MaskTree
+from modeldoctor.data.masks import Masks, open_masks
 from modeldoctor.data.named import open_named
+from modeldoctor.data.pictures import PictureFiles
 from modeldoctor.data.streams import PACKAGES, StreamSet, open_indexed, open_streams
 from modeldoctor.data.tables import open_table
 from modeldoctor.errors import MaskError
@@ -70,17 +71,16 @@ def open_data(
         preprocessing: the network's input.
         root: where the files of a named set are, or where a CSV file's paths start.
         download: may fetch a named set into `root`; nothing is ever fetched without.
-        masks: a tree of PNG masks that mirrors the images.
+        masks: annotations in any format that `open_masks` knows.
 
     Raises:
         DataError: the data cannot be used; the text says what was found and what was expected.
-        MaskError: there is no mask folder, or one mask would belong to two images.
+        MaskError: the masks cannot be used, fit no image, or one would belong to two images.
         UsageError: an unknown name, or a root is missing.
     """
     name = os.fspath(data)
-    tree = MaskTree(masks) if masks else None
     if name.lower().startswith(_STREAMS):
-        if tree is not None:
+        if masks is not None:
             raise MaskError(
                 "masks for a stream of images",
                 where=name,
@@ -91,9 +91,8 @@ def open_data(
     request = _Request(name, root, download, masks)
     opener = next(opener for matches, opener in _FORMS if matches(name))
     contents = opener(request)
-    if tree is not None:
-        _one_image_a_mask(tree, contents)
-    return {split: _image_set(split, content, preprocessing, tree) for split, content in contents.items()}
+    found = _masks_of(masks, contents) if masks is not None else None
+    return {split: _image_set(split, content, preprocessing, found) for split, content in contents.items()}
 
 
 def _image_set(split: str, content: Content, preprocessing: Preprocessing, masks: Masks | None) -> ImageSet:
@@ -101,18 +100,21 @@ def _image_set(split: str, content: Content, preprocessing: Preprocessing, masks
     return ImageSet(split=split, preprocessing=preprocessing, masks=masks, **fields)
 
 
-def _one_image_a_mask(tree: MaskTree, contents: dict[str, Content]) -> None:
-    """Without split folders, train/cat/1.jpg and val/cat/1.jpg would share a mask."""
-    if tree.has_splits or len(contents) < 2:
-        return
-    owners: dict[Path, str] = {}
+def _masks_of(path: Path, contents: dict[str, Content]) -> Masks:
+    masks = open_masks(path, [image for content in contents.values() for image in content.paths])
     for content in contents.values():
-        for path in content.paths:
-            mask = tree.find(path)
-            if mask is not None and owners.setdefault(mask, path) != path:
+        if not isinstance(content.pictures, PictureFiles):
+            continue
+        for image in content.paths:
+            if (mask := masks.find(image)) is None:
+                continue
+            file = content.pictures.root / image
+            if mask.exists() and file.exists() and mask.samefile(file):
                 raise MaskError(
-                    f"one mask for two images, {owners[mask]} and {path}",
-                    where=str(mask),
-                    expected="one mask an image",
-                    hint=f"sort the masks into folders by split, such as {tree.root / path}",
+                    "the images would be their own masks",
+                    where=str(path),
+                    expected="a folder of masks, or annotations beside the images",
+                    hint="correct the path of the masks",
                 )
+            break
+    return masks

@@ -28,6 +28,7 @@ TIMM_ARGS = (
     "norm_layer",
     "fc_norm",
     "class_token",
+    "output_stride",
 )
 # Torchvision families whose input size is fixed when they are built: the argument, and whether it wants one edge.
 TORCHVISION_SIZES = (("vit_", "image_size", True), ("maxvit_", "input_size", False))

@@ -1,0 +1,178 @@
+"""Annotation formats with one file an image: each draws a file's shapes on a canvas.
+
+Readers raise AnnotationError for what cannot be used, and whatever reading the file raises (OSError).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from modeldoctor.data.canvas import AnnotationError, Canvas, numbers
+from modeldoctor.data.pictures import UnreadableError, decode
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        AnnotationError: it is broken, or no object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"broken JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise AnnotationError(f"JSON with a {type(content).__name__} at the top")
+    return content
+
+
+def read_png(path: Path, canvas: Canvas) -> None:
+    """Any value but 0 is the object."""
+    pixels = _object_pixels(path)
+    canvas.check_size(pixels.shape[1], pixels.shape[0])
+    canvas.paste(pixels, 0, 0)
+
+
+def read_labelme(path: Path, canvas: Canvas) -> None:
+    """LabelMe's JSON: all shapes, whatever their labels and groups."""
+    content = load_json(path)
+    shapes = content.get("shapes")
+    if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+        raise AnnotationError('no list "shapes"')
+    width, height = content.get("imageWidth"), content.get("imageHeight")
+    if width is not None and height is not None:
+        canvas.check_size(width, height)
+    for shape in shapes:
+        kind = str(shape.get("shape_type") or "polygon")
+        if kind in _LABELME:
+            _LABELME[kind](canvas, numbers(shape.get("points"), columns=2), shape)
+        else:
+            canvas.ignored[kind] += 1
+
+
+def read_yolo(path: Path, canvas: Canvas) -> None:
+    """YOLO's lines: class, then a box (centre x, y, width, height) or a polygon (x1 y1 x2 y2 ...), as shares."""
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
+            raise AnnotationError(f"line {number} has {len(words)} values")
+        values = numbers(words[1:], columns=2) * (canvas.width, canvas.height)
+        if len(words) == 5:
+            centre, extent = values
+            canvas.box(*(centre - extent / 2), *(centre + extent / 2))
+        else:
+            canvas.polygon(values)
+
+
+def read_voc(path: Path, canvas: Canvas) -> None:
+    """Pascal VOC's XML: boxes whose corners are pixels, counted from 1, both included."""
+    try:
+        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype()))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise AnnotationError(f"broken XML: {error}") from error
+    if root.tag != "annotation":
+        raise AnnotationError(f"XML with <{root.tag}> at the top")
+    width, height = numbers([root.findtext(f"size/{side}") or 0 for side in ("width", "height")]).astype(int).tolist()
+    if width and height:
+        canvas.check_size(width, height)
+    for box in (one.find("bndbox") for one in root.iter("object")):
+        if box is None:
+            raise AnnotationError("an <object> without <bndbox>")
+        left, top, right, bottom = numbers([box.findtext(key) for key in ("xmin", "ymin", "xmax", "ymax")])
+        canvas.box(left - 1, top - 1, right, bottom)
+
+
+class Format(NamedTuple):
+    """A format with one file an image."""
+
+    read: Callable[[Path, Canvas], None]
+    expected: str
+
+
+OUTLINES: dict[str, Format] = {
+    ".json": Format(read_labelme, "LabelMe's JSON of this image, with a polygon, rectangle, circle or mask"),
+    ".xml": Format(read_voc, "Pascal VOC's XML of this image, with a box, and without a DOCTYPE"),
+    ".txt": Format(
+        read_yolo, "YOLO's lines: class, then x y width height or x1 y1 x2 y2 x3 y3 ..., as shares in [0, 1]"
+    ),
+}
+"""Formats that outline objects, by the file's suffix; the first that an image has counts."""
+
+PIXELS = ".png"
+FORMATS: dict[str, Format] = OUTLINES | {
+    PIXELS: Format(read_png, "a PNG of the image's size, 0 on the background and any other value on the object")
+}
+"""All of them."""
+
+
+def _labelme_box(canvas: Canvas, points: NDArray[np.float64], shape: dict[str, Any]) -> None:
+    if len(points) < 2:
+        raise AnnotationError(f"a rectangle of {len(points)} points")
+    canvas.box(*points.min(axis=0), *points.max(axis=0))
+
+
+def _labelme_circle(canvas: Canvas, points: NDArray[np.float64], shape: dict[str, Any]) -> None:
+    if len(points) != 2:
+        raise AnnotationError(f"a circle of {len(points)} points")
+    centre, rim = points
+    canvas.circle(centre[0], centre[1], float(np.hypot(*(rim - centre))))
+
+
+def _labelme_mask(canvas: Canvas, points: NDArray[np.float64], shape: dict[str, Any]) -> None:
+    """A PNG within a box whose corners are pixels, both included."""
+    try:
+        pixels = _object_pixels(BytesIO(base64.b64decode(shape["mask"], validate=True)))
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise AnnotationError("a mask without a PNG in base64") from error
+    if len(points) != 2:
+        raise AnnotationError(f"a mask with {len(points)} corners")
+    (left, top), (right, bottom) = points.astype(int).tolist()
+    if pixels.shape != (bottom - top + 1, right - left + 1):
+        raise AnnotationError(
+            f"a mask of {pixels.shape[1]}×{pixels.shape[0]} pixels in a box of {right - left + 1}×{bottom - top + 1}"
+        )
+    canvas.paste(pixels, left, top)
+
+
+# "rotation" is a turned rectangle, as some of LabelMe's descendants write it.
+_LABELME: dict[str, Callable[[Canvas, NDArray[np.float64], dict[str, Any]], None]] = {
+    "polygon": lambda canvas, points, shape: canvas.polygon(points),
+    "rotation": lambda canvas, points, shape: canvas.polygon(points),
+    "rectangle": _labelme_box,
+    "circle": _labelme_circle,
+    "mask": _labelme_mask,
+}
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses a DOCTYPE before its entities are read: they can grow without bounds."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise AnnotationError("XML with a DOCTYPE")
+
+
+def _object_pixels(source: Path | BytesIO) -> NDArray[np.bool_]:
+    try:
+        return np.asarray(decode(source, _object_values)).astype(np.bool_)
+    except UnreadableError as error:
+        raise AnnotationError(f"the mask cannot be read: {error}") from error
+
+
+def _object_values(picture: Image.Image) -> Image.Image:
+    # Palette indices and 16-bit numbers are kept as they are; an opaque alpha channel is no object.
+    if picture.mode in ("1", "L", "P", "I", "F") or picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) != 0).astype(np.uint8))
+    return Image.fromarray((np.asarray(picture.convert("RGB")) != 0).any(axis=-1).astype(np.uint8))

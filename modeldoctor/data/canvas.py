@@ -1,0 +1,164 @@
+"""From outlines to pixels: every annotation format draws on the same canvas, so that all agree.
+
+Coordinates are pixels with (0,0) at the image's top left corner and (W,H) at its bottom right one: pixel (row, column)
+has its centre at (column + 0.5, row + 0.5). A pixel belongs to a shape if its centre does.
+
+Shape letters: H and W, an image's height and width; V vertices; R runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FARTHEST = 1e7
+
+
+class AnnotationError(Exception):
+    """An annotation cannot be used; the text says why."""
+
+
+class Canvas:
+    """The union of what is drawn on it; parts outside the image are cut off.
+
+    Args:
+        size: (width, height) of the image in pixels.
+    """
+
+    def __init__(self, size: tuple[int, int]):
+        self.width, self.height = size
+        self.mask = np.zeros((self.height, self.width), dtype=np.bool_)
+        """(H,W) bool, True on the object."""
+        self.shapes = 0
+        """How many shapes were drawn."""
+        self.ignored: Counter[str] = Counter()
+        """Kinds of shapes that enclose no area, such as lines."""
+
+    def check_size(self, width: Any, height: Any) -> None:
+        """Compare the size that the annotation names with the image's.
+
+        Raises:
+            AnnotationError: they differ.
+        """
+        if (width, height) != (self.width, self.height):
+            raise AnnotationError(f"the mask is {width}×{height} pixels, its image {self.width}×{self.height}")
+
+    def polygon(self, points: NDArray[np.float64]) -> None:
+        """Draw a closed polygon (V,2) of x and y, by the even-odd rule.
+
+        Raises:
+            AnnotationError: fewer than three vertices.
+        """
+        if len(points) < 3:
+            raise AnnotationError(f"a polygon of {len(points)} points")
+        x, y = points.T
+        dx, dy = (np.roll(points, -1, axis=0) - points).T
+        # Rows whose centres lie in the half-open span of each edge: no vertex is counted twice.
+        first = np.ceil(np.minimum(y, y + dy) - 0.5).clip(0, self.height).astype(np.int64)
+        last = np.ceil(np.maximum(y, y + dy) - 0.5).clip(0, self.height).astype(np.int64)
+        spans = last - first
+        edge = np.repeat(np.arange(len(points)), spans)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(spans) - spans - first, spans)
+        crossing = x[edge] + (row + 0.5 - y[edge]) / dy[edge] * dx[edge]
+        column = np.ceil(crossing - 0.5).clip(0, self.width).astype(np.int64)
+        top, bottom = (int(row.min()), int(row.max()) + 1) if len(row) else (0, 0)
+        flips = np.zeros((bottom - top, self.width + 1), dtype=np.bool_)
+        np.logical_xor.at(flips, (row - top, column), True)
+        self.mask[top:bottom] |= np.logical_xor.accumulate(flips, axis=1)[:, : self.width]
+        self.shapes += 1
+
+    def box(self, left: float, top: float, right: float, bottom: float) -> None:
+        """Draw a rectangle; its corners may be given in any order."""
+        self.polygon(np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=np.float64))
+
+    def circle(self, x: float, y: float, radius: float) -> None:
+        """Draw a disc."""
+        rows, columns = np.ogrid[: self.height, : self.width]
+        self.mask |= (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= radius**2
+        self.shapes += 1
+
+    def paste(self, pixels: NDArray[np.bool_], left: int, top: int) -> None:
+        """Draw pixels whose top left one falls on (row `top`, column `left`) of the image."""
+        height, width = pixels.shape
+        rows = slice(max(top, 0), max(min(top + height, self.height), 0))
+        columns = slice(max(left, 0), max(min(left + width, self.width), 0))
+        self.mask[rows, columns] |= pixels[
+            rows.start - top : max(rows.stop - top, 0), columns.start - left : max(columns.stop - left, 0)
+        ]
+        self.shapes += 1
+
+    def runs(self, counts: Sequence[int]) -> None:
+        """Draw COCO's run lengths: background and object in turn, column after column.
+
+        Raises:
+            AnnotationError: they do not add up to the image's pixels.
+        """
+        if min(counts, default=0) < 0 or sum(counts) != self.mask.size:
+            raise AnnotationError(f"its runs cover {sum(counts)} pixels of {self.mask.size}")
+        flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+        self.paste(flat.reshape(self.width, self.height).T, 0, 0)
+
+    def finished(self) -> NDArray[np.bool_]:
+        """The mask (H,W) bool.
+
+        Raises:
+            AnnotationError: no pixel belongs to an object.
+        """
+        if not self.mask.any():
+            raise AnnotationError(
+                "its shapes cover no pixel of the image" if self.shapes
+                else f"no shape that encloses an area ({describe(self.ignored)} left out)" if self.ignored
+                else "no shape"
+            )  # fmt: skip
+        return self.mask
+
+
+def describe(kinds: Counter[str]) -> str:
+    """Say how many of which: `2 line, 1 point`."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def numbers(values: Any, columns: int | None = None) -> NDArray[np.float64]:
+    """Read coordinates: (V,) or, where columns are given, (V,columns).
+
+    Raises:
+        AnnotationError: not numbers of that shape, not finite, or far from any image.
+    """
+    try:
+        array = np.asarray(values, dtype=np.float64)
+        array = array.reshape(-1, columns) if columns and array.size else array
+        if array.ndim != (2 if columns else 1) or not (np.abs(array) < _FARTHEST).all():
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        shown = repr(values)
+        shown = f"{shown[:60]} ..." if len(shown) > 60 else shown
+        raise AnnotationError(f"{shown} are no coordinates") from error
+    return array
+
+
+def decode_runs(text: str) -> list[int]:
+    """COCO's compressed run lengths: groups of five bits from character 48 on, each from the third on a difference.
+
+    Raises:
+        AnnotationError: other characters, or the text ends within a number.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise AnnotationError(f"no compressed run lengths: {text[:20]!r}")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        value -= (bits & 16) >> 4 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise AnnotationError("compressed run lengths that end within a number")
+    return counts

@@ -1,0 +1,151 @@
+"""COCO's instance annotations: one JSON file for many images."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from modeldoctor.data.annotations import load_json
+from modeldoctor.data.canvas import AnnotationError, Canvas, decode_runs, numbers
+from modeldoctor.data.paths import PathTable
+from modeldoctor.data.splits import SPLIT_ORDER, split_named
+
+EXPECTED = "COCO's instances: polygons, run lengths or boxes of an image of this size"
+
+
+def is_coco(path: Path) -> bool:
+    """Whether this is a JSON file, or a folder with COCO's directly in it."""
+    if path.is_file():
+        return path.suffix.lower() == ".json"
+    return any(map(_mentions_images, path.glob("*.json")))
+
+
+class CocoIndex:
+    """Annotations by the image's relative path, kept as JSON text in one buffer until an image is asked for.
+
+    A `file_name` is an image's path relative to the data's root, with or without the split's folder. In a folder of
+    several files the split may also be in the file's own name (`instances_val2017.json`).
+
+    Args:
+        path: the file, or a folder with some.
+
+    Raises:
+        AnnotationError: a file is broken, or is not COCO's.
+    """
+
+    def __init__(self, path: Path):
+        files = [path] if path.is_file() else sorted(filter(_mentions_images, path.glob("*.json")))
+        gathered: dict[_Key, dict[str, Any]] = {}
+        self._files = tuple(files)
+        for number, file in enumerate(files):
+            try:
+                for key, entry in _entries(file, _split_of(file) if len(files) > 1 else None):
+                    known = gathered.setdefault(key, {"file": number, "size": entry["size"], "shapes": []})
+                    known["shapes"] += entry["shapes"]
+            except AnnotationError as error:
+                raise AnnotationError(f"{file.name}: {error}") from error
+        self._rows = {key: row for row, key in enumerate(gathered)}
+        self._owners = [entry.pop("file") for entry in gathered.values()]
+        self._texts = PathTable(json.dumps(entry) for entry in gathered.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def find(self, relative_path: str) -> Path | None:
+        """The place of an image's annotations, as a path below their file, or None."""
+        key = self._match(_key(relative_path))
+        return None if key is None else self._files[self._owners[self._rows[key]]] / str(key)
+
+    def _match(self, key: _Key) -> _Key | None:
+        others = [None] if key.split else SPLIT_ORDER
+        found = [one for one in (_Key(split, key.rest) for split in others) if one in self._rows]
+        if key in self._rows:
+            return key
+        # Without its split an image may be any of several: better none than another's.
+        return found[0] if len(found) == 1 else None
+
+    def draw(self, place: Path, canvas: Canvas) -> None:
+        """Draw all annotations of the image that `find` named."""
+        file = next(file for file in self._files if place.is_relative_to(file))
+        entry = json.loads(self._texts[self._rows[_key(place.relative_to(file).as_posix())]])
+        if None not in entry["size"]:
+            canvas.check_size(*entry["size"])
+        for shape in entry["shapes"]:
+            _draw(shape, canvas)
+
+
+class _Key(NamedTuple):
+    split: str | None
+    rest: str
+
+    def __str__(self) -> str:
+        return f"{self.split}/{self.rest}" if self.split else self.rest
+
+
+def _key(relative_path: str) -> _Key:
+    parts = PurePosixPath(relative_path.replace("\\", "/").lstrip("/")).parts
+    split = split_named(parts[0]) if len(parts) > 1 else None
+    return _Key(split, "/".join(parts[1:] if split else parts))
+
+
+def _split_of(file: Path) -> str | None:
+    return next(filter(None, map(split_named, re.split(r"[^A-Za-z]+", file.stem))), None)
+
+
+def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, dict[str, Any]]]:
+    """Yield each annotation with its image's key and size; those that are no outlines (captions) are left out."""
+    content = load_json(file)
+    images, annotations = content.get("images"), content.get("annotations")
+    if not isinstance(images, list) or not isinstance(annotations, list):
+        raise AnnotationError('no lists "images" and "annotations"')
+    try:
+        by_id = {image["id"]: image for image in images}
+        for annotation in annotations:
+            if (image := by_id.get(annotation["image_id"])) is None:
+                continue
+            key = _key(image["file_name"])
+            if "segmentation" in annotation or "bbox" in annotation:
+                size = [image.get("width"), image.get("height")]
+                shape = annotation.get("segmentation") or annotation.get("bbox")
+                yield _Key(key.split or split, key.rest), {"size": size, "shapes": [shape]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AnnotationError(f"an image or annotation that is not COCO's ({error!r})") from error
+
+
+def _draw(shape: Any, canvas: Canvas) -> None:
+    """Draw run lengths {size, counts}, polygons [[x1, y1, ...], ...] or a box [x, y, width, height]."""
+    if isinstance(shape, dict):
+        _draw_runs(shape, canvas)
+    elif shape and isinstance(shape, Sequence) and isinstance(shape[0], list):
+        for polygon in shape:
+            canvas.polygon(numbers(polygon, columns=2))
+    elif shape:
+        values = numbers(shape)
+        if len(values) != 4:
+            raise AnnotationError(f"a box of {len(values)} values")
+        left, top, width, height = values
+        canvas.box(left, top, left + width, top + height)
+
+
+def _draw_runs(shape: dict[str, Any], canvas: Canvas) -> None:
+    counts, size = shape.get("counts"), shape.get("size")
+    if not isinstance(size, list) or len(size) != 2:
+        raise AnnotationError("run lengths without their size")
+    canvas.check_size(size[1], size[0])
+    if isinstance(counts, str):
+        counts = decode_runs(counts)
+    if not isinstance(counts, list) or not all(type(count) is int for count in counts):
+        raise AnnotationError("run lengths that are no whole numbers")
+    canvas.runs(counts)
+
+
+def _mentions_images(file: Path) -> bool:
+    """Tell COCO's JSON from LabelMe's without parsing hundreds of megabytes."""
+    if not file.is_file() or file.stat().st_size == 0:
+        return False
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return all(text.find(key) >= 0 for key in (b'"images"', b'"annotations"'))

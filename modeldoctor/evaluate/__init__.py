@@ -1,0 +1,208 @@
+"""Held-out predictions → every arm's figures, comparisons and the verdict; `statistics.py` says what they stand on.
+
+Shapes: R seeds (runs of one arm), S images, N classes, G groups, C cells (sets of images), D resamples, U patterns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modeldoctor.errors import UsageError
+from modeldoctor.evaluate.metrics import RULES, HeldOut, Predictions, by_run, class_groups
+from modeldoctor.evaluate.statistics import difference, estimate, mcnemar, sign_flip, swap, wilson
+from modeldoctor.records import Bools, Ints
+from modeldoctor.trial_records import ArmResult, Cell, Comparison, Metric, Outcome, Ruling, Trial
+
+__all__ = [
+    "HeldOut",
+    "Predictions",
+    "build_trial",
+    "compare",
+    "evaluate_arm",
+    "mcnemar",
+    "sign_flip",
+    "verdict",
+    "wilson",
+]
+
+RESAMPLES = 2000
+ORIGINAL, TREAT, CONTROL = "original", "treat", "continue"
+
+
+def evaluate_arm(
+    predictions: Predictions, held_out: HeldOut, *, resamples: int = RESAMPLES, seed: int = 0
+) -> ArmResult:
+    """One arm's figures: every metric that `held_out` allows, and each class, group and class within a group.
+
+    Args:
+        predictions: of all runs.
+        held_out: the images.
+        resamples: D.
+        seed: of the resampling; the result depends on nothing else.
+
+    Raises:
+        ValueError: predictions of another shape.
+    """
+    right = predictions.right(held_out)
+    figures = {metric: by_run(right, RULES[metric], held_out) for metric in held_out.metrics}
+    return ArmResult(
+        arm=predictions.arm,
+        seeds=predictions.seeds,
+        images=len(held_out.labels),
+        metrics={metric: estimate(right, RULES[metric], held_out, resamples, seed) for metric in figures},
+        by_seed={metric: tuple(values.tolist()) for metric, values in figures.items()},
+        **_all_cells(right, held_out),
+    )
+
+
+def _all_cells(right: Bools, held_out: HeldOut) -> dict[str, tuple[Cell, ...]]:
+    classes, groups = held_out.classes, held_out.group_names
+    of_class: list[tuple[str | None, str | None]] = [(label, None) for label in classes]
+    found = {"classes": _cells(right, held_out.labels, of_class), "groups": (), "class_groups": ()}
+    if held_out.groups is not None:
+        found["groups"] = _cells(right, held_out.group_index(), [(None, group) for group in groups])
+        both = [(label, group) for label in classes for group in groups]
+        found["class_groups"] = _cells(right, class_groups(held_out), both)
+    return found
+
+
+def _cells(right: Bools, index: Ints, names: Sequence[tuple[str | None, str | None]]) -> tuple[Cell, ...]:
+    images = np.bincount(index, minlength=len(names))
+    hits = np.bincount(index, weights=right.mean(axis=0), minlength=len(names))
+    return tuple(
+        Cell(label=label, group=group, images=int(n), accuracy=wilson(float(k), int(n)))
+        for (label, group), n, k in zip(names, images, hits, strict=True)
+    )
+
+
+def compare(
+    arm: Predictions,
+    baseline: Predictions,
+    held_out: HeldOut,
+    *,
+    metric: Metric = Metric.ACCURACY,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """One arm against another on the same images.
+
+    Args:
+        arm: predictions of R runs.
+        baseline: of the R runs with the same seeds, or of one run, against which every run is held.
+        held_out: the images.
+        metric: what is compared.
+        resamples: D, of the bootstrap, and of the permutations for other metrics than accuracy.
+        seed: of both; the result depends on nothing else.
+
+    Raises:
+        ValueError: predictions of another shape, or runs that cannot be paired.
+        UsageError: the metric needs groups that are not there.
+    """
+    if metric not in held_out.metrics:
+        raise UsageError(
+            f"the metric {metric} needs a group column" + " and training groups" * (metric is Metric.WEIGHTED),
+            expected=f"one of {', '.join(held_out.metrics)}",
+            hint="give the groups of the images, or choose another metric",
+        )
+    if len(baseline.seeds) > 1 and baseline.seeds != arm.seeds:
+        raise ValueError(f"{arm.arm} ran with seeds {arm.seeds}, {baseline.arm} with {baseline.seeds}")
+    right = arm.right(held_out)
+    other = np.broadcast_to(baseline.right(held_out), right.shape)
+    rule = RULES[metric]
+    found = difference(right, other, rule, held_out, resamples, seed)
+    exact = metric is Metric.ACCURACY
+    return Comparison(
+        arm=arm.arm,
+        baseline=baseline.arm,
+        metric=metric,
+        difference=found,
+        p_value=sign_flip(right, other) if exact else swap(right, other, found.value, rule, held_out, resamples, seed),
+        mcnemar=tuple(mcnemar(s, mine, its) for s, mine, its in zip(arm.seeds, right, other, strict=True)),
+    )
+
+
+def verdict(against_original: Comparison, against_control: Comparison) -> Ruling:
+    """`improved` if the treatment is better than both at 95%, `harmed` if worse than either, else `no-benefit`.
+
+    Raises:
+        ValueError: the comparisons are of different metrics.
+    """
+    both = (against_original, against_control)
+    if against_original.metric != against_control.metric:
+        raise ValueError(f"comparisons of {against_original.metric} and of {against_control.metric}")
+    if any(comparison.worse for comparison in both):
+        outcome = Outcome.HARMED
+    elif all(comparison.better for comparison in both):
+        outcome = Outcome.IMPROVED
+    else:
+        outcome = Outcome.NO_BENEFIT
+    return Ruling(
+        outcome=outcome,
+        metric=against_original.metric,
+        against_original=against_original,
+        against_control=against_control,
+        reason=f"{against_original.metric}: {' and '.join(map(_said, both))}",
+    )
+
+
+def _said(comparison: Comparison) -> str:
+    word = "better than" if comparison.better else "worse than" if comparison.worse else "not set apart from"
+    d = comparison.difference
+    return (
+        f"{word} {comparison.baseline} ({100 * d.value:+.2f} points, 95% interval {100 * d.low:+.2f} to "
+        f"{100 * d.high:+.2f}, p = {comparison.p_value:.2g})"
+    )
+
+
+def build_trial(
+    arms: Sequence[Predictions],
+    held_out: HeldOut,
+    *,
+    metric: Metric = Metric.ACCURACY,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    provenance: Mapping[str, Any],
+) -> Trial:
+    """Every arm's figures, the comparisons and the verdict.
+
+    The treatment is handed back only if it improved; else the control if it is better than the original at 95%,
+    else the original.
+
+    Args:
+        arms: with `original`, `treat` and `continue` among them.
+        held_out: the images.
+        metric: what the verdict is about.
+        resamples: D.
+        seed: of resampling and permutations.
+        provenance: plain values that say how the trial was made.
+
+    Raises:
+        ValueError: an arm is missing, or predictions cannot be paired.
+        UsageError: the metric needs groups that are not there.
+    """
+    by_name = {predictions.arm: predictions for predictions in arms}
+    if missing := {ORIGINAL, TREAT, CONTROL} - by_name.keys():
+        raise ValueError(f"a trial without {', '.join(sorted(missing))}")
+
+    def compared(arm: str, baseline: str, metric: Metric) -> Comparison:
+        return compare(by_name[arm], by_name[baseline], held_out, metric=metric, resamples=resamples, seed=seed)
+
+    control = compared(CONTROL, ORIGINAL, metric)
+    others = sorted(by_name.keys() - {TREAT}, key=lambda name: (name != ORIGINAL, name != CONTROL, name))
+    treated = {(name, m): compared(TREAT, name, m) for name in others for m in held_out.metrics}
+    ruling = verdict(treated[ORIGINAL, metric], treated[CONTROL, metric])
+    return Trial(
+        ruling=ruling,
+        handed_back=TREAT if ruling.outcome is Outcome.IMPROVED else CONTROL if control.better else ORIGINAL,
+        arms=tuple(
+            evaluate_arm(by_name[name], held_out, resamples=resamples, seed=seed)
+            for name in (ORIGINAL, TREAT, *others[1:])
+        ),
+        comparisons=(*treated.values(), control),
+        resamples=resamples,
+        seed=seed,
+        provenance=dict(provenance),
+    )

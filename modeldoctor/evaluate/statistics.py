@@ -1,0 +1,171 @@
+"""Intervals and paired tests of held-out predictions.
+
+Shapes: R seeds (runs of one arm), S images, N classes, G groups, C cells (sets of images), D resamples, U patterns.
+
+Statistics, and why these:
+
+- **Several seeds.** Every metric is taken for each run and averaged over the runs: it is what one run may be expected
+  to give. The same image in R runs is one image: no interval or test counts it R times.
+- **Interval of a metric or difference**: the basic bootstrap (2θ - quantiles; Davison & Hinkley 1997, section 5.2): the
+  lowest of many accuracies is biased down, in a resample once more, so that percentiles would miss. Resampled are the
+  images, shared by all runs and arms, and independently the runs; the deviations of both are added (the crossed
+  bootstrap of Owen 2007, in an additive form). A handful of resampled runs shows too little spread (Hesterberg 2015):
+  theirs is multiplied by √(R/(R-1)), and the whole by t/z with Satterthwaite's degrees of freedom. One run shows no
+  spread at all: its interval is about the images only. Simulated coverage of an accuracy is 92-97% for 3 and 5 runs.
+  Of the lowest of ten equally good classes it is 75-93%, the worst case: there the lowest is chance, look at the cells.
+- **Interval of one class or group**: Wilson's score interval (Wilson 1927) with the images as trials. It keeps close to
+  its level for small groups and at 0 and 100% (Brown, Cai & DasGupta 2001), where the bootstrap has no width and
+  Clopper-Pearson is too wide; and unlike that it is defined for a mean over seeds, which is no whole number of images.
+- **Paired test.** One run: McNemar's exact test. Several: each image's difference, summed over the runs, gets a random
+  sign (Fisher's randomisation test); the distribution of the total is computed exactly, not drawn. With one run this
+  IS McNemar's exact test. Other metrics than accuracy are no sum over images; for them the two arms' predictions are
+  swapped image by image at random, p = (1 + as extreme) / (1 + draws) (Phipson & Smyth 2010).
+- **Verdict.** `improved` needs both comparisons to say so, each at 95%, which needs no correction (intersection-union,
+  Berger 1982); the test speaks for the images, the interval for images and runs, and both must agree.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import signal, stats
+
+from modeldoctor.evaluate.metrics import HeldOut, Patterns, Rule, by_run
+from modeldoctor.records import Bools, Floats
+from modeldoctor.trial_records import Estimate, McNemar
+
+LEVEL = 0.95
+UNDEFINED = Estimate(value=np.nan, low=np.nan, high=np.nan)
+
+
+def wilson(hits: float, images: int) -> Estimate:
+    """Wilson's 95% score interval of a share; NaN without images.
+
+    Args:
+        hits: right images; a mean over seeds need not be whole.
+        images: the trials.
+    """
+    if not images:
+        return UNDEFINED
+    share, z = hits / images, float(stats.norm.ppf(0.5 + LEVEL / 2))
+    centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    return Estimate(value=share, low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)))
+
+
+def estimate(right: Bools, rule: Rule, held_out: HeldOut, resamples: int, seed: int) -> Estimate:
+    """A metric's mean over the runs and its interval within [0, 1].
+
+    Args:
+        right: (R,S).
+        rule: the metric.
+        held_out: the images.
+        resamples: D.
+        seed: of the resampling.
+    """
+    found = _interval(right, None, rule, held_out, resamples, seed)
+    if found.low == found.high:
+        # All right or all wrong: a resample knows no other answer, Wilson's interval does.
+        smallest = int(np.unique(rule.cells(held_out), return_counts=True)[1].min())
+        return wilson(found.value * smallest, smallest)
+    low, high = np.clip([found.low, found.high], 0, 1)
+    return Estimate(value=found.value, low=float(low), high=float(high))
+
+
+def difference(right: Bools, baseline: Bools, rule: Rule, held_out: HeldOut, resamples: int, seed: int) -> Estimate:
+    """As `estimate`, of an arm's metric less the baseline's: runs paired by row, both (R,S)."""
+    return _interval(right, baseline, rule, held_out, resamples, seed)
+
+
+def _interval(
+    right: Bools, baseline: Bools | None, rule: Rule, held_out: HeldOut, resamples: int, seed: int
+) -> Estimate:
+    by_seed = by_run(right, rule, held_out)
+    if baseline is not None:
+        by_seed = by_seed - by_run(baseline, rule, held_out)
+    value = float(by_seed.mean())
+    if np.isnan(value):
+        return UNDEFINED
+    of_images = _resampled_images(right, baseline, rule, held_out, resamples, seed) - value
+    deviations = of_images + _resampled_runs(by_seed, resamples, seed)
+    spread = np.var(by_seed, ddof=1) / len(by_seed) if len(by_seed) > 1 else 0.0
+    tail = 0.5 + LEVEL / 2
+    freedom = (of_images.var() + spread) ** 2 * (len(by_seed) - 1) / spread**2 if spread else np.inf
+    deviations *= stats.t.ppf(tail, freedom) / stats.norm.ppf(tail)
+    high, low = value - np.quantile(deviations, [1 - tail, tail])
+    return Estimate(value=value, low=float(low), high=float(high))
+
+
+def _resampled_images(
+    right: Bools, baseline: Bools | None, rule: Rule, held_out: HeldOut, resamples: int, seed: int
+) -> Floats:
+    """(D,), the mean over the runs on resampled images, less the baseline's on the same ones."""
+    runs = right if baseline is None else np.vstack([right, baseline])
+    sign = np.ones(len(runs))
+    sign[len(right) :] = -1
+    patterns = Patterns.of(rule.cells(held_out), runs)
+    generator = np.random.default_rng([seed, 0])
+    means = []
+    for chunk in patterns.chunks(resamples):
+        drawn = generator.multinomial(runs.shape[1], patterns.size / runs.shape[1], size=chunk)
+        of_run = [patterns.metric(drawn * row, drawn, rule, held_out) for row in patterns.right]
+        means.append(sign @ np.stack(of_run) / len(right))
+    return np.concatenate(means)
+
+
+def _resampled_runs(by_seed: Floats, resamples: int, seed: int) -> Floats:
+    """(D,), how far the mean of resampled runs lies from the mean of all, at the spread that R runs have."""
+    runs = len(by_seed)
+    if runs == 1:
+        return np.zeros(resamples)
+    drawn = np.random.default_rng([seed, 1]).integers(runs, size=(resamples, runs))
+    return np.asarray(np.sqrt(runs / (runs - 1)) * (by_seed[drawn].mean(axis=1) - by_seed.mean()))
+
+
+def mcnemar(seed: int, right: Bools, baseline: Bools) -> McNemar:
+    """McNemar's exact test: two-sided binomial on the discordant images (S,); p = 1 if there are none."""
+    wins, losses = int((right & ~baseline).sum()), int((~right & baseline).sum())
+    p_value = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    return McNemar(seed=seed, wins=wins, losses=losses, p_value=p_value)
+
+
+def sign_flip(right: Bools, baseline: Bools) -> float:
+    """Two-sided p-value of the exact randomisation test over images, all runs pooled.
+
+    Under the null hypothesis an image's summed difference d is as likely -d. The total's distribution is the
+    convolution of one scaled binomial for each size of |d|.
+
+    Args:
+        right: (R,S).
+        baseline: (R,S); with R = 1 this is McNemar's exact test.
+    """
+    difference = right.sum(axis=0) - baseline.sum(axis=0)
+    total = np.ones(1)
+    for size, images in enumerate(np.bincount(np.abs(difference))):
+        if size and images:
+            spaced = np.zeros(size * images + 1)
+            spaced[::size] = stats.binom.pmf(np.arange(images + 1), images, 0.5)
+            total = signal.convolve(total, spaced)
+    reachable = 2 * np.arange(len(total)) - (len(total) - 1)
+    return float(np.clip(total[np.abs(reachable) >= abs(difference.sum())].sum(), 0, 1))
+
+
+def swap(
+    right: Bools, baseline: Bools, value: float, rule: Rule, held_out: HeldOut, resamples: int, seed: int
+) -> float:
+    """Two-sided p-value of the permutation test that swaps the arms image by image."""
+    if np.isnan(value):
+        return 1.0
+    patterns = Patterns.of(rule.cells(held_out), np.vstack([right, baseline]))
+    generator = np.random.default_rng([seed, 2])
+    extreme = 0
+    pairs = list(zip(patterns.right[: len(right)], patterns.right[len(right) :], strict=True))
+    for chunk in patterns.chunks(resamples):
+        swapped = generator.binomial(patterns.size, 0.5, size=(chunk, len(patterns.size)))
+        stay, all_ = patterns.size - swapped, patterns.size[None]
+        differences = [
+            patterns.metric(stay * a + swapped * b, all_, rule, held_out)
+            - patterns.metric(stay * b + swapped * a, all_, rule, held_out)
+            for a, b in pairs
+        ]
+        extreme += int((np.abs(np.mean(differences, axis=0)) >= abs(value) - 1e-12).sum())
+    return (1 + extreme) / (1 + resamples)
