@@ -23,19 +23,13 @@ from modeldoctor.data.masks import PLAN_FILE
 from modeldoctor.data.pictures import PictureFiles
 from modeldoctor.diagnosis.assemble import warn_of_predictions
 from modeldoctor.diagnosis.passes import Progress, Run, predict
-from modeldoctor.diagnosis.setup import (
-    AnySet,
-    in_eval_mode,
-    in_network_classes,
-    resolve_device,
-    splits_to_use,
-    take_apart,
-)
+from modeldoctor.diagnosis.setup import splits_to_use, take_apart
 from modeldoctor.diagnosis.state import RunState
 from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError
 from modeldoctor.files import check_writable, written_aside
 from modeldoctor.graph import select_layers
 from modeldoctor.interrupts import graceful_stop
+from modeldoctor.setting import AnySet, in_eval_mode, in_network_classes, resolve_device
 from modeldoctor.zoo import Network
 
 _COLUMNS = ("path", "class", "predicted", "confidence", "reason", "source")

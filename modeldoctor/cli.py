@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from modeldoctor.config import DiagnoseConfig
-from modeldoctor.errors import ExitCode, ModelDoctorError, ModelDoctorWarning, UsageError
+from modeldoctor.config import DiagnoseConfig, commented_yaml, load_treat_config
+from modeldoctor.errors import ExitCode, GateError, ModelDoctorError, ModelDoctorWarning, UsageError
 
 if TYPE_CHECKING:
     from modeldoctor.records import Diagnosis
@@ -179,6 +179,50 @@ def demo(
     with _progress() as progress:
         result = run_demo(output, seed=seed, progress=progress)
     _show(result.diagnosis, result.output, json_only=False)
+
+
+@app.command()
+def treat(
+    config: Annotated[Path, typer.Option(help="A YAML file; `modeldoctor config` prints one with every key.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="key.key=value, replaces what the file says; may be given again.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted trial.")] = False,
+    require_improvement: Annotated[
+        bool, typer.Option("--require-improvement", help="Exit with 4 unless the verdict is `improved`.")
+    ] = False,
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
+) -> None:
+    """Fine-tune under constraints made from a diagnosis, and prove that it helped."""
+    settings = load_treat_config(config, changes or [])
+    from modeldoctor import diagnosis as diagnosing
+    from modeldoctor import treatment
+    from modeldoctor.screen import render_trial
+    from modeldoctor.store import read_diagnosis
+    from modeldoctor.zoo import load_model
+
+    network = load_model(settings.checkpoint, arch=settings.arch, trust_pickle=trust_pickle)
+    with _progress() as progress:
+        made = settings.output / "diagnosis.h5"
+        if settings.diagnosis is not None or (resume and made.exists()):
+            found = read_diagnosis(settings.diagnosis or made)
+        else:
+            found = diagnosing.diagnose(
+                network, settings.data.path, config=treatment.diagnosis_needed(settings), root=settings.data.root,
+                output=made, resume=resume, progress=progress,
+            )  # fmt: skip
+        trial = treatment.treat(settings, network, found, resume=resume, progress=progress)
+    for part in render_trial(trial):
+        _out.print(part, "")
+    _out.print(f"written: {escape(str(settings.output))}", highlight=False, soft_wrap=True)
+    if require_improvement and trial.ruling.outcome != "improved":
+        raise GateError(f"the verdict is {trial.ruling.outcome}", where="--require-improvement", expected="improved")
+
+
+@app.command("config")
+def print_config() -> None:
+    """Print a treatment's configuration with every key, its default, meaning and range."""
+    sys.stdout.write(commented_yaml() + "\n")
 
 
 @app.command()

@@ -76,6 +76,12 @@ class StoreError(InputError):
     """A stored result is of another schema, damaged, or belongs to another run."""
 
 
+class GateError(ModelDoctorError):
+    """The result is not what the caller asked for; everything was written."""
+
+    exit_code = ExitCode.GATE
+
+
 class GraphError(ModelDoctorError):
     """A network could not be captured or cut; callers fall back to hooks."""
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from modeldoctor.graph import Layer
+from modeldoctor.trial_records import Trial
 
 _WORST = 5
 _SENTENCES = {
@@ -34,6 +35,25 @@ def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
     if summary["explained"]:
         yield _verdicts(summary)
         yield _telling(summary)
+
+
+def render_trial(trial: Trial) -> Iterator[RenderableType]:
+    """A trial's arms with their intervals, and the verdict."""
+    table = _table(f"Test split, {trial.arms[0].images} images", "arm", "seeds")
+    metrics = list(trial.arms[0].metrics)
+    for metric in metrics:
+        table.add_column(metric.replace("_", " "), justify="right")
+    for arm in trial.arms:
+        cells = [
+            f"{_percent(one.value)} [dim]{100 * one.low:.1f}–{100 * one.high:.1f}[/]"
+            for one in (arm.metrics[metric] for metric in metrics)
+        ]
+        table.add_row(arm.arm, str(len(arm.seeds)), *cells)
+    table.caption = "mean over seeds, 95% interval over images and seeds"
+    table.caption_justify = "left"
+    yield table
+    yield f"[bold]{trial.ruling.outcome}[/]: {escape(trial.ruling.reason)}"
+    yield f"the treated checkpoint holds the weights of: {trial.handed_back}"
 
 
 def render_layers(layers: Sequence[Layer]) -> Table:

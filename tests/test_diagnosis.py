@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.data import open_data
 from modeldoctor.diagnosis import diagnose, list_layers
-from modeldoctor.diagnosis.setup import resolve_device
 from modeldoctor.errors import DataError, InterruptedRunError, MaskError, ModelDoctorWarning, StoreError, UsageError
 from modeldoctor.records import Diagnosis
+from modeldoctor.setting import resolve_device
 from modeldoctor.store import read_diagnosis
 from modeldoctor.summary import summarise, write_summary
 from modeldoctor.zoo import Network, load_model

@@ -26,22 +26,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     "correlation": {"errors", "graph"},
     "records": set(),
     "explain": {"errors", "graph", "correlation", "records"},
+    "setting": {"errors", "data", "zoo"},
     "diagnosis": {
         "errors", "config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records", "explain", "store",
+        "setting",
+    },
+    # The design's rule: a treatment is handed a diagnosis and never makes one.
+    "treatment": {
+        "errors", "config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records", "constraints",
+        "checkpoint", "checkpoint_write", "evaluate", "trial_records", "training", "setting",
     },
     "constraints": {"errors", "graph", "records"},
     "checkpoint_write": {"errors", "files", "checkpoint", "checkpoint_file"},
     "trial_records": {"errors", "files"},
     "evaluate": {"errors", "records", "trial_records"},
-    "annotate": {"errors", "config", "files", "interrupts", "data", "diagnosis", "graph", "zoo"},
+    "annotate": {"errors", "config", "files", "interrupts", "data", "diagnosis", "graph", "zoo", "setting"},
     "store": {"errors", "files", "records"},
     "summary": {"files", "records"},
-    "screen": {"graph"},
+    "screen": {"graph", "trial_records"},
     "training": {"config", "data"},
     "demo": {"errors", "config", "files", "records", "data", "diagnosis", "zoo", "training"},
 }  # fmt: skip
 # Imports for the sake of types alone.
-TYPES_ONLY = {("screen", "graph")}
+TYPES_ONLY = {("screen", "graph"), ("screen", "trial_records")}
 ANYTHING = {"cli", "__init__", "__main__"}
 # Rooms that must work where torch is not installed or must not be loaded: reports are made from plain records.
 WITHOUT_TORCH = {
@@ -56,6 +63,7 @@ TESTED_ELSEWHERE = {
     "checkpoint_file": "test_checkpoint.py",
     "checkpoint_metadata": "test_checkpoint.py",
     "trial_records": "test_evaluate.py",
+    "setting": "test_diagnosis.py",
 }
 # What may speak to the terminal or end the process, and where.
 CLI_ALONE = {"print", "typer", "sys.exit"}

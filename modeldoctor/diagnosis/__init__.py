@@ -18,20 +18,12 @@ from modeldoctor.diagnosis.assemble import (
     warn_of_predictions,
 )
 from modeldoctor.diagnosis.passes import Progress, Run, correlate, examine, measure_scales, predict
-from modeldoctor.diagnosis.setup import (
-    AnySet,
-    in_eval_mode,
-    in_network_classes,
-    open_state,
-    recorded_warnings,
-    resolve_device,
-    splits_to_use,
-    take_apart,
-)
+from modeldoctor.diagnosis.setup import open_state, splits_to_use, take_apart
 from modeldoctor.files import check_writable
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.interrupts import graceful_stop
 from modeldoctor.records import Diagnosis
+from modeldoctor.setting import AnySet, in_eval_mode, in_network_classes, recorded_warnings, resolve_device
 from modeldoctor.store import write_diagnosis
 from modeldoctor.zoo import Network
 

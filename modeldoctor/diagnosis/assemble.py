@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from modeldoctor.correlation import compute_state
 from modeldoctor.data import accuracy_warning, choose_confident
 from modeldoctor.diagnosis.passes import Run, delta_of
-from modeldoctor.diagnosis.setup import AnySet
 from modeldoctor.errors import ModelDoctorWarning
 from modeldoctor.explain import Evidence, Probe, find_limits, judge
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.records import Diagnosis, LayerDiagnosis, Samples
+from modeldoctor.setting import AnySet
 from modeldoctor.zoo import Network
 
 _REFERENCES = 200

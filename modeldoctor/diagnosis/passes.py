@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.correlation import Noise, correlate_samples, empty_state, update_state
 from modeldoctor.data import Batch, ImageSet, make_loader
-from modeldoctor.diagnosis.setup import AnySet
 from modeldoctor.diagnosis.state import Predictions, RunState
 from modeldoctor.errors import DataError, InterruptedRunError
 from modeldoctor.explain import Probe, gather_evidence
 from modeldoctor.graph import Layer, LayeredNetwork
 from modeldoctor.interrupts import StopRequest
+from modeldoctor.setting import AnySet
 
 Progress = Callable[[str, int, int | None], None]
 _SAVE_EVERY_S = 30.0

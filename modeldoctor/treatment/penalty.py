@@ -1,0 +1,97 @@
+"""The constraints of a configuration as one penalty on a training pass, Eq. 7.
+
+Shapes: B images, J noise draws, K channels, H x W positions, N classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from modeldoctor.config import TreatConfig
+from modeldoctor.constraints import (
+    Attribution,
+    attribute,
+    background_cells,
+    channel_constraint,
+    runner_up,
+    space_constraint,
+)
+from modeldoctor.correlation import Noise
+from modeldoctor.graph import Cut, Layer
+from modeldoctor.treatment.batches import TrainingBatch
+
+
+@dataclass
+class Penalty:
+    """Σ_r α L_ch^r / its start + Σ_r β L_sp^r / its start.
+
+    Attributes:
+        config: weights, layers, noise.
+        channel_layers, space_layers: S_ch and S_sp.
+        correlated: by channel layer (N,K) bool, whether Â[n,k] >= v.
+        scales: activation standard deviation by layer.
+        expand_px: pixels of the network's input.
+        start: each constraint's value when treatment began, by (constraint, layer); 1 until it is measured.
+    """
+
+    config: TreatConfig
+    channel_layers: tuple[Layer, ...]
+    space_layers: tuple[Layer, ...]
+    correlated: dict[str, Tensor]
+    scales: dict[str, float]
+    expand_px: int
+    start: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer that is cut at, once, in execution order."""
+        return tuple(dict.fromkeys((*self.channel_layers, *self.space_layers)))
+
+    def terms(self, logits: Tensor, cuts: list[Cut], batch: TrainingBatch, seed: int) -> dict[tuple[str, str], Tensor]:
+        """Each constraint's mean over the images that it applies to; none of them for a constraint without images.
+
+        Args:
+            logits: (B,N) of the training pass.
+            cuts: of the same pass.
+            batch: on the network's device.
+            seed: of the noise.
+        """
+        terms = {}
+        channel = {layer.name for layer in self.channel_layers}
+        space = {layer.name for layer in self.space_layers}
+        for cut in cuts:
+            if cut.layer.name in channel:
+                terms["channel", cut.layer.name] = self._channel(cut, logits, batch, seed)
+            if cut.layer.name in space and batch.annotated.any():
+                terms["space", cut.layer.name] = self._space(cut, batch, seed)
+        return terms
+
+    def total(self, terms: dict[tuple[str, str], Tensor]) -> Tensor:
+        """Eq. 7 without the original loss."""
+        weights = {"channel": self.config.channel.weight, "space": self.config.space.weight}
+        parts = [weights[kind] * term / self.start.get((kind, layer), 1.0) for (kind, layer), term in terms.items()]
+        return torch.stack(parts).sum() if parts else torch.zeros(())
+
+    def _channel(self, cut: Cut, logits: Tensor, batch: TrainingBatch, seed: int) -> Tensor:
+        classes = torch.stack([batch.labels, runner_up(logits, batch.labels)])
+        noise = self._noise(cut, batch.keys, seed)
+        own, second = attribute(cut, classes, noise, Attribution(self.config.channel.attribution))
+        correlated = self.correlated[cut.layer.name].to(own.device)[batch.labels]
+        return channel_constraint(own, second, correlated).mean()
+
+    def _space(self, cut: Cut, batch: TrainingBatch, seed: int) -> Tensor:
+        attribution = Attribution(self.config.space.attribution)
+        own = attribute(cut, batch.labels, self._noise(cut, batch.keys, seed), attribution)
+        height, width = cut.maps.shape[-2:]
+        background = background_cells(batch.masks, self.expand_px, (height, width))
+        return space_constraint(own, background, attribution)[batch.annotated].mean()
+
+    def _noise(self, cut: Cut, keys: tuple[int, ...], seed: int) -> Tensor | None:
+        if not self.config.noise_draws:
+            return None
+        delta = self.config.delta * self.scales[cut.layer.name]
+        noise = Noise(seed=seed, delta=delta, stream="treatment")
+        return noise.draw(cut.layer.name, keys, range(self.config.noise_draws), cut.maps)

@@ -1,0 +1,208 @@
+"""A trial from end to end on drawn images: what it writes, that it goes on after an interruption, that it is honest."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from modeldoctor.config import DiagnoseConfig, TreatConfig, load_treat_config
+from modeldoctor.data import make_loader, open_data
+from modeldoctor.demo import DemoPlan, run_demo
+from modeldoctor.demo.drawing import ImageSetPlan
+from modeldoctor.diagnosis import diagnose
+from modeldoctor.errors import ConfigError, DataError, InterruptedRunError, ModelDoctorWarning, StoreError, UsageError
+from modeldoctor.records import Diagnosis
+from modeldoctor.treatment import treat
+from modeldoctor.treatment.parts import split_parts
+from modeldoctor.trial_records import read_trial
+from modeldoctor.zoo import Network, load_model
+
+
+@dataclass(frozen=True)
+class Case:
+    folder: Path
+    network: Network
+    diagnosis: Diagnosis
+
+    def config(self, output: Path, **changes: object) -> TreatConfig:
+        values = {
+            "checkpoint": self.folder / "checkpoint.pt",
+            "data": {"path": str(self.folder / "data"), "masks": self.folder / "data-masks"},
+            "output": output,
+            "seeds": (0,),
+            "noise_draws": 2,
+            "channel": {"weight": 0.1},
+            "space": {"weight": 1.0, "annotated_per_class": 4},
+            "training": {"epochs": 2, "batch_size": 16},
+        }
+        return TreatConfig(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = tmp_path_factory.mktemp("treatment") / "demo"
+    plan = DemoPlan(images=ImageSetPlan(edge=48, train=24, val=8, test=8), epochs=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelDoctorWarning)  # so few images cannot be predicted well
+        run_demo(folder, plan=plan)
+        network = load_model(folder / "checkpoint.pt")
+        config = DiagnoseConfig(layers="last", min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=1)
+        return Case(folder, network, diagnose(network, folder / "data", config=config))
+
+
+@pytest.fixture(scope="module")
+def whole(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trial that nothing interrupted, with every arm."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    arms = ("treat", "continue", "shuffled-channels", "random-mask")
+    treat(case.config(output, arms=arms), case.network, case.diagnosis)
+    return output
+
+
+def test_a_trial_leaves_its_files_and_every_arm_in_them(whole: Path) -> None:
+    assert {path.name for path in whole.iterdir()} == {"arms", "config.yaml", "history.csv", "treated.pt", "trial.json"}
+    trial = read_trial(whole / "trial.json")
+    assert [arm.arm for arm in trial.arms] == ["original", "treat", "continue", "random-mask", "shuffled-channels"]
+    with (whole / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 2
+    of_arm = {row["arm"]: row for row in rows}
+    assert np.isnan(float(of_arm["continue"]["space"]))
+    assert float(of_arm["treat"]["space"]) > 0
+    assert float(of_arm["treat"]["channel"]) > 0
+
+
+def test_the_epoch_with_the_best_validation_is_kept(whole: Path) -> None:
+    with (whole / "history.csv").open() as file:
+        best = max(float(row["val_accuracy"]) for row in csv.DictReader(file) if row["arm"] == "treat")
+    state = torch.load(whole / "arms" / "treat-0.pt", weights_only=True)
+    assert state["best_accuracy"] == best
+
+
+def test_the_treated_checkpoint_drops_into_plain_timm_and_gives_the_trials_accuracy(case: Case, whole: Path) -> None:
+    trial = read_trial(whole / "trial.json")
+    stored = torch.load(whole / "treated.pt", weights_only=True)
+    before = torch.load(case.folder / "checkpoint.pt", weights_only=True)
+    assert stored.keys() == before.keys()
+    assert list(stored["state_dict"]) == list(before["state_dict"])
+    plain = timm.create_model(stored["arch"].removeprefix("timm/"), num_classes=stored["num_classes"])
+    plain.load_state_dict(stored["state_dict"], strict=True)
+    plain.eval()
+    images = open_data(case.folder / "data", preprocessing=case.network.preprocessing)["test"]
+    right = total = 0
+    with torch.no_grad():
+        for batch in make_loader(images, batch_size=7):
+            right += int((plain(batch.images).argmax(1) == batch.labels).sum())
+            total += len(batch.labels)
+    assert trial[trial.handed_back].metrics["accuracy"].value == pytest.approx(right / total)
+
+
+def test_a_treatment_that_is_not_better_hands_back_something_else(whole: Path) -> None:
+    trial = read_trial(whole / "trial.json")  # two short epochs on a handful of images prove nothing
+    assert trial.ruling.outcome != "improved"
+    assert trial.handed_back in ("original", "continue")
+
+
+@pytest.mark.parametrize("after", [3, 12])
+def test_an_interrupted_trial_goes_on_to_the_same_weights_bit_for_bit(
+    case: Case, whole: Path, tmp_path: Path, after: int
+) -> None:
+    config = case.config(tmp_path / "run", arms=("treat", "continue", "shuffled-channels", "random-mask"))
+    steps = 0
+
+    def stop_once(stage: str, done: int, total: int | None) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(InterruptedRunError):
+        treat(config, case.network, case.diagnosis, progress=stop_once)
+    with pytest.raises(UsageError, match="there is a trial already"):
+        treat(config, case.network, case.diagnosis)
+    treat(config, case.network, case.diagnosis, resume=True)
+    for name in ("treat-0.pt", "continue-0.pt"):
+        one, other = (torch.load(folder / "arms" / name, weights_only=True) for folder in (whole, tmp_path / "run"))
+        assert all(torch.equal(one["network"][key], other["network"][key]) for key in one["network"])
+        assert one["history"] == other["history"] or np.isnan(one["history"][0]["space"])
+    trials = [json.loads((folder / "trial.json").read_text()) for folder in (whole, tmp_path / "run")]
+    assert trials[0]["arms"] == trials[1]["arms"]
+
+
+def test_resuming_with_other_settings_is_refused(case: Case, whole: Path) -> None:
+    with pytest.raises(StoreError, match="other settings"):
+        treat(case.config(whole, noise_draws=3), case.network, case.diagnosis, resume=True)
+
+
+def test_the_network_has_its_own_weights_after_the_trial(case: Case, whole: Path) -> None:
+    fresh = load_model(case.folder / "checkpoint.pt").module.state_dict()
+    assert all(torch.equal(value, fresh[name]) for name, value in case.network.module.state_dict().items())
+
+
+def test_a_loss_that_becomes_infinite_ends_the_arm_with_a_warning(case: Case, tmp_path: Path) -> None:
+    wild = {"epochs": 2, "batch_size": 16, "learning_rate": 1e30}
+    with pytest.warns(ModelDoctorWarning, match="NaN or infinite"):
+        treat(case.config(tmp_path / "run", training=wild), case.network, case.diagnosis)
+    assert read_trial(tmp_path / "run" / "trial.json").handed_back == "original"
+
+
+def test_a_diagnosis_of_another_checkpoint_or_without_the_layer_is_refused(case: Case, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    other = replace(case.diagnosis, checkpoint_sha256="0" * 64)
+    with pytest.raises(UsageError, match="another checkpoint"):
+        treat(case.config(tmp_path / "a"), case.network, other)
+    with pytest.raises(UsageError, match="has no layer"):
+        treat(case.config(tmp_path / "b", channel={"weight": 1.0, "layers": "conv1*"}), case.network, case.diagnosis)
+
+
+def test_a_space_constraint_without_any_mask_is_refused(case: Case, tmp_path: Path) -> None:
+    empty = tmp_path / "masks"
+    (empty / "val" / "disc").mkdir(parents=True)
+    one = next((case.folder / "data-masks" / "val" / "disc").iterdir())
+    (empty / "val" / "disc" / one.name).write_bytes(one.read_bytes())
+    data = {"path": str(case.folder / "data"), "masks": empty}
+    with pytest.raises(DataError, match="no training image has a mask"):
+        treat(case.config(tmp_path / "run", data=data), case.network, case.diagnosis)
+
+
+def test_missing_splits_are_split_off_by_class_without_overlap(case: Case) -> None:
+    opened = open_data(case.folder / "data", preprocessing=case.network.preprocessing)
+    parts = split_parts({"train": opened["train"]})
+    indices = [part.indices for part in (parts.train, parts.val, parts.test)]
+    assert sorted(np.concatenate(indices).tolist()) == list(range(len(opened["train"])))
+    for part in (parts.train, parts.val, parts.test):
+        counts = np.bincount(part.labels)
+        assert counts.min() > 0
+        assert counts.max() - counts.min() <= 1
+    assert len(parts.val.indices) < len(parts.train.indices) / 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["training.epoch=3"], "nearest: epochs"),
+        (["seed=3"], "nearest: seeds"),
+        (["channel.weight=-1"], "channel.weight"),
+        (["arms=[treat]"], "without a control"),
+        (["space.weight=0"], "both weights are 0"),
+        (["data.masks=null"], "needs data.masks"),
+        (["training"], "no value"),
+        (["checkpoint.a=1"], "holds no keys"),
+    ],
+)
+def test_wrong_settings_are_named(changes: list[str], said: str) -> None:
+    good = ["checkpoint=a.pt", "data.path=b", "data.masks=c"]
+    assert load_treat_config(None, good).data.path == "b"
+    with pytest.raises(ConfigError, match=said):
+        load_treat_config(None, good + changes)
