@@ -225,7 +225,8 @@ def test_each_error_has_its_exit_code() -> None:
     found = {ModelDoctorError, *ModelDoctorError.__subclasses__()}
     codes = {kind.__name__: int(kind.exit_code) for kind in found}
     assert codes == {
-        "ModelDoctorError": 1, "UsageError": 2, "InputError": 3, "GateError": 4, "GraphError": 1, "InterruptedRunError": 130
+        "ModelDoctorError": 1, "UsageError": 2, "InputError": 3, "GateError": 4, "GraphError": 1,
+        "InterruptedRunError": 130,
     }  # fmt: skip
     assert ExitCode.GATE == 4
 
