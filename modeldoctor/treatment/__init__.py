@@ -6,10 +6,11 @@ Shapes: S images of a split, N classes, K channels, R seeds.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -158,6 +159,7 @@ def run_trial(
     with in_eval_mode(module), _weights_given_back(module) as original:
         trainable = TrainableNetwork(module, example)
         runs: dict[str, list[Progressed]] = {}
+        earlier: list[Epoch] = []
         for seed, name in product(config.seeds, config.arms):
             arm = Arm(
                 name=name,
@@ -175,9 +177,11 @@ def run_trial(
                 state_path=output / "arms" / f"{name}-{seed}.pt",
                 progress=progress,
                 stop=stop,
+                after_epoch=partial(_write_history, output, tuple(earlier)),
             )
             runs.setdefault(name, []).append(arm.run())
-            _write_history([epoch for done in runs.values() for one in done for epoch in one.history], output)
+            earlier += runs[name][-1].history
+        _write_history(output, earlier, ())
         trial, weights = _judge(network, splits, config, runs, original, module, device)
     write_checkpoint_of(network, weights, output)
     write_trial(trial, output / "trial.json")
@@ -273,8 +277,8 @@ def _judge(
     return trial, best[trial.handed_back][chosen]
 
 
-def _write_history(history: list[Epoch], output: Path) -> None:
+def _write_history(output: Path, earlier: Sequence[Epoch], history: Sequence[Epoch]) -> None:
     with written_aside(output / "history.csv") as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [one.name for one in fields(Epoch)])
         writer.writeheader()
-        writer.writerows(asdict(epoch) for epoch in history)
+        writer.writerows(asdict(epoch) for epoch in (*earlier, *history))

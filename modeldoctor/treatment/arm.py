@@ -86,6 +86,7 @@ class Arm:
         device: of the network.
         state_path: where the run is kept after every epoch.
         progress, stop: as in a diagnosis.
+        after_epoch: told the arm's history whenever it has grown.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Arm:
     state_path: Path
     progress: Progress
     stop: StopRequest
+    after_epoch: Callable[[list[Epoch]], None]
 
     def run(self) -> Progressed:
         """Train to the last epoch, or go on to it.
@@ -122,6 +124,7 @@ class Arm:
                 break
             self._epoch(done, optimizer, epoch)
             self._save(done)
+            self.after_epoch(done.history)
         return done
 
     def _epoch(self, done: Progressed, optimizer: torch.optim.Optimizer, epoch: int) -> None:
