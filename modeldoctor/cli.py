@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from modeldoctor.config import DiagnoseConfig, commented_yaml, load_treat_config
+from modeldoctor.config import DiagnoseConfig
 from modeldoctor.errors import ExitCode, GateError, ModelDoctorError, ModelDoctorWarning, UsageError
+from modeldoctor.treat_config import commented_yaml, load_treat_config
 
 if TYPE_CHECKING:
     from modeldoctor.records import Diagnosis
@@ -183,9 +184,23 @@ def demo(
 
 @app.command()
 def treat(
-    config: Annotated[Path, typer.Option(help="A YAML file; `modeldoctor config` prints one with every key.")],
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="The checkpoint, as for diagnose; or --config has it.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file; `modeldoctor config` prints one with every key.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="An image folder, a CSV, or torchvision:NAME.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Object masks of training images; see `annotate`.")] = None,
+    groups: Annotated[Path | None, typer.Option(help="A CSV of path and group, for worst-group accuracy.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The run directory.")] = None,
+    arch: Annotated[str | None, typer.Option(help="resnet50, timm/resnet50 or torchvision/resnet50.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="key.key=value, replaces what the file says; may be given again.")
+        list[str] | None, typer.Option("--set", help="key.key=value, for any key of the configuration; repeatable.")
+    ] = None,
+    tensorboard: Annotated[
+        bool | None, typer.Option("--tensorboard", help="Write TensorBoard events, too.", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted trial.")] = False,
     require_improvement: Annotated[
@@ -193,25 +208,19 @@ def treat(
     ] = False,
     trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
 ) -> None:
-    """Fine-tune under constraints made from a diagnosis, and prove that it helped."""
-    settings = load_treat_config(config, changes or [])
-    from modeldoctor import diagnosis as diagnosing
-    from modeldoctor import treatment
-    from modeldoctor.screen import render_trial
-    from modeldoctor.store import read_diagnosis
-    from modeldoctor.zoo import load_model
+    """Fine-tune under constraints made from a diagnosis, and prove that it helped.
 
-    network = load_model(settings.checkpoint, arch=settings.arch, trust_pickle=trust_pickle)
+    Without --masks and --config, the channel constraint alone: nothing says where the objects are.
+    """
+    settings = load_treat_config(
+        config, changes or [], checkpoint=checkpoint, data__path=data, data__masks=masks, data__groups=groups,
+        data__root=root, output=output, network__arch=arch, tensorboard=tensorboard,
+    )  # fmt: skip
+    from modeldoctor.pipeline import load_and_treat
+    from modeldoctor.screen import render_trial
+
     with _progress() as progress:
-        made = settings.output / "diagnosis.h5"
-        if settings.diagnosis is not None or (resume and made.exists()):
-            found = read_diagnosis(settings.diagnosis or made)
-        else:
-            found = diagnosing.diagnose(
-                network, settings.data.path, config=treatment.diagnosis_needed(settings), root=settings.data.root,
-                output=made, resume=resume, progress=progress,
-            )  # fmt: skip
-        trial = treatment.treat(settings, network, found, resume=resume, progress=progress)
+        trial = load_and_treat(settings, trust_pickle=trust_pickle, resume=resume, progress=progress)
     for part in render_trial(trial):
         _out.print(part, "")
     _out.print(f"written: {escape(str(settings.output))}", highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
+    "treat_config": {"errors", "config", "trial_records"},
     "files": {"errors"},
     "interrupts": {"errors"},
     "checkpoint": {"errors", "files", "checkpoint_file", "checkpoint_metadata"},
@@ -33,8 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # The design's rule: a treatment is handed a diagnosis and never makes one.
     "treatment": {
-        "errors", "config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records", "constraints",
-        "checkpoint", "checkpoint_write", "evaluate", "trial_records", "training", "setting",
+        "errors", "config", "treat_config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records",
+        "constraints", "checkpoint", "checkpoint_write", "evaluate", "trial_records", "setting",
     },
     "constraints": {"errors", "graph", "records"},
     "checkpoint_write": {"errors", "files", "checkpoint", "checkpoint_file"},
@@ -45,6 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "summary": {"files", "records"},
     "screen": {"graph", "trial_records"},
     "training": {"config", "data"},
+    "pipeline": {
+        "errors", "config", "treat_config", "zoo", "diagnosis", "records", "store", "treatment", "trial_records",
+    },
     "demo": {"errors", "config", "files", "records", "data", "diagnosis", "zoo", "training"},
 }  # fmt: skip
 # Imports for the sake of types alone.
@@ -52,7 +56,8 @@ TYPES_ONLY = {("screen", "graph"), ("screen", "trial_records")}
 ANYTHING = {"cli", "__init__", "__main__"}
 # Rooms that must work where torch is not installed or must not be loaded: reports are made from plain records.
 WITHOUT_TORCH = {
-    "errors", "config", "files", "interrupts", "records", "store", "summary", "checkpoint_metadata", "evaluate",
+    "errors", "config", "treat_config", "files", "interrupts", "records", "store", "summary", "checkpoint_metadata",
+    "evaluate",
     "trial_records",
 }  # fmt: skip
 # Modules that need no test file of their own: what they hold is tested with the room's others.

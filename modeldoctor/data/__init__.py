@@ -1,5 +1,6 @@
 """Images, labels, masks: from what the user calls their data to batches for a network."""
 
+from modeldoctor.data.augmentation import Augmentation
 from modeldoctor.data.classes import ClassMatch, accuracy_warning, match_classes
 from modeldoctor.data.imageset import Broken, ImageSet, Sample
 from modeldoctor.data.loader import Batch, make_loader
@@ -10,6 +11,7 @@ from modeldoctor.data.streams import StreamSet
 from modeldoctor.data.transforms import make_transform
 
 __all__ = [
+    "Augmentation",
     "Batch",
     "Broken",
     "ClassMatch",

@@ -19,7 +19,7 @@ from modeldoctor.config import Preprocessing
 from modeldoctor.data.classes import ClassMatch
 from modeldoctor.data.masks import MaskCounts, Masks
 from modeldoctor.data.pictures import Pictures, UnreadableError
-from modeldoctor.data.transforms import make_transform, picture_mode
+from modeldoctor.data.transforms import Transform, make_transform, picture_mode
 from modeldoctor.errors import MaskError
 
 
@@ -86,14 +86,21 @@ class ImageSet(Dataset[Sample | Broken]):
         Raises:
             MaskError: the image has a mask that cannot be used.
         """
-        index = range(len(self))[index]
+        return self.load(range(len(self))[index], self._transform)
+
+    def load(self, index: int, transform: Transform) -> Sample | Broken:
+        """Read one image and turn it, with its mask, into tensors in another way than evaluation does.
+
+        Raises:
+            MaskError: the image has a mask that cannot be used.
+        """
         try:
             picture = self.pictures.read(index, self._mode)
         except UnreadableError as error:
             return Broken(index, str(error))
         mask_file = self.masks.find(self.paths[index]) if self.masks else None
         mask = self.masks.read(mask_file, picture.size) if self.masks and mask_file else None
-        image, mask = self._transform(picture, mask)
+        image, mask = transform(picture, mask)
         return Sample(image, int(self.labels[index]), index, mask)
 
     def count_masks(self) -> MaskCounts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from modeldoctor.data.augmentation import Augmentation
 from modeldoctor.data.imageset import Broken, ImageSet, Sample
 from modeldoctor.data.streams import StreamSet
 from modeldoctor.errors import MaskError, UsageError
@@ -51,12 +53,15 @@ class _Packed(NamedTuple):
 class _Guarded(Dataset[Sample | Broken | MaskError]):
     """Hands an error on as a value; the worker's traceback would bury its message."""
 
-    def __init__(self, image_set: ImageSet):
-        self.image_set = image_set
+    def __init__(self, image_set: ImageSet, augmentation: Augmentation | None):
+        self.image_set, self.augmentation = image_set, augmentation
 
-    def __getitem__(self, index: int) -> Sample | Broken | MaskError:
+    def __getitem__(self, place: tuple[int, int]) -> Sample | Broken | MaskError:
+        index, seed = place
         try:
-            return self.image_set[index]
+            if self.augmentation is None:
+                return self.image_set[index]
+            return self.image_set.load(index, partial(self.augmentation, seed=seed))
         except MaskError as error:
             return error
 
@@ -114,6 +119,8 @@ def make_loader(
     batch_size: int,
     workers: int = 0,
     device: torch.device | str | None = None,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
 ) -> Iterable[Batch]:
     """Iterate over images in the order given, the same for any number of workers, which end with each pass.
 
@@ -125,6 +132,8 @@ def make_loader(
         batch_size: images a batch, broken ones included; the last batch may be smaller.
         workers: processes that read images; 0 reads in this one.
         device: where the batches will go; pins memory for CUDA.
+        augmentation: changes each image at random; not for a stream.
+        seed: of the augmentation, which depends on it and on an image's place in the order alone.
 
     Raises:
         UsageError: an index is out of range.
@@ -141,9 +150,10 @@ def make_loader(
             expected=f"0 to {len(image_set) - 1}",
             hint="use the indices of this image set",
         )
+    seeds = np.random.SeedSequence(seed).generate_state(len(order), np.uint32)
     loader = DataLoader(
-        _Guarded(image_set),
-        sampler=order.tolist(),
+        _Guarded(image_set, augmentation),
+        sampler=list(zip(order.tolist(), seeds.tolist(), strict=True)),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_Collate(image_set.preprocessing.input_size),

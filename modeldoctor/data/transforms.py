@@ -64,19 +64,31 @@ def make_transform(preprocessing: Preprocessing) -> Transform:
         DataError: the network takes neither 1 nor 3 channels.
     """
     mode = picture_mode(preprocessing)
-    crop = list(preprocessing.input_size[1:])
-    interpolation = InterpolationMode(preprocessing.interpolation)
 
     def transform(picture: Image.Image, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        size = list(resized_size(*picture.size, preprocessing))
         converted = picture if picture.mode == mode else picture.convert(mode)
-        cropped = F.center_crop(F.resize(converted, size, interpolation, antialias=True), crop)
-        image = F.to_dtype(F.pil_to_tensor(cropped), torch.float32, scale=True)
-        image = F.normalize(image, list(preprocessing.mean), list(preprocessing.std))
-        if mask is None:
-            return image, None
-        # Pillow samples cell centres; torchvision's nearest for tensors shifts masks by up to half a cell.
-        resized = F.resize(F.to_pil_image(mask.to(torch.uint8)), size, InterpolationMode.NEAREST)
-        return image, F.pil_to_tensor(F.center_crop(resized, crop))[0] > 0
+        cropped, moved = fitted(converted, mask, preprocessing)
+        return normalised(cropped, preprocessing), moved
 
     return transform
+
+
+def fitted(
+    picture: Image.Image, mask: Tensor | None, preprocessing: Preprocessing
+) -> tuple[Image.Image, Tensor | None]:
+    """Resize and centre-crop a picture and its mask (H,W) to the network's input size."""
+    size, crop = list(resized_size(*picture.size, preprocessing)), list(preprocessing.input_size[1:])
+    resized = F.resize(picture, size, InterpolationMode(preprocessing.interpolation), antialias=True)
+    cropped = F.center_crop(resized, crop)
+    if mask is None:
+        return cropped, None
+    # Pillow samples cell centres; torchvision's nearest for tensors shifts masks by up to half a cell.
+    outline = F.resize(F.to_pil_image(mask.to(torch.uint8)), size, InterpolationMode.NEAREST)
+    return cropped, F.pil_to_tensor(F.center_crop(outline, crop))[0] > 0
+
+
+def normalised(picture: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """A picture as (C,H,W) float32, scaled to [0, 1] and normalised."""
+    image = F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True)
+    normal: Tensor = F.normalize(image, list(preprocessing.mean), list(preprocessing.std))
+    return normal

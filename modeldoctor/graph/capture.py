@@ -16,12 +16,13 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from modeldoctor.errors import GraphError
-from modeldoctor.graph.layers import MapsView, match_module, patch_grid, view_of
+from modeldoctor.graph.layers import FEATURES, MapsView, match_module, patch_grid, view_of
 
 aten = torch.ops.aten
 
 _CONV2D = (aten.conv2d.default, aten.conv2d.padding)
 _POOL_TO_ONE = (aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default)
+_RESHAPE = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 _REDUCE = (aten.mean.dim, aten.amax.default)
 _WEIGHTED = (*_CONV2D, aten.linear.default, aten.addmm.default, aten.mm.default, aten.matmul.default)
 
@@ -212,7 +213,34 @@ def _places(graph: fx.Graph, image: fx.Node, logits: fx.Node, network: nn.Module
             calls[path] += 1
             name = path if calls[path] == 1 else f"{path}#{calls[path]}"
             places.append(Place(name, row.kind if row else "conv", node, view))
-    return places
+    features = _features(graph, image, logits, positioned & reaching)
+    return [*places, *([] if features is None else [Place(FEATURES, FEATURES, features, MapsView("maps"))])]
+
+
+def _features(graph: fx.Graph, image: fx.Node, logits: fx.Node, maps: set[fx.Node]) -> fx.Node | None:
+    """The maps (B,K,H,W) that are pooled or flattened for the head and that everything goes through, if there are."""
+    from_image = _descendants([image])
+    node: fx.Node
+    for node in reversed(graph.nodes):
+        if node not in maps or not any(_pools_all(user) or _flattens(user) for user in node.users):
+            continue
+        behind = suffix_nodes(graph, node, logits)
+        beside = {parent for one in behind for parent in one.all_input_nodes} - {node, *behind}
+        if not any(parent in from_image and isinstance(parent.meta.get("val"), Tensor) for parent in beside):
+            return node
+    return None
+
+
+def _flattens(node: fx.Node) -> bool:
+    """Whether maps become one row of numbers an image."""
+    value, source = node.meta.get("val"), node.args[0] if node.args else None
+    return (
+        node.target in _RESHAPE
+        and isinstance(value, Tensor)
+        and isinstance(source, fx.Node)
+        and value.ndim == 2
+        and source.meta["val"].ndim == 4
+    )
 
 
 def _layer_names(node: fx.Node, whole: dict[fx.Node, list[tuple[str, str]]]) -> list[tuple[str, str]]:

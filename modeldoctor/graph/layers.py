@@ -25,7 +25,7 @@ class Layer:
 
     Attributes:
         name: the module's path in the network; `#2` is appended for a module's second call.
-        kind: the row of `MODULE_LAYERS` it came from, or `conv`.
+        kind: the row of `MODULE_LAYERS` it came from, `conv`, or `features`.
         channels, height, width: K, H, W of its output seen as feature maps.
         depth: weighted operations on the longest path up to it, as a share of those up to the logits; a shortcut's
             convolution is shallower than the branch that it bridges, whichever is executed last.
@@ -73,6 +73,9 @@ class ModuleLayer(NamedTuple):
     types: tuple[str, ...]
 
 
+FEATURES = "features"
+"""Name and kind of the maps that the head pools. Behind the last convolution come normalisation and activation, and in
+a residual network a shortcut that carries evidence past it; these maps hold all of it."""
 _STAGES = 4
 
 # Every 2-D convolution is a layer of its own (kind "conv"); these modules are layers as a whole. First match wins.
@@ -126,24 +129,34 @@ def select_layers(layers: Sequence[Layer], selection: str) -> tuple[Layer, ...]:
 
     Args:
         layers: all layers of a network.
-        selection: `last`, `last:3` (the deepest), `stages` (the deepest layer of each map size; four evenly
-            spread ones where all maps have one size), `all`, or names and globs separated by commas.
+        selection: one or more of these, separated by commas: `last`, `last:3` (the deepest), `stages` (the deepest
+            layer of each map size; four evenly spread ones where all maps have one size), `all`, `features` (the
+            maps that the head pools, which no other keyword selects; a token network's last block), names, globs.
 
     Raises:
         UsageError: nothing matches; the nearest names are in the hint.
     """
-    counted = re.fullmatch(r"last(?::(\d+))?", selection)
-    if counted:
+    parts = [part.strip() for part in selection.split(",") if part.strip()]
+    chosen = {layer.name for part in parts or [""] for layer in _named(layers, part)}
+    return tuple(layer for layer in layers if layer.name in chosen)
+
+
+def _named(layers: Sequence[Layer], part: str) -> Iterable[Layer]:
+    ordinary = [layer for layer in layers if layer.kind != FEATURES]
+    by_depth = sorted(ordinary, key=lambda layer: layer.depth)
+    if counted := re.fullmatch(r"last(?::(\d+))?", part):
         number = int(counted[1] or 1)
         if number < 1:
-            raise UsageError("no layer asked for", where=f"--layers {selection}", expected="last:1 or more")
-        return _in_order(layers, sorted(layers, key=lambda layer: layer.depth)[-number:])
-    if selection == "all":
-        return tuple(layers)
-    if selection == "stages":
-        deepest = {(layer.height, layer.width): layer for layer in sorted(layers, key=lambda layer: layer.depth)}
-        return _in_order(layers, deepest.values() if len(deepest) > 1 else _spread(layers))
-    return _by_name(layers, [part.strip() for part in selection.split(",") if part.strip()])
+            raise UsageError("no layer asked for", where=f"--layers {part}", expected="last:1 or more")
+        return by_depth[-number:]
+    if part == "all":
+        return ordinary
+    if part == "stages":
+        deepest = {(layer.height, layer.width): layer for layer in by_depth}
+        return deepest.values() if len(deepest) > 1 else _spread(ordinary)
+    if part == FEATURES:
+        return [layer for layer in layers if layer.kind == FEATURES] or by_depth[-1:]
+    return _by_name(layers, part)
 
 
 def _spread(layers: Sequence[Layer]) -> list[Layer]:
@@ -152,23 +165,15 @@ def _spread(layers: Sequence[Layer]) -> list[Layer]:
     return [layers[round(last * part / _STAGES)] for part in range(1, _STAGES + 1)]
 
 
-def _in_order(layers: Sequence[Layer], chosen: Iterable[Layer]) -> tuple[Layer, ...]:
-    names = {layer.name for layer in chosen}
-    return tuple(layer for layer in layers if layer.name in names)
-
-
-def _by_name(layers: Sequence[Layer], patterns: Sequence[str]) -> tuple[Layer, ...]:
-    chosen: list[Layer] = []
+def _by_name(layers: Sequence[Layer], pattern: str) -> list[Layer]:
     names = [layer.name for layer in layers]
-    for pattern in patterns or [""]:
-        hits = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
-        if not hits:
-            near = get_close_matches(pattern, names, n=3, cutoff=0.3)
-            raise UsageError(
-                f"no layer is called {pattern!r}",
-                where="--layers",
-                expected="last, last:N, stages, all, or a layer's name or glob",
-                hint=(f"nearest: {', '.join(near)}; " if near else "") + "--list-layers prints them all",
-            )
-        chosen += [layer for layer in layers if layer.name in hits]
-    return _in_order(layers, chosen)
+    hits = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
+    if not hits:
+        near = get_close_matches(pattern, names, n=3, cutoff=0.3)
+        raise UsageError(
+            f"no layer is called {pattern!r}",
+            where="--layers",
+            expected="last, last:N, stages, all, features, or a layer's name or glob",
+            hint=(f"nearest: {', '.join(near)}; " if near else "") + "--list-layers prints them all",
+        )
+    return [layer for layer in layers if layer.name in hits]

@@ -8,7 +8,7 @@ Shapes: B images, C input channels, K channels of a layer, H x W positions, N cl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,10 @@ class TrainableNetwork:
         captured, live = self._cut.captured, dict([*network.named_parameters(), *network.named_buffers()])
         self._state = {node: live.get(captured.names[node], tensor) for node, tensor in captured.state.items()}
         self.layers = self._cut.layers
+
+    def eval_cuts(self, images: Tensor, layers: Sequence[Layer]) -> Iterator[Cut]:
+        """One pass in eval mode that stops at each of the layers; not differentiable in the weights."""
+        return self._cut.cuts(images, layers)
 
     def training_pass(self, images: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Cut]]:
         """One forward pass in training mode, differentiable in the network's parameters.

@@ -5,42 +5,49 @@ Shapes: S images of a split, N classes, K channels, R seeds.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
-from itertools import product
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from modeldoctor.checkpoint import read_checkpoint
-from modeldoctor.checkpoint_write import as_stored, treated_path, write_checkpoint
-from modeldoctor.config import DiagnoseConfig, TreatConfig
-from modeldoctor.data import ImageSet, open_data
-from modeldoctor.errors import StoreError, UsageError
-from modeldoctor.evaluate import HeldOut, Predictions, build_trial
+from modeldoctor.config import DiagnoseConfig
+from modeldoctor.data import open_data
+from modeldoctor.errors import DataError, ModelDoctorWarning, StoreError, UsageError
 from modeldoctor.files import written_aside
-from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.interrupts import StopRequest, graceful_stop
 from modeldoctor.records import Diagnosis
 from modeldoctor.setting import in_eval_mode, in_network_classes, resolve_device
-from modeldoctor.treatment.arm import Arm, Epoch, Progress, Progressed, predict_part
-from modeldoctor.treatment.masks import random_masks
-from modeldoctor.treatment.parts import Splits, annotated_images, read_groups, split_parts
-from modeldoctor.treatment.penalty import Penalty
+from modeldoctor.treat_config import TrainingConfig, TreatConfig
+from modeldoctor.treatment.arm import Progress, Setting, copied
+from modeldoctor.treatment.arms import Arms
+from modeldoctor.treatment.history import History
+from modeldoctor.treatment.judgement import judge, write_treated
+from modeldoctor.treatment.optimisation import Optimisation
+from modeldoctor.treatment.parts import Splits, annotated_images, needs_masks, split_parts, with_groups
+from modeldoctor.treatment.pilot import pick_weights
 from modeldoctor.trial_records import Trial, write_trial
 from modeldoctor.zoo import Network
 
-CONSTRAINED = ("treat", "shuffled-channels", "random-mask")
+__all__ = ["Prepared", "carry_out", "check_new", "diagnosis_needed", "prepare", "treat"]
+
+UNSTATED = {
+    "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.03, "weight_decay": 5e-4, "momentum": 0.9,
+    "label_smoothing": 0.0,
+}  # fmt: skip
+"""Training settings where neither the configuration nor the checkpoint states one."""
+CONFIG_FILE = "config.yaml"
+_RECORDED = {"optimizer": "opt", "learning_rate": "lr", "label_smoothing": "smoothing"}
 
 
 def treat(
@@ -69,6 +76,51 @@ def treat(
         StoreError: the trial to resume had other settings.
         InterruptedRunError: Ctrl-C; whole epochs are kept.
     """
+    return carry_out(prepare(config, network), network, diagnosis, resume=resume, progress=progress)
+
+
+class Prepared(NamedTuple):
+    """A resolved configuration and the images that it means."""
+
+    config: TreatConfig
+    splits: Splits
+
+
+def prepare(config: TreatConfig, network: Network) -> Prepared:
+    """Resolve a configuration and open its images: all that can be refused before a diagnosis is made.
+
+    Raises:
+        ConfigError: the optimizer cannot be made.
+        DataError: images, groups or annotations are missing.
+    """
+    config = resolved(config, network)
+    Optimisation(torch.nn.Linear(1, 1), config.training, updates_per_epoch=1)
+    opened = open_data(
+        config.data.path, preprocessing=network.preprocessing, root=config.data.root, download=config.data.download,
+        masks=config.data.masks,
+    )  # fmt: skip
+    matched, _ = in_network_classes(network, opened)
+    splits = with_groups(split_parts(matched), config.data)
+    if needs_masks(config) and not splits.train.has_mask.any():
+        raise DataError(
+            f"none of {len(splits.train.indices)} training images has a mask",
+            where=str(config.data.masks),
+            expected="masks of training images, in the images' folder structure",
+            hint="`modeldoctor annotate` picks the images to annotate; or set space.weight to 0",
+        )
+    return Prepared(config, splits)
+
+
+def carry_out(
+    prepared: Prepared,
+    network: Network,
+    diagnosis: Diagnosis,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Trial:
+    """Run a prepared trial and write its files; see `treat`."""
+    config = prepared.config
     if diagnosis.checkpoint_sha256 != network.checkpoint_sha256:
         raise UsageError(
             f"the diagnosis is of another checkpoint ({diagnosis.checkpoint_sha256[:12]}...)",
@@ -76,57 +128,68 @@ def treat(
             expected=f"one of {network.path} ({network.checkpoint_sha256[:12]}...)",
             hint="diagnose this checkpoint, or leave the diagnosis out",
         )
-    opened = open_data(
-        config.data.path, preprocessing=network.preprocessing, root=config.data.root, masks=config.data.masks
-    )
-    matched, _ = in_network_classes(network, opened)
-    parts = split_parts({name: images for name, images in matched.items() if isinstance(images, ImageSet)})
-    if config.data.groups is not None:
-        groups = read_groups(config.data.groups, config.data.group_column, parts.test)
-        parts = replace(parts, groups=groups)
     _begin(config, network, resume)
     with graceful_stop() as stop:
-        return run_trial(
-            network,
-            parts,
-            diagnosis,
-            config,
-            output=config.output,
-            device=resolve_device(config.device),
-            progress=progress or (lambda stage, done, total: None),
+        trial, weights = run_trial(
+            network, prepared.splits, diagnosis, config, progress=progress or (lambda stage, done, total: None),
             stop=stop,
+        )  # fmt: skip
+    write_treated(network, weights, config.output)
+    write_trial(trial, config.output / "trial.json")
+    return trial
+
+
+def resolved(config: TreatConfig, network: Network) -> TreatConfig:
+    """The configuration with every training setting that it left open: the original training's, else `UNSTATED`."""
+    recorded = read_checkpoint(network.path, trust_pickle=network.trust_pickle).metadata.training
+    wanted = {name: value for name, value in config.training.model_dump().items() if value is not None}
+    stated = {name: recorded[key] for name in UNSTATED if (key := _RECORDED.get(name, name)) in recorded}
+    try:
+        training = TrainingConfig(**{**UNSTATED, **stated, **wanted})
+    except ValidationError:
+        said = ", ".join(f"{name} {value!r}" for name, value in stated.items() if name not in wanted)
+        warnings.warn(
+            f"what the checkpoint says of its own training cannot be used here and is not: {said}",
+            ModelDoctorWarning,
+            stacklevel=3,
         )
+        training = TrainingConfig(**{**UNSTATED, **wanted})
+    return config.model_copy(update={"training": training})
 
 
 def diagnosis_needed(config: TreatConfig) -> DiagnoseConfig:
     """What to diagnose so that a configuration can be treated: the constrained layers, and no single image."""
-    layers = {part.layers for part in (config.channel, config.space) if part.weight}
-    # A selection such as last:3 cannot stand beside others; `all` holds every one.
-    selection = layers.pop() if len(layers) == 1 else "all"
-    return DiagnoseConfig(layers=selection, max_explained=0, workers=config.workers, device=config.device)
+    layers = {part.layers: None for part in (config.channel, config.space) if part.weight}
+    return DiagnoseConfig(layers=",".join(layers), max_explained=0, workers=config.workers, device=config.device)
 
 
-def _begin(config: TreatConfig, network: Network, resume: bool) -> None:
-    """Write the resolved configuration, or check that the trial to resume had the same one."""
-    path = config.output / "config.yaml"
-    text = yaml.safe_dump(
-        {"checkpoint_sha256": network.checkpoint_sha256, **config.model_dump(mode="json")}, sort_keys=False
-    )
-    if resume and path.exists():
-        if path.read_text(encoding="utf-8") != text:
-            raise StoreError(
-                "the interrupted trial had other settings",
-                where=str(path),
-                expected="the same configuration and checkpoint",
-                hint="resume with the old configuration, or choose another output",
-            )
-        return
-    if path.exists():
+def check_new(config: TreatConfig, resume: bool) -> None:
+    """Refuse to write over a trial.
+
+    Raises:
+        UsageError: the output holds one, and it is not to be resumed.
+    """
+    if not resume and (config.output / CONFIG_FILE).exists():
         raise UsageError(
             "there is a trial already",
             where=str(config.output),
             expected="a new run directory",
             hint="--resume goes on with it; or choose another output",
+        )
+
+
+def _begin(config: TreatConfig, network: Network, resume: bool) -> None:
+    """Write the resolved configuration, or check that the trial to resume had the same one."""
+    check_new(config, resume)
+    path = config.output / CONFIG_FILE
+    text = f"# Of the checkpoint with SHA-256 {network.checkpoint_sha256}\n"
+    text += yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise StoreError(
+            "the interrupted trial had other settings",
+            where=str(path),
+            expected="the same configuration and checkpoint",
+            hint="resume with the old configuration, or choose another output",
         )
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
@@ -138,147 +201,64 @@ def run_trial(
     diagnosis: Diagnosis,
     config: TreatConfig,
     *,
-    output: Path,
-    device: torch.device,
     progress: Progress,
     stop: StopRequest,
-) -> Trial:
-    """Train every arm under every seed, read the test split once, and hand back what won.
+) -> tuple[Trial, dict[str, Tensor]]:
+    """Train every arm under every seed and read the test split once; the trial and the weights that won.
 
-    Writes `output`/trial.json, history.csv, treated.<ext> and, for resuming, arms/<arm>-<seed>.pt.
+    Writes history.csv and, for resuming, arms/<arm>-<seed>.pt into `config.output`.
 
     Raises:
         UsageError: the diagnosis lacks a layer that is to be constrained.
         DataError: the space constraint has no annotated image.
         InterruptedRunError: Ctrl-C; whole epochs are kept.
     """
+    device = resolve_device(config.device)
     module = network.module.to(device)
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn(2, *network.preprocessing.input_size, generator=generator).to(device)
-    annotated = annotated_images(splits.train, diagnosis, config)
+    annotated = annotated_images(splits.train, diagnosis, config) if needs_masks(config) else None
+    if annotated is not None and annotated.invalid:
+        warnings.warn(
+            f"{len(annotated.invalid)} annotations are left out as they cannot be used, first {annotated.invalid[0]}",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
     with in_eval_mode(module), _weights_given_back(module) as original:
-        trainable = TrainableNetwork(module, example)
-        runs: dict[str, list[Progressed]] = {}
-        earlier: list[Epoch] = []
-        for seed, name in product(config.seeds, config.arms):
-            arm = Arm(
-                name=name,
-                seed=seed,
-                network=module,
-                trainable=trainable,
-                original=original,
-                penalty=_penalty(name, seed, config, trainable, diagnosis, network) if name in CONSTRAINED else None,
-                change_masks=random_masks if name == "random-mask" else None,
-                train=splits.train,
-                val=splits.val,
-                annotated=annotated,
-                config=config,
-                device=device,
-                state_path=output / "arms" / f"{name}-{seed}.pt",
-                progress=progress,
-                stop=stop,
-                after_epoch=partial(_write_history, output, tuple(earlier)),
-            )
-            runs.setdefault(name, []).append(arm.run())
-            earlier += runs[name][-1].history
-        _write_history(output, earlier, ())
-        trial, weights = _judge(network, splits, config, runs, original, module, device)
-    write_checkpoint_of(network, weights, output)
-    write_trial(trial, output / "trial.json")
-    return trial
+        setting = Setting(
+            network=module,
+            trainable=TrainableNetwork(module, _example(network).to(device)),
+            original=original,
+            splits=splits,
+            annotated=np.empty(0, dtype=np.int64) if annotated is None else annotated.indices,
+            device=device,
+            states=config.output / "arms",
+            progress=progress,
+            stop=stop,
+        )
+        arms = Arms(setting, diagnosis, History(config))
+        config, rungs = pick_weights(config, arms.pilot)
+        provenance = {
+            "arch": network.arch,
+            "checkpoint_sha256": network.checkpoint_sha256,
+            "config": config.model_dump(mode="json"),
+            "pilot": [asdict(rung) for rung in rungs],
+            "annotations": None if annotated is None else annotated.counts,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {name: version(name) for name in ("modeldoctor", "torch", "torchvision", "timm")},
+        }
+        return judge(network, setting, config, arms.run(config), provenance)
+
+
+def _example(network: Network) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, *network.preprocessing.input_size, generator=generator)
 
 
 @contextmanager
 def _weights_given_back(module: torch.nn.Module) -> Iterator[dict[str, Tensor]]:
     """Yield a copy of a network's weights, and put them back at the end, whatever happened."""
-    original = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    original = copied(module)
     try:
         yield original
     finally:
         module.load_state_dict(original)
         module.zero_grad(set_to_none=True)
-
-
-def write_checkpoint_of(network: Network, weights: dict[str, Tensor], output: Path) -> Path:
-    """The weights in the container and under the keys of the file that the network came from."""
-    checkpoint = read_checkpoint(network.path)
-    untreated = [name for name in checkpoint.tensors if name not in weights]
-    return write_checkpoint(checkpoint, weights, treated_path(checkpoint, output), untreated=untreated)
-
-
-def _penalty(
-    arm: str, seed: int, config: TreatConfig, trainable: TrainableNetwork, diagnosis: Diagnosis, network: Network
-) -> Penalty:
-    channel = select_layers(trainable.layers, config.channel.layers) if config.channel.weight else ()
-    space = select_layers(trainable.layers, config.space.layers) if config.space.weight else ()
-    absent = [layer.name for layer in (*channel, *space) if layer.name not in diagnosis.layers]
-    if absent:
-        raise UsageError(
-            f"the diagnosis has no layer {', '.join(absent)}",
-            where="the diagnosis",
-            expected=f"one of {', '.join(diagnosis.layers)}",
-            hint=f"diagnose with --layers {','.join(absent)}, or constrain a layer that was diagnosed",
-        )
-    threshold = float(diagnosis.config["threshold"])
-    correlated = {layer.name: diagnosis[layer.name].correlated(threshold) for layer in channel}
-    if arm == "shuffled-channels":
-        rng = np.random.default_rng(seed)
-        correlated = {name: rng.permuted(mask, axis=1) for name, mask in correlated.items()}
-    height, width = network.preprocessing.input_size[1:]
-    return Penalty(
-        config=config,
-        channel_layers=channel,
-        space_layers=space,
-        correlated={name: torch.from_numpy(mask) for name, mask in correlated.items()},
-        scales={layer.name: diagnosis[layer.name].activation_std for layer in (*channel, *space)},
-        expand_px=round(config.space.expand_px * min(height, width) / 224),
-    )
-
-
-def _judge(
-    network: Network,
-    splits: Splits,
-    config: TreatConfig,
-    runs: Mapping[str, list[Progressed]],
-    original: dict[str, Tensor],
-    module: torch.nn.Module,
-    device: torch.device,
-) -> tuple[Trial, dict[str, Tensor]]:
-    """Read the test split, once for every run, as the weights will stand in the file; the trial and what won."""
-    checkpoint = read_checkpoint(network.path)
-    untreated = [name for name in checkpoint.tensors if name not in original]
-
-    def answers(weights: dict[str, Tensor]) -> NDArray[np.int64]:
-        stored = as_stored(checkpoint, weights, untreated=untreated)
-        module.load_state_dict({name: stored.get(name, tensor) for name, tensor in weights.items()})
-        return predict_part(module, splits.test, config, device)
-
-    best = {name: [done.best or original for done in dones] for name, dones in runs.items()}
-    arms = [
-        Predictions(arm=name, seeds=config.seeds, predicted=np.stack([answers(weights) for weights in found]))
-        for name, found in best.items()
-    ]
-    arms.insert(0, Predictions(arm="original", seeds=(0,), predicted=answers(original)[None]))
-    held_out = HeldOut(labels=splits.test.labels, classes=splits.test.images.class_names, groups=splits.groups)
-    trial = build_trial(
-        arms,
-        held_out,
-        provenance={
-            "arch": network.arch,
-            "checkpoint_sha256": network.checkpoint_sha256,
-            "config": config.model_dump(mode="json"),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {name: version(name) for name in ("modeldoctor", "torch", "torchvision", "timm")},
-        },
-    )
-    if trial.handed_back == "original":
-        return trial, original
-    chosen = int(np.argmax([done.best_accuracy for done in runs[trial.handed_back]]))
-    return trial, best[trial.handed_back][chosen]
-
-
-def _write_history(output: Path, earlier: Sequence[Epoch], history: Sequence[Epoch]) -> None:
-    with written_aside(output / "history.csv") as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [one.name for one in fields(Epoch)])
-        writer.writeheader()
-        writer.writerows(asdict(epoch) for epoch in (*earlier, *history))

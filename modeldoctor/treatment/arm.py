@@ -8,26 +8,24 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from modeldoctor.config import TreatConfig
 from modeldoctor.data import make_loader
 from modeldoctor.errors import InterruptedRunError, ModelDoctorWarning
 from modeldoctor.files import written_aside
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.interrupts import StopRequest
-from modeldoctor.treatment.batches import TrainingBatch, training_batches
-from modeldoctor.treatment.parts import Part
+from modeldoctor.treat_config import TreatConfig
+from modeldoctor.treatment.batches import TrainingBatch, steps_per_epoch, training_batches
+from modeldoctor.treatment.optimisation import Optimisation
+from modeldoctor.treatment.parts import Part, Splits
 from modeldoctor.treatment.penalty import Penalty
 
 Progress = Callable[[str, int, int | None], None]
@@ -36,15 +34,20 @@ _START_BATCHES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """A row of `history.csv`; NaN for a constraint that is not in the arm."""
+    """A row of `history.csv`, means over the epoch; NaN for a constraint that is not in the arm.
+
+    `channel` and `space` are in units of their value when treatment began; `val_score` is the metric that chooses.
+    """
 
     arm: str
     seed: int
     epoch: int
+    learning_rate: float
     loss: float
     channel: float
     space: float
     val_accuracy: float
+    val_score: float
 
 
 @dataclass
@@ -52,59 +55,68 @@ class Progressed:
     """Where an arm stands after its last whole epoch; all that resuming needs, as draws depend on seed and epoch.
 
     Attributes:
-        network, optimizer: their state dicts.
-        best: the network's at the best epoch so far; None before the first.
-        best_accuracy: on validation.
+        network, optimisation: their state dicts.
+        best: the judged network's at the best epoch so far; None before the first.
+        best_score: on validation.
         start: the constraints' values when treatment began.
         history: epochs done.
         ended: the loss became NaN.
     """
 
     network: dict[str, Tensor]
-    optimizer: dict[str, Any] | None = None
+    optimisation: dict[str, Any] | None = None
     best: dict[str, Tensor] | None = None
-    best_accuracy: float = -1.0
+    best_score: float = -1.0
     start: dict[tuple[str, str], float] = field(default_factory=dict)
     history: list[Epoch] = field(default_factory=list)
     ended: bool = False
 
 
-@dataclass
-class Arm:
-    """What one run of an arm needs.
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all runs of a trial share.
 
     Attributes:
-        name, seed: which run it is.
         network: the module whose weights are trained; in eval mode.
         trainable: its captured twin, which shares the weights.
         original: its weights before treatment.
+        splits: of the data.
+        annotated: indices of annotated training images.
+        device: of the network.
+        states: the folder where runs are kept after every epoch.
+        progress, stop: as in a diagnosis.
+    """
+
+    network: nn.Module
+    trainable: TrainableNetwork
+    original: dict[str, Tensor]
+    splits: Splits
+    annotated: NDArray[np.int64]
+    device: torch.device
+    states: Path
+    progress: Progress
+    stop: StopRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One run.
+
+    Attributes:
+        name, seed: which it is.
+        config: resolved; a pilot's differs from the trial's.
         penalty: None for an arm without constraints.
         change_masks: what the arm does to the masks of a batch.
-        train, val: parts of the data.
-        annotated: indices of annotated training images.
-        config: of the treatment.
-        device: of the network.
-        state_path: where the run is kept after every epoch.
-        progress, stop: as in a diagnosis.
-        after_epoch: told the arm's history whenever it has grown.
+        after_epoch: told the run's history whenever it has grown.
     """
 
     name: str
     seed: int
-    network: nn.Module
-    trainable: TrainableNetwork
-    original: dict[str, Tensor]
-    penalty: Penalty | None
-    change_masks: Callable[[Tensor, int], Tensor] | None
-    train: Part
-    val: Part
-    annotated: NDArray[np.int64]
+    setting: Setting
     config: TreatConfig
-    device: torch.device
-    state_path: Path
-    progress: Progress
-    stop: StopRequest
-    after_epoch: Callable[[list[Epoch]], None]
+    penalty: Penalty | None
+    change_masks: Callable[[Tensor, int], Tensor] | None = None
+    after_epoch: Callable[[list[Epoch]], None] = lambda history: None
 
     def run(self) -> Progressed:
         """Train to the last epoch, or go on to it.
@@ -113,111 +125,100 @@ class Arm:
             InterruptedRunError: the user asked to stop; whole epochs are kept.
         """
         done = self._load()
-        self.network.load_state_dict(done.network)
-        optimizer = self._optimizer(done)
-        if self.penalty and not done.start:
-            done.start = self._measure_start()
+        self.setting.network.load_state_dict(done.network)
+        optimisation = Optimisation(self.setting.network, self.config.training, self._updates())
+        if done.optimisation is not None:
+            optimisation.load_state_dict(done.optimisation)
         if self.penalty:
+            done.start = done.start or self._measure_start()
             self.penalty.start = done.start
         for epoch in range(len(done.history), self.config.training.epochs):
             if done.ended:
                 break
-            self._epoch(done, optimizer, epoch)
+            self._epoch(done, optimisation, epoch)
             self._save(done)
             self.after_epoch(done.history)
         return done
 
-    def _epoch(self, done: Progressed, optimizer: torch.optim.Optimizer, epoch: int) -> None:
-        batches = self._steps_per_epoch()
-        schedule = CosineLRScheduler(
-            optimizer, t_initial=self.config.training.epochs * batches, t_in_epochs=False, lr_min=0.0
-        )
-        sums = np.zeros(3)
-        for step, batch in enumerate(self._batches(epoch)):
-            schedule.step_update(epoch * batches + step)
-            figures = self._step(batch, optimizer, epoch * batches + step)
+    def _epoch(self, done: Progressed, optimisation: Optimisation, epoch: int) -> None:
+        sums, steps = np.zeros(3), 0
+        for steps, batch in enumerate(self._batches(epoch), start=1):
+            figures = self._add_gradient(batch, optimisation, epoch * self._steps() + steps - 1)
             if figures is None:
                 self._end(done, epoch)
                 return
             sums += figures
-            stage = f"{self.name}, seed {self.seed}"
-            self.progress(stage, epoch * batches + step + 1, self.config.training.epochs * batches)
-            if self.stop.requested:
-                raise InterruptedRunError(
-                    f"interrupted in epoch {epoch + 1} of {stage}",
-                    where=f"whole epochs are kept in {self.state_path.parent}",
-                    hint="the same command with --resume goes on from the last whole epoch",
-                )
-        accuracy = float(np.mean(predict_part(self.network, self.val, self.config, self.device) == self.val.labels))
-        loss, channel, space = (sums / batches).tolist()
+            if steps % self.config.training.accumulate == 0:
+                optimisation.update(epoch * self._updates() + steps // self.config.training.accumulate - 1)
+            self._after_step(epoch, steps)
+        if steps % self.config.training.accumulate:
+            optimisation.update((epoch + 1) * self._updates() - 1)
+        right, score = self._judge(optimisation.judged)
+        loss, channel, space = (sums / max(steps, 1)).tolist()
         done.history.append(
-            Epoch(arm=self.name, seed=self.seed, epoch=epoch + 1, loss=loss, channel=channel, space=space,
-                  val_accuracy=accuracy)
+            Epoch(arm=self.name, seed=self.seed, epoch=epoch + 1, learning_rate=optimisation.learning_rate, loss=loss,
+                  channel=channel, space=space, val_accuracy=right, val_score=score)
         )  # fmt: skip
-        done.network, done.optimizer = _copy(self.network), optimizer.state_dict()
-        if accuracy > done.best_accuracy:
-            done.best, done.best_accuracy = done.network, accuracy
+        done.network, done.optimisation = copied(self.setting.network), optimisation.state_dict()
+        if score > done.best_score:
+            done.best, done.best_score = copied(optimisation.judged), score
 
-    def _step(self, batch: TrainingBatch, optimizer: torch.optim.Optimizer, number: int) -> NDArray[np.float64] | None:
-        """One update; the loss and the constraints' relative values, or None if it is not finite."""
-        logits, cuts = self.trainable.training_pass(batch.images, self.penalty.layers if self.penalty else ())
-        loss = F.cross_entropy(logits, batch.labels)
-        terms = self.penalty.terms(logits, cuts, batch, noise_seed(self.seed, number)) if self.penalty else {}
-        total = loss + self.penalty.total(terms).to(loss) if self.penalty else loss
+    def _add_gradient(
+        self, batch: TrainingBatch, optimisation: Optimisation, number: int
+    ) -> NDArray[np.float64] | None:
+        """The loss and the constraints' relative values of one batch, or None if it is not finite."""
+        penalty = self.penalty
+        with optimisation.forward_type():
+            logits, cuts = self.setting.trainable.training_pass(batch.images, penalty.layers if penalty else ())
+        loss = batch.loss(logits.float(), self.config.training.label_smoothing or 0.0)
+        terms = penalty.terms(logits, cuts, batch, noise_seed(self.seed, number)) if penalty else {}
+        total = loss + penalty.total(terms).to(loss) if penalty else loss
         if not math.isfinite(float(total.detach())):
             return None
-        optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.training.clip_norm)
-        optimizer.step()
-        values = {"channel": math.nan, "space": math.nan}
-        for (kind, layer), term in terms.items():
-            relative = float(term.detach()) / (self.penalty.start.get((kind, layer), 1.0) if self.penalty else 1.0)
-            values[kind] = relative + (0.0 if math.isnan(values[kind]) else values[kind])
-        return np.array([float(loss.detach()), values["channel"], values["space"]])
+        optimisation.add_gradient(total)
+        return np.array([float(loss.detach()), *(penalty.relative(terms) if penalty else (math.nan, math.nan))])
+
+    def _after_step(self, epoch: int, steps: int) -> None:
+        stage, total = f"{self.name}, seed {self.seed}", self.config.training.epochs * self._steps()
+        self.setting.progress(stage, epoch * self._steps() + steps, total)
+        if self.setting.stop.requested:
+            raise InterruptedRunError(
+                f"interrupted in epoch {epoch + 1} of {stage}",
+                where=f"whole epochs are kept in {self.setting.states}",
+                hint="the same command with --resume goes on from the last whole epoch",
+            )
+
+    def _judge(self, network: nn.Module) -> tuple[float, float]:
+        """Accuracy and the metric that chooses, on validation."""
+        val = self.setting.splits.val
+        predicted = predict_part(network, val, self.config, self.setting.device)
+        return float(np.mean(predicted == val.labels)), val.score(predicted, self.config.metric)
 
     def _measure_start(self) -> dict[tuple[str, str], float]:
         """Each constraint's mean over the first batches, before anything is changed."""
         assert self.penalty is not None
         sums: dict[tuple[str, str], list[float]] = {}
-        before = _copy(self.network)
         for step, batch in zip(range(_START_BATCHES), self._batches(0), strict=False):
-            logits, cuts = self.trainable.training_pass(batch.images, self.penalty.layers)
+            logits, cuts = self.setting.trainable.training_pass(batch.images, self.penalty.layers)
             for key, term in self.penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
                 sums.setdefault(key, []).append(float(term.detach()))
-        self.network.load_state_dict(before)  # the passes moved BatchNorm's statistics
+        self.setting.network.load_state_dict(self.setting.original)  # the passes moved BatchNorm's statistics
         return {key: max(float(np.mean(values)), 1e-12) for key, values in sums.items()}
 
     def _batches(self, epoch: int) -> Iterator[TrainingBatch]:
+        setting = self.setting
         for batch in training_batches(
-            self.train.images,
-            self.train.indices,
-            self.annotated,
-            self.config.training,
-            share=self.config.space.annotated_share,
-            seed=self.seed,
-            epoch=epoch,
-            workers=self.config.workers,
+            setting.splits.train, setting.annotated, self.config, seed=self.seed, epoch=epoch
         ):
-            masks = self.change_masks(batch.masks, batch.keys[0]) if self.change_masks else batch.masks
-            moved = {"images": batch.images, "labels": batch.labels, "masks": masks, "annotated": batch.annotated}
-            yield TrainingBatch(keys=batch.keys, **{name: one.to(self.device) for name, one in moved.items()})
+            masks = batch.masks if self.change_masks is None else self.change_masks(batch.masks, batch.keys[0])
+            yield replace(batch, masks=masks).to(setting.device)
 
-    def _steps_per_epoch(self) -> int:
-        return max(1, len(self.train.indices) // self.config.training.batch_size)
+    def _steps(self) -> int:
+        assert self.config.training.batch_size is not None
+        return steps_per_epoch(len(self.setting.splits.train.indices), self.config.training.batch_size)
 
-    def _optimizer(self, done: Progressed) -> torch.optim.Optimizer:
-        training = self.config.training
-        optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            self.network,
-            opt=training.optimizer,
-            lr=training.learning_rate,
-            weight_decay=training.weight_decay,
-            momentum=training.momentum,
-        )
-        if done.optimizer is not None:
-            optimizer.load_state_dict(done.optimizer)
-        return optimizer
+    def _updates(self) -> int:
+        return -(-self._steps() // self.config.training.accumulate)
 
     def _end(self, done: Progressed, epoch: int) -> None:
         done.ended = True
@@ -227,17 +228,20 @@ class Arm:
             ModelDoctorWarning,
             stacklevel=2,
         )
-        self.network.load_state_dict(done.network)
+
+    @property
+    def _state_path(self) -> Path:
+        return self.setting.states / f"{self.name}-{self.seed}.pt"
 
     def _save(self, done: Progressed) -> None:
         content = {**vars(done), "history": [asdict(epoch) for epoch in done.history]}
-        with written_aside(self.state_path) as aside:
+        with written_aside(self._state_path) as aside:
             torch.save(content, aside)
 
     def _load(self) -> Progressed:
-        if not self.state_path.exists():
-            return Progressed(network=self.original)
-        content = torch.load(self.state_path, weights_only=True, map_location="cpu")
+        if not self._state_path.exists():
+            return Progressed(network=self.setting.original)
+        content = torch.load(self._state_path, weights_only=True, map_location="cpu")
         return Progressed(**{**content, "history": [Epoch(**epoch) for epoch in content["history"]]})
 
 
@@ -248,9 +252,11 @@ def predict_part(network: nn.Module, part: Part, config: TreatConfig, device: to
         network: in eval mode.
     """
     predicted = np.full(len(part.indices), -1, dtype=np.int64)
-    size = config.training.batch_size
+    assert config.training.batch_size is not None
     with torch.no_grad():
-        for batch in make_loader(part.images, part.indices, batch_size=size, workers=config.workers):
+        for batch in make_loader(
+            part.images, part.indices, batch_size=config.training.batch_size, workers=config.workers
+        ):
             if len(batch.labels):
                 rows = np.searchsorted(part.indices, batch.indices.numpy())
                 predicted[rows] = network(batch.images.to(device)).argmax(1).cpu().numpy()
@@ -262,5 +268,6 @@ def noise_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
-def _copy(network: nn.Module) -> dict[str, Tensor]:
+def copied(network: nn.Module) -> dict[str, Tensor]:
+    """A network's weights and buffers, on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}

@@ -1,21 +1,22 @@
 """The order of images and their augmentation: the same for every arm, a function of seed and epoch alone.
 
-Shapes: S images, B images a batch, C channels, H x W pixels.
+Shapes: S images, B images a batch, C channels, H x W pixels, N classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from modeldoctor.config import TrainingConfig
-from modeldoctor.data import ImageSet, make_loader
-from modeldoctor.training import augment
+from modeldoctor.data import Augmentation, Batch, make_loader
+from modeldoctor.treat_config import TreatConfig
+from modeldoctor.treatment.parts import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class TrainingBatch:
     Attributes:
         images: (B,C,H,W).
         labels: (B,).
+        other_labels: (B,) of the image mixed in, and `share`: (B,) how much of the image is its own; 1 without mixup.
         masks: (B,H,W) bool, True on the object; False everywhere for an image without annotation.
         annotated: (B,) bool, whether the mask counts.
         keys: for each image what its noise depends on.
@@ -32,9 +34,29 @@ class TrainingBatch:
 
     images: Tensor
     labels: Tensor
+    other_labels: Tensor
+    share: Tensor
     masks: Tensor
     annotated: Tensor
     keys: tuple[int, ...]
+
+    def loss(self, logits: Tensor, label_smoothing: float) -> Tensor:
+        """Mean cross-entropy of logits (B,N)."""
+        own, other = (
+            F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+            for labels in (self.labels, self.other_labels)
+        )
+        return (self.share * own + (1 - self.share) * other).mean()
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """The same on a device."""
+        tensors = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "keys"}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Whole batches in one pass over the images; at least one."""
+    return max(1, images // batch_size)
 
 
 def epoch_order(
@@ -53,7 +75,7 @@ def epoch_order(
     """
     rng = np.random.default_rng([seed, epoch])
     constrained = round(share * batch_size) if len(annotated) else 0
-    batches = max(1, len(indices) // batch_size)
+    batches = steps_per_epoch(len(indices), batch_size)
     free = rng.permutation(indices)
     free = np.resize(free, batches * (batch_size - constrained)).reshape(batches, -1)
     if not constrained:
@@ -64,37 +86,60 @@ def epoch_order(
 
 
 def training_batches(
-    images: ImageSet,
-    indices: NDArray[np.int64],
-    annotated: NDArray[np.int64],
-    config: TrainingConfig,
-    *,
-    share: float,
-    seed: int,
-    epoch: int,
-    workers: int,
+    train: Part, annotated: NDArray[np.int64], config: TreatConfig, *, seed: int, epoch: int
 ) -> Iterator[TrainingBatch]:
-    """One epoch of augmented batches; masks move with their images."""
-    order = epoch_order(indices, annotated, batch_size=config.batch_size, share=share, seed=seed, epoch=epoch)
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch, 1]).generate_state(1)[0]))
+    """One epoch of augmented batches; masks move with their images.
+
+    Args:
+        train: what is learned from.
+        annotated: indices of the images whose masks are used.
+        config: resolved.
+        seed, epoch: all that order and augmentation depend on.
+    """
+    training = config.training
+    assert training.batch_size is not None
+    order = epoch_order(
+        train.indices, annotated, batch_size=training.batch_size, share=config.space.annotated_share, seed=seed,
+        epoch=epoch,
+    )  # fmt: skip
+    draws, mixing = np.random.SeedSequence([seed, epoch, 1]).generate_state(2).tolist()
+    loader = make_loader(
+        train.images, order, batch_size=training.batch_size, workers=config.workers, seed=draws,
+        augmentation=Augmentation(
+            preprocessing=train.images.preprocessing, **training.augmentation.model_dump()
+        ),
+    )  # fmt: skip
+    rng = np.random.default_rng(mixing)
     known = set(annotated.tolist())
-    shift = round(config.shift * min(images.preprocessing.input_size[1:]))
-    for batch in make_loader(images, order, batch_size=config.batch_size, workers=workers):
-        if not len(batch.labels):
-            continue
-        empty = torch.zeros(batch.images.shape[-2:], dtype=torch.bool)
-        found = batch.masks or [None] * len(batch.labels)
-        usable = [mask is not None and int(i) in known for mask, i in zip(found, batch.indices, strict=True)]
-        masks = torch.stack(
-            [mask if use and mask is not None else empty for mask, use in zip(found, usable, strict=True)]
-        )
-        # The mask travels as one more channel, so that it is moved exactly as its image is.
-        together = torch.cat([batch.images, masks[:, None].to(batch.images)], 1)
-        moved = augment(together, shift=shift, flip=config.flip, generator=generator)
-        yield TrainingBatch(
-            images=moved[:, :-1],
-            labels=batch.labels,
-            masks=moved[:, -1] > 0.5,
-            annotated=torch.tensor(usable),
-            keys=tuple(batch.indices.tolist()),
-        )
+    for batch in loader:
+        if len(batch.labels):
+            yield _mixed(_with_masks(batch, known), training.mixup, rng)
+
+
+def _with_masks(batch: Batch, known: set[int]) -> TrainingBatch:
+    empty = torch.zeros(batch.images.shape[-2:], dtype=torch.bool)
+    keys = tuple(batch.indices.tolist())
+    masks = [mask if key in known else None for key, mask in zip(keys, batch.masks or [None] * len(keys), strict=True)]
+    return TrainingBatch(
+        images=batch.images,
+        labels=batch.labels,
+        other_labels=batch.labels,
+        share=torch.ones(len(keys)),
+        masks=torch.stack([empty if mask is None else mask for mask in masks]),
+        annotated=torch.tensor([mask is not None for mask in masks]),
+        keys=keys,
+    )
+
+
+def _mixed(batch: TrainingBatch, alpha: float, rng: np.random.Generator) -> TrainingBatch:
+    """Mixup (Zhang et al., 2018) among the images that are not annotated, one share a batch."""
+    free = torch.nonzero(~batch.annotated)[:, 0]
+    if not alpha or not len(free):
+        return batch
+    share = torch.ones(len(batch.labels))
+    share[free] = float(rng.beta(alpha, alpha))
+    partner = torch.arange(len(batch.labels))
+    partner[free] = free[torch.from_numpy(rng.permutation(len(free)))]
+    own = share[:, None, None, None]
+    images = own * batch.images + (1 - own) * batch.images[partner]
+    return replace(batch, images=images, share=share, other_labels=batch.labels[partner])

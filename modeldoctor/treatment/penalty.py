@@ -5,12 +5,12 @@ Shapes: B images, J noise draws, K channels, H x W positions, N classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from modeldoctor.config import TreatConfig
 from modeldoctor.constraints import (
     Attribution,
     attribute,
@@ -21,6 +21,7 @@ from modeldoctor.constraints import (
 )
 from modeldoctor.correlation import Noise
 from modeldoctor.graph import Cut, Layer
+from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import TrainingBatch
 
 
@@ -72,8 +73,19 @@ class Penalty:
     def total(self, terms: dict[tuple[str, str], Tensor]) -> Tensor:
         """Eq. 7 without the original loss."""
         weights = {"channel": self.config.channel.weight, "space": self.config.space.weight}
-        parts = [weights[kind] * term / self.start.get((kind, layer), 1.0) for (kind, layer), term in terms.items()]
+        parts = [float(weights[key[0]]) * term / self._start(key) for key, term in terms.items()]
         return torch.stack(parts).sum() if parts else torch.zeros(())
+
+    def relative(self, terms: dict[tuple[str, str], Tensor]) -> tuple[float, float]:
+        """Channel and space constraint, summed over layers, in units of their start; NaN where there is none."""
+        found = {"channel": math.nan, "space": math.nan}
+        for key, term in terms.items():
+            before = 0.0 if math.isnan(found[key[0]]) else found[key[0]]
+            found[key[0]] = before + float(term.detach()) / self._start(key)
+        return found["channel"], found["space"]
+
+    def _start(self, key: tuple[str, str]) -> float:
+        return self.start.get(key, 1.0)
 
     def _channel(self, cut: Cut, logits: Tensor, batch: TrainingBatch, seed: int) -> Tensor:
         classes = torch.stack([batch.labels, runner_up(logits, batch.labels)])

@@ -44,6 +44,8 @@ class Network:
     path: Path
     notes: tuple[str, ...]
     """What was assumed where neither the user nor the file said it, as sentences."""
+    trust_pickle: bool = False
+    """Whether the user let the file's pickle execute code; reading it again needs the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,7 @@ def load_model(
         checkpoint_sha256=checkpoint.sha256,
         path=checkpoint.path,
         notes=(*notes, *doubts, *assumed),
+        trust_pickle=trust_pickle,
     )
 
 

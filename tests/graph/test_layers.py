@@ -9,8 +9,8 @@ from modeldoctor.errors import UsageError
 from modeldoctor.graph.layers import Layer, MapsView, match_module, select_layers, view_of
 
 
-def layer(name: str, size: int, depth: float) -> Layer:
-    return Layer(name=name, kind="conv", channels=8, height=size, width=size, depth=depth, macs_after=1, bytes_after=1)
+def layer(name: str, size: int, depth: float, kind: str = "conv") -> Layer:
+    return Layer(name=name, kind=kind, channels=8, height=size, width=size, depth=depth, macs_after=1, bytes_after=1)
 
 
 # As in a ResNet: the shortcut of the last stage is executed after the branch that it bridges.
@@ -42,6 +42,27 @@ def test_selection(selection: str, names: list[str]) -> None:
     assert [one.name for one in select_layers(LAYERS, selection)] == names
 
 
+@pytest.mark.parametrize(
+    ("selection", "names"),
+    [
+        ("features", ["features"]),
+        ("last", ["stage2.conv2"]),
+        ("all", [one.name for one in LAYERS]),
+        ("stages", ["stem", "stage1.conv2", "stage2.conv2"]),
+        ("last,features", ["stage2.conv2", "features"]),
+        ("features,last:2,stem", ["stem", "stage2.conv2", "stage2.shortcut", "features"]),
+        ("*", [*(one.name for one in LAYERS), "features"]),
+    ],
+)
+def test_the_maps_that_the_head_pools_are_selected_by_their_name_alone(selection: str, names: list[str]) -> None:
+    layers = [*LAYERS, layer("features", 4, 0.9, kind="features")]
+    assert [one.name for one in select_layers(layers, selection)] == names
+
+
+def test_a_network_without_pooled_maps_has_its_last_layer_for_them() -> None:
+    assert [one.name for one in select_layers(LAYERS, "features")] == ["stage2.conv2"]
+
+
 def test_stages_of_a_network_with_one_map_size_are_evenly_spread() -> None:
     blocks = [layer(f"blocks.{number}", 14, number / 12) for number in range(12)]
     names = [one.name for one in select_layers(blocks, "stages")]
@@ -49,7 +70,7 @@ def test_stages_of_a_network_with_one_map_size_are_evenly_spread() -> None:
     assert [one.name for one in select_layers(blocks[:2], "stages")] == ["blocks.0", "blocks.1"]
 
 
-@pytest.mark.parametrize("selection", ["stage3.conv1", "last:0", "", "stem,nothing.*"])
+@pytest.mark.parametrize("selection", ["stage3.conv1", "last:0", "", "stem,nothing.*", ","])
 def test_what_selects_nothing_is_refused(selection: str) -> None:
     with pytest.raises(UsageError) as caught:
         select_layers(LAYERS, selection)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from modeldoctor.config import Preprocessing, TrainingConfig
+from modeldoctor.config import Preprocessing
 from modeldoctor.data import open_data
+from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import epoch_order, training_batches
+from modeldoctor.treatment.parts import Part
 
 INDICES = np.arange(100, 200)
 ANNOTATED = np.array([100, 110, 120, 130])
@@ -65,15 +67,73 @@ def squares(tmp_path: Path) -> Path:
 def test_masks_move_with_their_images(squares: Path) -> None:
     preprocessing = Preprocessing(input_size=(1, 32, 32), mean=(0.0,), std=(1.0,), interpolation="nearest")
     images = open_data(squares / "images", preprocessing=preprocessing, masks=squares / "masks")["all"]
-    config = TrainingConfig(batch_size=4, shift=0.2, flip=True)
+    config = TreatConfig(
+        checkpoint="a.pt",
+        data={"path": "b", "masks": "c"},
+        space={"annotated_share": 0.5},
+        training={"batch_size": 4, "augmentation": {"shift": 0.2, "flip": True}},
+    )
     moved = 0
     for epoch in range(3):
-        for batch in training_batches(
-            images, np.arange(8), np.arange(6), config, share=0.5, seed=0, epoch=epoch, workers=0
-        ):
+        part = Part(images=images, indices=np.arange(8))
+        for batch in training_batches(part, np.arange(6), config, seed=0, epoch=epoch):
             white = batch.images[:, 0] > 0.5
             for mask, picture, annotated, key in zip(batch.masks, white, batch.annotated, batch.keys, strict=True):
                 assert bool(annotated) == (key < 6)  # 6 has a mask that is not to be used, 7 has none
                 assert torch.equal(mask, picture) if annotated else not mask.any()
                 moved += int(annotated)
     assert moved >= 12
+
+
+def made(squares: Path, **training: object) -> tuple[Part, TreatConfig]:
+    preprocessing = Preprocessing(input_size=(1, 32, 32), mean=(0.0,), std=(1.0,), interpolation="nearest")
+    images = open_data(squares / "images", preprocessing=preprocessing, masks=squares / "masks")["all"]
+    images.labels = np.arange(8) % 4
+    still = {"batch_size": 8, "augmentation": {"shift": 0.0, "flip": False}}
+    config = TreatConfig(
+        checkpoint="a.pt", data={"path": "b", "masks": "c"}, space={"annotated_share": 0.25}, training=still | training
+    )
+    return Part(images=images, indices=np.arange(8)), config
+
+
+def test_mixup_blends_the_images_without_annotation_and_leaves_the_others(squares: Path) -> None:
+    part, config = made(squares, mixup=0.5)
+    plain = {index: part.images[index].image for index in range(8)}  # type: ignore[union-attr]
+    shares = set()
+    for epoch in range(4):
+        (batch,) = training_batches(part, np.array([0, 1]), config, seed=0, epoch=epoch)
+        assert batch.annotated.any()
+        for row, key in enumerate(batch.keys):
+            share = float(batch.share[row])
+            if batch.annotated[row]:
+                assert share == 1
+                assert torch.equal(batch.images[row], plain[key])
+                continue
+            shares.add(share)
+            blends = [
+                other for other in range(8)
+                if torch.allclose(batch.images[row], share * plain[key] + (1 - share) * plain[other], atol=1e-6)
+                and part.labels[other] == int(batch.other_labels[row])
+            ]  # fmt: skip
+            assert blends
+    assert len(shares) == 4  # one a batch
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_mixed_labels_is_the_cross_entropy_of_their_distribution(squares: Path, smoothing: float) -> None:
+    part, config = made(squares, mixup=0.5)
+    (batch,) = training_batches(part, np.array([0, 1]), config, seed=0, epoch=0)
+    logits = torch.randn(8, 4)
+    own, other = (torch.nn.functional.one_hot(labels, 4).float() for labels in (batch.labels, batch.other_labels))
+    wanted = (1 - smoothing) * (batch.share[:, None] * own + (1 - batch.share[:, None]) * other) + smoothing / 4
+    expected = -(wanted * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(batch.loss(logits, smoothing), expected)
+
+
+def test_workers_change_nothing(squares: Path) -> None:
+    part, config = made(squares, augmentation={"shift": 0.1, "flip": True, "erase": 0.5})
+    (one,) = training_batches(part, np.array([0, 1]), config, seed=0, epoch=0)
+    (other,) = training_batches(part, np.array([0, 1]), config.model_copy(update={"workers": 2}), seed=0, epoch=0)
+    assert torch.equal(one.images, other.images)
+    assert torch.equal(one.masks, other.masks)
+    assert one.keys == other.keys

@@ -15,13 +15,14 @@ import pytest
 import timm
 import torch
 
-from modeldoctor.config import DiagnoseConfig, TreatConfig, load_treat_config
+from modeldoctor.config import DiagnoseConfig
 from modeldoctor.data import make_loader, open_data
 from modeldoctor.demo import DemoPlan, run_demo
 from modeldoctor.demo.drawing import ImageSetPlan
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ConfigError, DataError, InterruptedRunError, ModelDoctorWarning, StoreError, UsageError
 from modeldoctor.records import Diagnosis
+from modeldoctor.treat_config import TreatConfig, load_treat_config
 from modeldoctor.treatment import treat
 from modeldoctor.treatment.parts import split_parts
 from modeldoctor.trial_records import read_trial
@@ -43,7 +44,7 @@ class Case:
             "noise_draws": 2,
             "channel": {"weight": 0.1},
             "space": {"weight": 1.0, "annotated_per_class": 4},
-            "training": {"epochs": 2, "batch_size": 16},
+            "training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01},
         }
         return TreatConfig(**(values | changes))
 
@@ -86,7 +87,7 @@ def test_the_epoch_with_the_best_validation_is_kept(whole: Path) -> None:
     with (whole / "history.csv").open() as file:
         best = max(float(row["val_accuracy"]) for row in csv.DictReader(file) if row["arm"] == "treat")
     state = torch.load(whole / "arms" / "treat-0.pt", weights_only=True)
-    assert state["best_accuracy"] == best
+    assert state["best_score"] == best
 
 
 def test_the_treated_checkpoint_drops_into_plain_timm_and_gives_the_trials_accuracy(case: Case, whole: Path) -> None:
@@ -172,7 +173,7 @@ def test_a_space_constraint_without_any_mask_is_refused(case: Case, tmp_path: Pa
     one = next((case.folder / "data-masks" / "val" / "disc").iterdir())
     (empty / "val" / "disc" / one.name).write_bytes(one.read_bytes())
     data = {"path": str(case.folder / "data"), "masks": empty}
-    with pytest.raises(DataError, match="no training image has a mask"):
+    with pytest.raises(DataError, match="none of 144 training images has a mask"):
         treat(case.config(tmp_path / "run", data=data), case.network, case.diagnosis)
 
 
@@ -196,7 +197,14 @@ def test_missing_splits_are_split_off_by_class_without_overlap(case: Case) -> No
         (["channel.weight=-1"], "channel.weight"),
         (["arms=[treat]"], "without a control"),
         (["space.weight=0"], "both weights are 0"),
-        (["data.masks=null"], "needs data.masks"),
+        (["data.masks=null", "space.weight=1"], "needs data.masks"),
+        (["data.masks=null", "channel.exclude_background=true"], "exclude_background needs data.masks"),
+        (["metric=worst_group"], "needs data.groups"),
+        (["metric=f1"], "metric"),
+        (["training.mixup=0.2", "channel.weight=1"], "mixup has none to mix"),
+        (["space.weight=automatic"], "space.weight"),
+        (["training.augmentation.rotate=3"], "nearest: "),
+        (["seeds=[1, 1]"], "twice"),
         (["training"], "no value"),
         (["checkpoint.a=1"], "holds no keys"),
     ],

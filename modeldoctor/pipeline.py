@@ -1,0 +1,59 @@
+"""What the commands do that takes more than one room: a treatment with the diagnosis that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modeldoctor import treatment
+from modeldoctor.diagnosis import diagnose
+from modeldoctor.records import Diagnosis
+from modeldoctor.store import read_diagnosis
+from modeldoctor.treat_config import TreatConfig
+from modeldoctor.trial_records import Trial
+from modeldoctor.zoo import Network, load_model
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def load_and_treat(
+    config: TreatConfig,
+    *,
+    trust_pickle: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Trial:
+    """Load the configuration's checkpoint, diagnose it unless that is done, and treat it.
+
+    Args:
+        config: all that is to be done.
+        trust_pickle: let the checkpoint's pickle EXECUTE code; only for a trusted source.
+        resume: go on with the interrupted trial in `config.output`, or with its interrupted diagnosis.
+        progress: called with (stage, done, total or None).
+
+    Raises:
+        ModelDoctorError: what `load_model`, `diagnose` and `treat` raise.
+    """
+    network = load_network(config, trust_pickle=trust_pickle)
+    treatment.check_new(config, resume)
+    prepared = treatment.prepare(config, network)
+    diagnosis = _diagnosis(config, network, resume, progress)
+    return treatment.carry_out(prepared, network, diagnosis, resume=resume, progress=progress)
+
+
+def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Network:
+    """The network that a configuration treats."""
+    wanted = config.network
+    return load_model(
+        config.checkpoint, arch=wanted.arch, num_classes=wanted.num_classes, channels=wanted.channels,
+        input_size=wanted.input_size, mean=wanted.mean, std=wanted.std, trust_pickle=trust_pickle,
+    )  # fmt: skip
+
+
+def _diagnosis(config: TreatConfig, network: Network, resume: bool, progress: Progress | None) -> Diagnosis:
+    made = config.output / "diagnosis.h5"
+    if config.diagnosis is not None or (resume and made.exists()):
+        return read_diagnosis(config.diagnosis or made)
+    return diagnose(
+        network, config.data.path, config=treatment.diagnosis_needed(config), root=config.data.root,
+        download=config.data.download, output=made, resume=resume, progress=progress,
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""The arms of a trial: what each one constrains, and one run of each under every seed.
+
+Shapes: N classes, K channels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeldoctor.errors import ModelDoctorWarning, UsageError
+from modeldoctor.graph import Layer, select_layers
+from modeldoctor.records import Diagnosis
+from modeldoctor.treat_config import TreatConfig
+from modeldoctor.treatment.arm import Arm, Progressed, Setting
+from modeldoctor.treatment.background import MOSTLY, background_shares
+from modeldoctor.treatment.history import History
+from modeldoctor.treatment.masks import random_masks
+from modeldoctor.treatment.penalty import Penalty
+
+CONSTRAINED = ("treat", "shuffled-channels", "random-mask")
+
+
+class Arms:
+    """Makes and runs the arms.
+
+    Args:
+        setting: what they share.
+        diagnosis: what their constraints are made from.
+        history: is told of every epoch.
+    """
+
+    def __init__(self, setting: Setting, diagnosis: Diagnosis, history: History):
+        self._setting, self._diagnosis, self._history = setting, diagnosis, history
+
+    def run(self, config: TreatConfig) -> dict[str, list[Progressed]]:
+        """One run of every arm under every seed, by arm.
+
+        Raises:
+            UsageError: the diagnosis lacks a layer that is to be constrained.
+            InterruptedRunError: Ctrl-C; whole epochs are kept.
+        """
+        runs: dict[str, list[Progressed]] = {}
+        for seed, name in product(config.seeds, config.arms):
+            runs.setdefault(name, []).append(self._run(name, seed, config, name))
+        return runs
+
+    def pilot(self, name: str, config: TreatConfig) -> Progressed:
+        """A run of `treat` under the first seed and a name of its own."""
+        return self._run("treat", config.seeds[0], config, name)
+
+    def _run(self, arm: str, seed: int, config: TreatConfig, name: str) -> Progressed:
+        done = Arm(
+            name=name,
+            seed=seed,
+            setting=self._setting,
+            config=config,
+            penalty=self._penalty(arm, seed, config) if arm in CONSTRAINED else None,
+            change_masks=random_masks if arm == "random-mask" else None,
+            after_epoch=self._history.grown,
+        ).run()
+        self._history.ended(done.history)
+        return done
+
+    def _penalty(self, arm: str, seed: int, config: TreatConfig) -> Penalty:
+        layers = self._setting.trainable.layers
+        channel = select_layers(layers, config.channel.layers) if config.channel.weight else ()
+        space = select_layers(layers, config.space.layers) if config.space.weight else ()
+        self._check_diagnosed((*channel, *space))
+        correlated = self._correlated(channel, config)
+        if arm == "shuffled-channels":
+            rng = np.random.default_rng(seed)
+            correlated = {
+                name: torch.from_numpy(rng.permuted(mask.numpy(), axis=1)) for name, mask in correlated.items()
+            }
+        return Penalty(
+            config=config,
+            channel_layers=channel,
+            space_layers=space,
+            correlated=correlated,
+            scales={layer.name: self._diagnosis[layer.name].activation_std for layer in (*channel, *space)},
+            expand_px=self._expand_px(config),
+        )
+
+    def _correlated(self, layers: tuple[Layer, ...], config: TreatConfig) -> dict[str, Tensor]:
+        """By layer (N,K), the kernels that a class may depend on."""
+        threshold = float(self._diagnosis.config["threshold"])
+        found = {layer.name: torch.from_numpy(self._diagnosis[layer.name].correlated(threshold)) for layer in layers}
+        if not config.channel.exclude_background or not layers:
+            return found
+        setting, size = self._setting, config.training.batch_size
+        assert size is not None
+        setting.network.load_state_dict(setting.original)
+        shares = background_shares(
+            setting.trainable, layers, setting.splits.train, setting.annotated, classes=len(self._diagnosis.classes),
+            expand_px=self._expand_px(config), batch_size=size, device=setting.device,
+        )  # fmt: skip
+        kept = {name: mask & ~(shares[name] > MOSTLY) for name, mask in found.items()}
+        for name, mask in kept.items():
+            if bare := int((~mask.any(1) & found[name].any(1)).sum()):
+                warnings.warn(
+                    f"{name}: all correlated kernels of {bare} classes look at the background, so none is left to them",
+                    ModelDoctorWarning,
+                    stacklevel=2,
+                )
+        return kept
+
+    def _expand_px(self, config: TreatConfig) -> int:
+        height, width = self._setting.splits.train.images.preprocessing.input_size[1:]
+        return round(config.space.expand_px * min(height, width) / 224)
+
+    def _check_diagnosed(self, layers: tuple[Layer, ...]) -> None:
+        absent = [layer.name for layer in layers if layer.name not in self._diagnosis.layers]
+        if absent:
+            raise UsageError(
+                f"the diagnosis has no layer {', '.join(absent)}",
+                where="the diagnosis",
+                expected=f"one of {', '.join(self._diagnosis.layers)}",
+                hint=f"diagnose with --layers {','.join(absent)}, or constrain a layer that was diagnosed",
+            )

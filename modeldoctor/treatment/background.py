@@ -1,0 +1,59 @@
+"""Kernels that look at the background: of a biased network, the correlated kernels are the background's.
+
+Shapes: B images, N classes, K channels, H x W positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modeldoctor.constraints import Attribution, attribute, background_cells
+from modeldoctor.data import make_loader
+from modeldoctor.graph import Layer
+from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.treatment.parts import Part
+
+MOSTLY = 0.5
+"""A kernel looks mostly at the background from this share of its |∂y/∂m · m| on."""
+
+
+def background_shares(
+    trainable: TrainableNetwork,
+    layers: Sequence[Layer],
+    train: Part,
+    annotated: NDArray[np.int64],
+    *,
+    classes: int,
+    expand_px: int,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """By layer (N,K), the share of Σ_hw |∂y_n/∂m_k · m_k| outside the object over annotated images of class n.
+
+    NaN for a class without annotated images, or where a kernel contributes nothing.
+
+    Args:
+        trainable: with the weights to measure.
+        layers: where.
+        train: holds the annotated images.
+        annotated: their indices.
+        classes: N.
+        expand_px: pixels of the input by which objects are grown.
+        batch_size: images at once.
+        device: of the network.
+    """
+    sums = {layer.name: torch.zeros(2, classes, layer.channels, dtype=torch.float64) for layer in layers}
+    for batch in make_loader(train.images, annotated, batch_size=batch_size):
+        masks = torch.stack([mask for mask in batch.masks or [] if mask is not None]).to(device)
+        labels = batch.labels.to(device)
+        for cut in trainable.eval_cuts(batch.images.to(device), layers):
+            values = attribute(cut, labels, None, Attribution.GRADIENT_X_ACTIVATION).detach()
+            outside = background_cells(masks, expand_px, (values.shape[2], values.shape[3]))[:, None]
+            parts = torch.stack([(values * outside).sum((2, 3)), values.sum((2, 3))])
+            sums[cut.layer.name].index_add_(1, batch.labels, parts.cpu().double())
+    return {name: torch.where(total > 0, outside / total, torch.nan) for name, (outside, total) in sums.items()}
