@@ -70,8 +70,8 @@ class SpaceConfig(Model):
 
     weight: Weight = 1.0
     """β >= 0, in units of its value at the start; 0 leaves it out, auto lets a pilot pick. Without masks 0."""
-    layers: str = "last"
-    """As in a diagnosis."""
+    layers: str = "features"
+    """As in a diagnosis; `features` are the maps that the head pools, `last` is the paper's last convolution."""
     attribution: Literal["gradient", "gradient_x_activation"] = "gradient_x_activation"
     """|∂y/∂m| as in the paper, or the background's share of |∂y/∂m · m|."""
     expand_px: float = Field(default=30, ge=0)

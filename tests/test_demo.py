@@ -86,8 +86,8 @@ def test_objects_lie_wholly_in_the_image(shape):
 
 def test_masks_are_one_bit_and_beside_every_image(drawn):
     for row in rows(drawn):
-        image = Image.open(drawn / row["path"])
-        mask = Image.open(drawn / row["path"].replace("data/", "data-masks/", 1))
+        image = Image.open(drawn / "data" / row["path"])
+        mask = Image.open(drawn / "data-masks" / row["path"])
         assert (mask.mode, mask.size, image.mode) == ("1", image.size, "RGB")
         assert 0 < np.asarray(mask).mean() < 0.5
     assert len(files(drawn)) == 2 * SMALL.total + 1
@@ -95,7 +95,7 @@ def test_masks_are_one_bit_and_beside_every_image(drawn):
 
 @pytest.mark.parametrize(("split", "count"), [("train", 20), ("val", 10)])
 def test_most_training_images_have_the_class_s_own_background(drawn, split, count):
-    listed = [row for row in rows(drawn) if row["path"].startswith(f"data/{split}/")]
+    listed = [row for row in rows(drawn) if row["path"].startswith(f"{split}/")]
     own = set()
     for shape in SHAPES:
         seen = Counter(row["background"] for row in listed if row["class"] == shape)
@@ -111,7 +111,7 @@ def test_most_training_images_have_the_class_s_own_background(drawn, split, coun
 
 
 def test_backgrounds_say_nothing_in_the_test_split(drawn):
-    listed = [row for row in rows(drawn) if row["path"].startswith("data/test/")]
+    listed = [row for row in rows(drawn) if row["path"].startswith("test/")]
     assert Counter((row["class"], row["background"]) for row in listed) == {(s, b): 1 for s in SHAPES for b in TEXTURES}
     assert Counter(row["group"] for row in listed) == {"aligned": 6, "conflicting": 30}
 

@@ -137,7 +137,8 @@ def draw_image(shape: str, background: str, *, edge: int, seed: tuple[int, ...])
 def draw_image_set(
     folder: Path, plan: ImageSetPlan, *, seed: int, progress: Callable[[str, int, int], None] | None = None
 ) -> None:
-    """Write `data/SPLIT/CLASS/*.png`, the masks of `data-masks/SPLIT/CLASS/*.png` and `metadata.csv` into a folder.
+    """Write `data/SPLIT/CLASS/*.png`, the masks of `data-masks/SPLIT/CLASS/*.png` and `metadata.csv` into a folder;
+    its paths are relative to `data`.
 
     Args:
         folder: exists, and holds none of these.
@@ -160,7 +161,7 @@ def draw_image_set(
                 Image.fromarray(image).save(data / file)
                 Image.fromarray(mask).save(masks / file)
                 group: Group = "aligned" if background == BACKGROUND_OF[name] else "conflicting"
-                rows.append((f"data/{split}/{name}/{file}", name, background, group))
+                rows.append((f"{split}/{name}/{file}", name, background, group))
                 if progress:
                     progress("draw", len(rows), plan.total)
     with written_aside(folder / "metadata.csv") as aside, aside.open("w", newline="", encoding="utf-8") as file_:

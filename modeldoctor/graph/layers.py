@@ -142,7 +142,7 @@ def select_layers(layers: Sequence[Layer], selection: str) -> tuple[Layer, ...]:
 
 
 def _named(layers: Sequence[Layer], part: str) -> Iterable[Layer]:
-    ordinary = [layer for layer in layers if layer.kind != FEATURES]
+    ordinary = [layer for layer in layers if layer.kind != FEATURES] or list(layers)
     by_depth = sorted(ordinary, key=lambda layer: layer.depth)
     if counted := re.fullmatch(r"last(?::(\d+))?", part):
         number = int(counted[1] or 1)
