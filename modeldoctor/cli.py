@@ -235,6 +235,37 @@ def print_config() -> None:
 
 
 @app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="A diagnosis, or a run directory at any stage.")],
+    later: Annotated[Path | None, typer.Argument(help="A second diagnosis: what changed from the first?")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The folder to write to.", show_default="beside the results")
+    ] = None,
+    formats: Annotated[str, typer.Option("--format", help="html, json, md: some of them.")] = "html,json,md",
+    fail_under: Annotated[
+        list[str] | None, typer.Option(help="FIGURE=NUMBER: exit with 4 where it is less; may be given again.")
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help="FIGURE>NUMBER (or < >= <= == !=): exit with 4 where it holds.")
+    ] = None,
+) -> None:
+    """One page for people, JSON and Markdown for CI jobs; gates for their exit code.
+
+    A FIGURE is accuracy, worst_class, worst_group, gain, gain_over_control, isolated, background, resembles_class,
+    foreign_kernels, unclear, broken, classes_without_samples, or the path of any number in report.json.
+    """
+    from modeldoctor.report import make_report, require
+
+    made = make_report(
+        path, later, output=output, formats=[part.strip() for part in formats.split(",")],
+        fail_under=fail_under or [], fail_on=fail_on or [],
+    )  # fmt: skip
+    _out.print(f"[bold]{made.report.verdict}[/]: {escape(made.report.headline)}", highlight=False)
+    _out.print(f"written: {', '.join(escape(str(file)) for file in made.files)}", highlight=False, soft_wrap=True)
+    require(made.report.gates)
+
+
+@app.command()
 def annotate(
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, as for diagnose.")],
     data: Annotated[str, typer.Option(help="An image folder, a CSV of path and label, torchvision:NAME or hfds/NAME.")],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from modeldoctor.files import written_aside
-from modeldoctor.records import Bools, Diagnosis, LayerDiagnosis, Misdiagnosis, Verdict
+from modeldoctor.records import Bools, Diagnosis, LayerDiagnosis, Misdiagnosis, Verdict, most_telling
 
 SUMMARY_SCHEMA = 1
 TELLING = 10
@@ -65,16 +65,11 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "layers": [_layer(layer, float(diagnosis.config["threshold"])) for layer in diagnosis.layers.values()],
         "explained": len(diagnosis.misdiagnosed),
         "verdicts": _verdicts(diagnosis.misdiagnosed),
-        "telling": [_image(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed)],
+        "telling": [_image(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed, TELLING)],
         "limits": None if limits is None else vars(limits),
         "broken": [{"path": _text(path), "reason": reason} for path, reason in diagnosis.broken],
     }
     return _plain(content)  # type: ignore[no-any-return]
-
-
-def most_telling(images: tuple[Misdiagnosis, ...], number: int = TELLING) -> list[Misdiagnosis]:
-    """The wrong images whose verdict is clearest and whose prediction was surest; unclear ones come last."""
-    return sorted(images, key=lambda image: (-image.strength * image.confidence, -image.confidence))[:number]
 
 
 def class_sharing(correlated: Bools) -> float:

@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "annotate": {"errors", "config", "files", "interrupts", "data", "diagnosis", "graph", "zoo", "setting"},
     "store": {"errors", "files", "records"},
     "summary": {"files", "records"},
+    "report": {"errors", "files", "records", "store", "summary", "trial_records", "trial_maps", "evaluate"},
     "screen": {"graph", "trial_records"},
     "training": {"config", "data"},
     "pipeline": {
@@ -57,8 +58,7 @@ ANYTHING = {"cli", "__init__", "__main__"}
 # Rooms that must work where torch is not installed or must not be loaded: reports are made from plain records.
 WITHOUT_TORCH = {
     "errors", "config", "treat_config", "files", "interrupts", "records", "store", "summary", "checkpoint_metadata",
-    "evaluate",
-    "trial_records",
+    "evaluate", "trial_records", "report",
 }  # fmt: skip
 # Modules that need no test file of their own: what they hold is tested with the room's others.
 TESTED_ELSEWHERE = {
