@@ -99,6 +99,10 @@ def diagnose(
     ] = _DEFAULTS.min_confidence,
     threshold: Annotated[float, typer.Option(help="v: from where on a kernel is correlated.")] = _DEFAULTS.threshold,
     max_explained: Annotated[int, typer.Option(help="Most wrong images to explain.")] = _DEFAULTS.max_explained,
+    shown: Annotated[int, typer.Option(help="Wrong images to keep maps of, for the report.")] = _DEFAULTS.shown,
+    fgsm_epsilon: Annotated[
+        float, typer.Option(help="FGSM's step for pixels in [0, 1]; 0 leaves adversarial images out.")
+    ] = _DEFAULTS.fgsm_epsilon,
     split: Annotated[str | None, typer.Option(help="Split for the class correlation.", show_default="train")] = None,
     examine: Annotated[
         str | None, typer.Option(help="Split whose wrong images are explained.", show_default="val")
@@ -139,8 +143,9 @@ def diagnose(
     config = _config(
         layers=layers or ("all" if list_layers else _DEFAULTS.layers),
         noise_draws=noise_draws, delta=delta, delta_unit=delta_unit, samples_per_class=samples_per_class,
-        min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, split=split, examine=examine,
-        seed=seed, batch_size=batch_size, workers=workers, device=device, hooks=hooks,
+        min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, shown=shown,
+        fgsm_epsilon=fgsm_epsilon, split=split, examine=examine, seed=seed, batch_size=batch_size, workers=workers,
+        device=device, hooks=hooks,
     )  # fmt: skip
     if data is None and not list_layers:
         raise UsageError("no data given", where="--data", expected="an image folder, a CSV or a data set's name")

@@ -67,7 +67,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "verdicts": _verdicts(diagnosis.misdiagnosed),
         "telling": [_image(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed, TELLING)],
         "limits": None if limits is None else vars(limits),
-        "broken": [{"path": _text(path), "reason": reason} for path, reason in diagnosis.broken],
+        "broken": [{"path": as_text(path), "reason": reason} for path, reason in diagnosis.broken],
     }
     return _plain(content)  # type: ignore[no-any-return]
 
@@ -137,7 +137,7 @@ def _verdicts(images: tuple[Misdiagnosis, ...]) -> dict[str, int]:
 def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
     names = diagnosis.classes
     return {
-        "path": _text(diagnosis.samples.path[image.sample]),
+        "path": as_text(diagnosis.samples.path[image.sample]),
         "label": names[image.label],
         "predicted": names[image.predicted],
         "confidence": image.confidence,
@@ -153,7 +153,7 @@ def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
     }
 
 
-def _text(path: bytes | str) -> str:
+def as_text(path: bytes | str) -> str:
     """A path that any JSON reader and terminal can show."""
     return (path if isinstance(path, bytes) else path.encode(errors="surrogateescape")).decode(errors="replace")
 
@@ -165,7 +165,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if isinstance(value, str):
-        return _text(value)
+        return as_text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -26,20 +26,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "graph": {"errors"},
     "correlation": {"errors", "graph"},
     "records": set(),
-    "explain": {"errors", "graph", "correlation", "records"},
+    "maps": {"graph", "correlation"},
+    "explain": {"errors", "graph", "correlation", "records", "maps"},
     "setting": {"errors", "data", "zoo"},
     "diagnosis": {
         "errors", "config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records", "explain", "store",
-        "setting",
+        "setting", "maps",
     },
     # The design's rule: a treatment is handed a diagnosis and never makes one.
     "treatment": {
         "errors", "config", "treat_config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records",
-        "constraints", "checkpoint", "checkpoint_write", "evaluate", "trial_records", "setting",
+        "constraints", "checkpoint", "checkpoint_write", "evaluate", "trial_records", "trial_maps", "setting", "maps",
     },
     "constraints": {"errors", "graph", "records"},
     "checkpoint_write": {"errors", "files", "checkpoint", "checkpoint_file"},
     "trial_records": {"errors", "files"},
+    "trial_maps": {"errors", "files", "records"},
     "evaluate": {"errors", "records", "trial_records"},
     "annotate": {"errors", "config", "files", "interrupts", "data", "diagnosis", "graph", "zoo", "setting"},
     "store": {"errors", "files", "records"},
@@ -58,7 +60,7 @@ ANYTHING = {"cli", "__init__", "__main__"}
 # Rooms that must work where torch is not installed or must not be loaded: reports are made from plain records.
 WITHOUT_TORCH = {
     "errors", "config", "treat_config", "files", "interrupts", "records", "store", "summary", "checkpoint_metadata",
-    "evaluate", "trial_records", "report",
+    "evaluate", "trial_records", "trial_maps", "report",
 }  # fmt: skip
 # Modules that need no test file of their own: what they hold is tested with the room's others.
 TESTED_ELSEWHERE = {

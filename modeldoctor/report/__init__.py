@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeldoctor.errors import UsageError
+from modeldoctor.errors import StoreError, UsageError
 from modeldoctor.files import check_writable, written_aside
 from modeldoctor.report.collect import collect
+from modeldoctor.report.compare import compare
 from modeldoctor.report.gates import check_gates, parse_gates, require
 from modeldoctor.report.markdown import render_markdown
 from modeldoctor.report.model import GateResult, Report, json_schema
 from modeldoctor.report.page import render_page
-from modeldoctor.report.results import open_results
+from modeldoctor.report.results import Results, open_results
 
 __all__ = ["FORMATS", "GateResult", "Made", "Report", "json_schema", "make_report", "require"]
 
@@ -60,8 +62,13 @@ def make_report(
     files = {name: folder / f"report.{name}" for name in formats}
     for file in files.values():
         check_writable(file)
-    with open_results(path) as results:
-        report = collect(results)
+    with ExitStack() as stack:
+        results = stack.enter_context(open_results(path))
+        if later is None:
+            report = collect(results)
+        else:
+            earlier, results = results, stack.enter_context(open_results(later))
+            report = compare(_with_diagnosis(earlier), _with_diagnosis(results))
         report = report.model_copy(update={"gates": check_gates(gates, report.plain())})
         content = {
             "html": lambda: render_page(report, results),
@@ -73,6 +80,13 @@ def make_report(
         with written_aside(file) as aside:
             aside.write_text(text, encoding="utf-8", errors="replace")
     return Made(report, tuple(files.values()))
+
+
+def _with_diagnosis(results: Results) -> Results:
+    if results.diagnosis is None:
+        raise StoreError("a trial without a diagnosis", where=str(results.where), expected="two diagnoses to compare")
+    # Only the diagnoses are compared: what else lies beside one belongs to a report of its own.
+    return Results(where=results.where, diagnosis=results.diagnosis, diagnosis_path=results.diagnosis_path)
 
 
 def _beside(path: Path) -> Path:

@@ -21,13 +21,13 @@ class Line:
         style: the CSS class that gives its colour.
         points: (x, y); a NaN y leaves a gap.
         titles: what is said of each point on hovering, if anything.
-        marks: whether points are marked.
+        joined: whether the points are; not where several share an x.
     """
 
     style: str
     points: Sequence[tuple[float, float]]
     titles: Sequence[str] = ()
-    marks: bool = True
+    joined: bool = True
 
 
 def line_chart(
@@ -87,8 +87,8 @@ def _drawn(line: Line, points: Sequence[tuple[float, float, float]]) -> list[Mar
             continue
         path += f"{'M' if move else 'L'}{x:.1f} {y:.1f}"
         move = False
-    parts = [Markup('<path class="line {}" d="{}"/>').format(line.style, path)]
-    for number, (x, y, value) in enumerate(points if line.marks else ()):
+    parts = [Markup('<path class="line {}" d="{}"/>').format(line.style, path)] if line.joined else []
+    for number, (x, y, value) in enumerate(points):
         if not math.isnan(value):
             title = Markup("<title>{}</title>").format(line.titles[number]) if line.titles else ""
             parts.append(Markup('<circle class="mark {}" cx="{:.1f}" cy="{:.1f}" r="3">{}</circle>').format(

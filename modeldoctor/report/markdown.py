@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from modeldoctor.report.model import DiagnosisFigures, Report
-from modeldoctor.report.wording import HANDED_BACK, OUTCOMES, VERDICTS, image_sentence, percent
+from modeldoctor.report.wording import HANDED_BACK, VERDICTS, image_sentence, percent, title
 from modeldoctor.trial_records import Estimate, Trial
 
 _ROWS = 10
@@ -20,7 +20,7 @@ def render_markdown(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    yield f"## modeldoctor: {OUTCOMES[report.verdict].lower()}"
+    yield f"## modeldoctor: {title(report).lower()}"
     yield ""
     yield text(report.headline, most=600)
     if report.trial:

@@ -362,4 +362,5 @@ class _Schema(GenerateJsonSchema):
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of `report.json`; the package holds it as `report/report.schema.json`."""
     made = TypeAdapter(Report).json_schema(by_alias=True, mode="serialization", schema_generator=_Schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    finite = json.loads(json.dumps(made), parse_constant=lambda _: None)  # defaults, too
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **finite}

@@ -16,10 +16,11 @@ from scipy.cluster import hierarchy
 from modeldoctor.records import Diagnosis, Floats, Ints, LayerDiagnosis
 from modeldoctor.report.charts import Line, line_chart, spread_ticks
 from modeldoctor.report.model import ClassFigures, DiagnosisFigures, Report
-from modeldoctor.report.pictures import heat_map, overlay, shrink, thumbnail
+from modeldoctor.report.pictures import heat_map, shrink
 from modeldoctor.report.results import HistoryRow, Results
 from modeldoctor.report.sharing import class_pairs, deepest
-from modeldoctor.report.wording import HANDED_BACK, OUTCOMES, VERDICTS, image_sentence, percent
+from modeldoctor.report.views import before_after, shown_images
+from modeldoctor.report.wording import HANDED_BACK, VERDICTS, firmness_sentence, image_sentence, percent, title
 from modeldoctor.trial_records import Estimate, Trial
 
 _CELLS = 4_000_000
@@ -27,6 +28,7 @@ _CELLS = 4_000_000
 _ROWS, _COLUMNS = 300, 900
 _NAMED_ROWS = 40
 """Up to so many classes, a map's rows bear their names."""
+_MAPS_UNASKED = 6
 _MOST_CLUSTERED = 2000
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("modeldoctor.report"),
@@ -49,7 +51,7 @@ def render_page(report: Report, results: Results) -> str:
     diagnosis, rows = results.diagnosis, _class_rows(report)
     context: dict[str, Any] = {
         "report": report,
-        "outcomes": OUTCOMES,
+        "title": title(report),
         "verdicts": VERDICTS,
         "handed_back": HANDED_BACK,
         "sentence": image_sentence,
@@ -59,19 +61,28 @@ def render_page(report: Report, results: Results) -> str:
         "settings": yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True) if results.config else "",
         "commands": _commands(results),
         "loss_charts": history_charts(results.history),
-        "maps": None, "depth_chart": None, "heat_maps": (), "pairs": None, "stability_chart": None, "shown": {},
+        "maps": before_after(results.maps, class_names(report)) if results.maps else None,
+        "depth_chart": None, "heat_maps": (), "pairs": None, "stability_chart": None, "shown": {},
     }  # fmt: skip
     if diagnosis is not None and report.diagnosis is not None:
         order = class_order(diagnosis)
         context |= {
             "depth_chart": _depth_chart(report.diagnosis),
-            "heat_maps": [_heat_map(layer, diagnosis, order) for layer in diagnosis.layers.values()],
+            "heat_maps": _heat_maps(diagnosis, order),
             "row_names": [diagnosis.classes[n] for n in order] if len(order) <= _NAMED_ROWS else [],
             "pairs": _pair_maps(diagnosis, order),
             "stability_chart": _stability_chart(report.diagnosis),
-            "shown": _shown(diagnosis),
+            "firmness": firmness_sentence(report.diagnosis.stability) if report.diagnosis.stability else "",
+            "shown": shown_images(diagnosis),
         }
     return _ENVIRONMENT.get_template("page.html").render(context)
+
+
+def class_names(report: Report) -> list[str]:
+    """(N,) in the network's order."""
+    if report.trial:
+        return [str(cell.label) for cell in report.trial.arms[0].classes]
+    return [one.name for one in report.diagnosis.classes] if report.diagnosis else []
 
 
 def _commands(results: Results) -> list[str]:
@@ -158,9 +169,19 @@ class HeatMap:
     """Of the kernels that a class depends on."""
     classes_a_row: float
     kernels_a_column: float
+    first: bool
+    """Whether the page shows it unasked."""
 
 
-def _heat_map(layer: LayerDiagnosis, diagnosis: Diagnosis, order: Ints) -> HeatMap:
+def _heat_maps(diagnosis: Diagnosis, order: Ints) -> list[HeatMap]:
+    """Of every layer; of many, some spread over the depth are shown unasked, the last among them."""
+    number = len(diagnosis.layers)
+    step = 1 if number <= _MAPS_UNASKED + 2 else -(-number // _MAPS_UNASKED)
+    layers = enumerate(diagnosis.layers.values())
+    return [_heat_map(layer, diagnosis, order, (number - 1 - place) % step == 0) for place, layer in layers]
+
+
+def _heat_map(layer: LayerDiagnosis, diagnosis: Diagnosis, order: Ints, first: bool) -> HeatMap:
     values = layer.normalised[order]
     known = np.nan_to_num(values, nan=-1.0)
     columns = np.lexsort((-known.max(axis=0), known.argmax(axis=0)))
@@ -175,6 +196,7 @@ def _heat_map(layer: LayerDiagnosis, diagnosis: Diagnosis, order: Ints) -> HeatM
         share=float(share.mean()) if len(share) else float("nan"),
         classes_a_row=len(order) / high,
         kernels_a_column=layer.channels / wide,
+        first=first,
     )
 
 
@@ -190,11 +212,12 @@ def _depth_chart(found: DiagnosisFigures) -> Markup | None:
         return None
     points = [(one.depth, one.correlated_share) for one in layers]
     shared = [(one.depth, one.sharing) for one in layers]
+    sharing = [f"{one.name}: {percent(one.sharing)}" for one in layers]
     titles = [f"{one.name}: {percent(one.correlated_share)} of {one.channels}" for one in layers]
     return line_chart(
         [
-            Line(style="arm-0", points=shared, titles=[f"{one.name}: {percent(one.sharing)}" for one in layers]),
-            Line(style="arm-1", points=points, titles=titles),
+            Line(style="arm-0", points=shared, titles=sharing, joined=False),
+            Line(style="arm-1", points=points, titles=titles, joined=False),
         ],
         ticks=[(0.0, "input"), (0.25, "¼"), (0.5, "½"), (0.75, "¾"), (1.0, "output")],
         x_range=(0.0, 1.0),
@@ -289,34 +312,3 @@ def history_charts(history: Sequence[HistoryRow]) -> list[LossChart]:
         )
         charts.append(LossChart(title, chart, tuple(dict.fromkeys(arm for arm, _ in lines))))
     return charts
-
-
-@dataclass(frozen=True)
-class ShownImage:
-    """The pictures of one wrong image."""
-
-    thumbnail: str
-    contribution: str
-    derivative: str
-    grad_cam: str
-
-
-def _shown(diagnosis: Diagnosis) -> dict[str, ShownImage]:
-    """Pictures by the image's path as the figures give it."""
-    shown = diagnosis.shown
-    if shown is None:
-        return {}
-    paths = [_text(diagnosis.samples.path[row]) for row in shown.sample]
-    return {
-        path: ShownImage(
-            thumbnail(shown.thumbnail[i]),
-            overlay(shown.thumbnail[i], shown.contribution[i]),
-            overlay(shown.thumbnail[i], shown.derivative[i]),
-            overlay(shown.thumbnail[i], shown.grad_cam[i]),
-        )
-        for i, path in enumerate(paths)
-    }
-
-
-def _text(path: bytes | str) -> str:
-    return path.decode(errors="replace") if isinstance(path, bytes) else path

@@ -15,6 +15,7 @@ import yaml
 from modeldoctor.errors import StoreError
 from modeldoctor.records import Diagnosis
 from modeldoctor.store import open_diagnosis
+from modeldoctor.trial_maps import TrialMaps, read_maps
 from modeldoctor.trial_records import Trial, read_trial
 
 _TREATMENT = ("trial.json", "config.yaml")
@@ -40,6 +41,7 @@ class Results:
         config: of the treatment, as in `config.yaml`; None where none has begun.
         trial: None until it has ended.
         history: its epochs.
+        maps: of a few images under every arm; None where the trial left none.
         notes: what the reader should know.
     """
 
@@ -49,6 +51,7 @@ class Results:
     config: dict[str, Any] | None = None
     trial: Trial | None = None
     history: tuple[HistoryRow, ...] = ()
+    maps: TrialMaps | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -93,6 +96,7 @@ def _open_run(folder: Path, stack: ExitStack) -> Results:
         config=config,
         trial=trial,
         history=_read_history(run / "history.csv") if run else (),
+        maps=read_maps(run / "maps.h5") if trial and run and (run / "maps.h5").is_file() else None,
         notes=tuple(notes),
     )
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import math
 
-from modeldoctor.report.model import DiagnosisFigures, ImageFigures, LimitFigures, ProgressFigures
+from modeldoctor.report.model import (
+    DiagnosisFigures,
+    ImageChanges,
+    ImageFigures,
+    LimitFigures,
+    ProgressFigures,
+    Report,
+    StabilityFigures,
+)
 
 VERDICTS = {
     "isolated": "The prediction does not survive slight noise on the network's features; right predictions do.",
@@ -20,11 +28,21 @@ OUTCOMES = {
     "interrupted": "This trial has not ended",
     "diagnosed": "Diagnosis",
 }
+CHANGES = {
+    "improved": "The later network is better",
+    "no-benefit": "No proven change between the two",
+    "harmed": "The later network is worse",
+}
 HANDED_BACK = {
     "treat": "The treated checkpoint holds the treated weights.",
     "continue": "The checkpoint handed back holds the control's weights: plain further training did better.",
     "original": "The original weights are handed back unchanged.",
 }
+
+
+def title(report: Report) -> str:
+    """The verdict in a few words."""
+    return CHANGES[report.verdict] if report.kind == "comparison" else OUTCOMES[report.verdict]
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -43,6 +61,16 @@ def diagnosis_headline(found: DiagnosisFigures) -> str:
         verdict, count = max(found.verdicts.items(), key=lambda item: item[1])
         said += f" Of {found.explained} wrong images that were explained, {count} are {verdict}."
     return said
+
+
+def comparison_headline(before: DiagnosisFigures, after: DiagnosisFigures, images: ImageChanges, outcome: str) -> str:
+    """What changed between two diagnoses, in a sentence."""
+    words = {"improved": "Better", "harmed": "Worse", "no-benefit": "No proven change"}
+    return (
+        f"{words[outcome]}: accuracy was {percent(before.accuracy)} on {before.images} images of {before.examined} and "
+        f"is {percent(after.accuracy)} on {after.images} of {after.examined}. Of {images.common} images in both, "
+        f"{images.turned_right} turned right and {images.turned_wrong} turned wrong."
+    )
 
 
 def progress_headline(progress: ProgressFigures) -> str:
@@ -81,6 +109,18 @@ def image_sentence(image: ImageFigures, limits: LimitFigures | None) -> str:
         above = f", above all {', '.join(kernels)}" if kernels else ""
         return f"{said}{above}{_usually(limits.foreign_share if limits else None)}."
     return VERDICTS["unclear"]
+
+
+def firmness_sentence(figures: StabilityFigures) -> str:
+    """What this network's own curves say, at the strongest noise."""
+    kept = {"right": figures.right.stability[-1], "wrong": figures.wrong.stability[-1]}
+    if figures.adversarial and figures.adversarial.images:
+        kept["adversarial"] = figures.adversarial.stability[-1]
+    said = ", ".join(f"{percent(share, 0)} of {name}" for name, share in kept.items() if not math.isnan(share))
+    said = f"Here, at the strongest noise, {said} predictions are kept."
+    if "adversarial" in kept and kept["adversarial"] > kept["right"] - 0.1:
+        said += " So in this network adversarial images of this step size are not isolated."
+    return said
 
 
 def _usually(limit: float | None) -> str:
