@@ -37,6 +37,7 @@ def line_chart(
     x_label: str,
     label: str,
     share: bool = True,
+    whole: bool = True,
     x_range: tuple[float, float] | None = None,
 ) -> Markup:
     """An SVG of lines over one axis.
@@ -46,12 +47,13 @@ def line_chart(
         ticks: places on the x axis and what is written there.
         x_label: what x is.
         label: what the chart shows, for who cannot see it.
-        share: whether y is a share: the axis then runs from 0 to 100%.
+        share: whether y is a share, written in percent.
+        whole: whether the axis of a share runs from 0 to 100%, else over what there is.
         x_range: first and last x; those of the points without.
     """
     known = [(x, y) for line in lines for x, y in line.points if not math.isnan(y)]
     low_x, high_x = x_range or (min((x for x, _ in known), default=0), max((x for x, _ in known), default=1))
-    low_y, high_y = (0.0, 1.0) if share else _round_range([y for _, y in known])
+    low_y, high_y = (0.0, 1.0) if share and whole else _round_range([y for _, y in known], from_zero=not share)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - low_x) / (high_x - low_x) if high_x > low_x else 0.5
@@ -67,7 +69,7 @@ def line_chart(
         parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
             _LEFT, _WIDTH - _RIGHT, y, y
         ))  # fmt: skip
-        parts.append(_text(_LEFT - 6, y + 4, "end", f"{100 * value:.0f}%" if share else f"{value:.3g}"))
+        parts.append(_text(_LEFT - 6, y + 4, "end", f"{100 * value:.3g}%" if share else f"{value:.3g}"))
     for x_value, text in ticks:
         x, _ = place(x_value, low_y)
         # A word at the edge must not run out of the picture.
@@ -101,12 +103,19 @@ def _text(x: float, y: float, anchor: str, text: str) -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
 
 
-def _round_range(values: Sequence[float]) -> tuple[float, float]:
-    """From 0, or a little below the least, to a little above the most."""
+def _round_range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
+    """A range of four round steps that holds the values, and 0 where it is asked for."""
     if not values:
         return 0.0, 1.0
-    low, high = min(0.0, *values), max(values)
-    return low, high + (high - low) * 0.05 if high > low else low + 1.0
+    low, high = min([0.0] if from_zero else values), max(values)
+    low = min(low, *values)
+    rough = (high - low) / 4 or abs(high) / 4 or 0.25
+    power = 10.0 ** math.floor(math.log10(rough))
+    for step in (power * factor for factor in (1, 2, 2.5, 5, 10, 20)):
+        start = math.floor(low / step + 1e-9) * step
+        if start + 4 * step >= high * (1 - 1e-9):
+            return start, start + 4 * step
+    return low, high
 
 
 def spread_ticks(values: Sequence[float], most: int = 6) -> list[tuple[float, str]]:

@@ -21,7 +21,7 @@ from modeldoctor.report.model import (
 )
 from modeldoctor.report.results import Results
 from modeldoctor.report.sharing import MOST_CLASSES, ClassPairs, class_pairs, sharing_figures
-from modeldoctor.report.wording import diagnosis_headline, progress_headline
+from modeldoctor.report.wording import diagnosis_headline, progress_headline, trial_headline
 from modeldoctor.summary import summarise
 from modeldoctor.trial_records import Metric, Trial
 
@@ -38,7 +38,7 @@ def collect(results: Results) -> Report:
             kind="trial",
             state="complete",
             verdict=results.trial.ruling.outcome,
-            headline=results.trial.ruling.reason,
+            headline=trial_headline(results.trial.ruling),
             figures=_trial_figures(results.trial, found),
             trial=results.trial,
             progress=_progress(results) if results.history else None,

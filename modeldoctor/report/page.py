@@ -309,6 +309,7 @@ def history_charts(history: Sequence[HistoryRow]) -> list[LossChart]:
             x_label="epoch",
             label=title,
             share=column == "val_accuracy",
+            whole=False,
         )
         charts.append(LossChart(title, chart, tuple(dict.fromkeys(arm for arm, _ in lines))))
     return charts

@@ -13,6 +13,7 @@ from modeldoctor.report.model import (
     Report,
     StabilityFigures,
 )
+from modeldoctor.trial_records import Comparison, Ruling
 
 VERDICTS = {
     "isolated": "The prediction does not survive slight noise on the network's features; right predictions do.",
@@ -48,6 +49,21 @@ def title(report: Report) -> str:
 def percent(share: float, digits: int = 1) -> str:
     """Such as 93.8%; – for what was not measured."""
     return "–" if math.isnan(share) else f"{100 * share:.{digits}f}%"
+
+
+def trial_headline(ruling: Ruling) -> str:
+    """What a trial found against the original and the control, in a sentence."""
+
+    def against(one: Comparison, name: str) -> str:
+        word = "better than" if one.better else "worse than" if one.worse else "not proven different from"
+        d = one.difference
+        return f"{word} {name} ({100 * d.value:+.1f} points, 95% interval {100 * d.low:+.1f} to {100 * d.high:+.1f})"
+
+    original, control = ruling.against_original, ruling.against_control
+    return (
+        f"By {ruling.metric.replace('_', ' ')}, the treated network is {against(original, 'the original')} and "
+        f"{against(control, f'the control “{control.baseline}”')}."
+    )
 
 
 def diagnosis_headline(found: DiagnosisFigures) -> str:

@@ -188,7 +188,7 @@ def test_two_diagnoses_are_compared_image_by_image_and_kernel_by_kernel(tmp_path
         samples=type(samples)(**{**vars(samples), "predicted": predicted}),
         layers={
             "stem.conv": type(layer)(**{**vars(layer), "correlation": turned}),
-            "new": _renamed(before.layers["body.1#2"], "new"),
+            "new": new,
         },
     )
     for name, one in (("before", before), ("after", after)):
