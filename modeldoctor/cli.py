@@ -185,6 +185,7 @@ def demo(
     with _progress() as progress:
         result = run_demo(output, seed=seed, progress=progress)
     _show(result.diagnosis, result.output, json_only=False)
+    _out.print(f"to read: {escape(str(result.report))}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -136,7 +136,7 @@ def _kept(old: Bools, new: Bools) -> float:
 def _notes(changes: ComparisonFigures, earlier: DiagnosisFigures, later: DiagnosisFigures) -> list[str]:
     said = [
         "Two diagnoses show that networks differ, not why: without a control, plain further training may have done "
-        "the same. `modeldoctor treat` runs one."
+        "the same. A trial (modeldoctor treat) runs one."
     ]
     if changes.same_checkpoint:
         said.insert(0, "Both diagnoses are of the same checkpoint.")
