@@ -32,10 +32,10 @@ class Made:
 
 
 def make_report(
-    path: Path,
-    later: Path | None = None,
+    path: str | Path,
+    later: str | Path | None = None,
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     formats: Sequence[str] = FORMATS,
     fail_under: Sequence[str] = (),
     fail_on: Sequence[str] = (),
@@ -58,7 +58,8 @@ def make_report(
     if unknown or not formats:
         raise UsageError(f"format {', '.join(unknown) or 'none'}", where="--format", expected=", ".join(FORMATS))
     gates = parse_gates(fail_under, fail_on)
-    folder = output or _beside(later or path)
+    path, later = Path(path), None if later is None else Path(later)
+    folder = _beside(later or path) if output is None else Path(output)
     files = {name: folder / f"report.{name}" for name in formats}
     for file in files.values():
         check_writable(file)

@@ -160,9 +160,11 @@ def resolved(config: TreatConfig, network: Network) -> TreatConfig:
 
 
 def diagnosis_needed(config: TreatConfig) -> DiagnoseConfig:
-    """What to diagnose so that a configuration can be treated: the constrained layers, and some wrong images to report."""
+    """What to diagnose so that a configuration can be treated: the constrained layers; some wrong images to report."""
     layers = {part.layers: None for part in (config.channel, config.space) if part.weight}
-    return DiagnoseConfig(layers=",".join(layers), max_explained=_EXPLAINED, workers=config.workers, device=config.device)
+    return DiagnoseConfig(
+        layers=",".join(layers), max_explained=_EXPLAINED, workers=config.workers, device=config.device
+    )
 
 
 def check_new(config: TreatConfig, resume: bool) -> None:

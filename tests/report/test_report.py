@@ -255,7 +255,7 @@ def test_an_unknown_gate_or_format_writes_nothing(alone: Path) -> None:
 
 
 def test_only_the_formats_asked_for_are_written(alone: Path, tmp_path: Path) -> None:
-    make_report(alone, output=tmp_path / "new", formats=["md"])
+    make_report(str(alone), output=str(tmp_path / "new"), formats=["md"])
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.md"]
 
 
