@@ -33,7 +33,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         layers: for each its place and shape, `correlated_share` (mean over classes of the share of kernels with
             Â >= v), `sharing` (mean Jaccard index of two classes' correlated kernels), `classes_without_samples`.
         explained, verdicts: how many wrong images were explained, and the counts of each verdict.
-        telling: the wrong images with the clearest verdicts.
+        telling: the wrong images with the clearest verdicts, at least those that there are maps of.
         limits: what right predictions show, against which verdicts are reached.
         broken: unreadable images.
     """
@@ -41,6 +41,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
     classes = _classes(diagnosis, rows)
     known = [one for one in classes if one["images"]]
     limits = diagnosis.limits
+    telling = max(TELLING, 0 if diagnosis.shown is None else len(diagnosis.shown.sample))
     content = {
         "schema": SUMMARY_SCHEMA,
         "arch": diagnosis.arch,
@@ -65,7 +66,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "layers": [_layer(layer, float(diagnosis.config["threshold"])) for layer in diagnosis.layers.values()],
         "explained": len(diagnosis.misdiagnosed),
         "verdicts": _verdicts(diagnosis.misdiagnosed),
-        "telling": [_image(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed, TELLING)],
+        "telling": [_image(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed, telling)],
         "limits": None if limits is None else vars(limits),
         "broken": [{"path": as_text(path), "reason": reason} for path, reason in diagnosis.broken],
     }

@@ -84,10 +84,12 @@ def write_run(
     )
     runs = [("treat", 0, epochs), ("treat", 1, epochs), ("continue", 0, epochs), ("continue", 1, epochs)]
     runs = runs if gain is not None else [("treat", 0, epochs), ("continue", 0, 1)]
-    lines = ["arm,seed,epoch,loss,channel,space,val_accuracy,best_so_far"]
+    lines = ["arm,seed,epoch,loss,channel,space,val_accuracy,val_score,best_so_far", "pilot 0.3,0,1,1,1,1,0.5,0.5,no"]
     for arm, seed, done in runs:
         space = "0.5" if arm == "treat" else "nan"
-        lines += [f"{arm},{seed},{e + 1},{1 / (e + 1)},nan,{space},{0.5 + e / 100},yes" for e in range(done)]
+        lines += [
+            f"{arm},{seed},{e + 1},{1 / (e + 1)},nan,{space},{0.5 + e / 100},{0.5 + e / 100},yes" for e in range(done)
+        ]
     (folder / "history.csv").write_text("\n".join(lines) + "\n")
     if gain is not None:
         write_trial(make_trial(diagnosis.classes, gain, groups=groups), folder / "trial.json")

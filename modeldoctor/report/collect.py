@@ -155,6 +155,8 @@ def _progress(results: Results) -> ProgressFigures:
     config = results.config or {}
     runs: dict[tuple[str, int], list[float]] = {}
     for row in results.history:
+        if row.arm not in config.get("arms", (row.arm,)):
+            continue  # a short run that picked a weight
         runs.setdefault((row.arm, row.seed), []).append(row.figures.get("val_accuracy", math.nan))
     return ProgressFigures(
         epochs=int(config.get("training", {}).get("epochs", 0)),

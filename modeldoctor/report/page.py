@@ -58,7 +58,7 @@ def render_page(report: Report, results: Results) -> str:
         "arm_style": arm_style,
         "class_rows": rows,
         "class_marks": max((row.marks for row in rows), key=len, default=()),
-        "settings": yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True) if results.config else "",
+        "settings": _settings(results),
         "commands": _commands(results),
         "loss_charts": history_charts(results.history),
         "maps": before_after(results.maps, class_names(report)) if results.maps else None,
@@ -83,6 +83,12 @@ def class_names(report: Report) -> list[str]:
     if report.trial:
         return [str(cell.label) for cell in report.trial.arms[0].classes]
     return [one.name for one in report.diagnosis.classes] if report.diagnosis else []
+
+
+def _settings(results: Results) -> str:
+    """The treatment's configuration as YAML that `modeldoctor treat` takes."""
+    config = {key: value for key, value in (results.config or {}).items() if key != "checkpoint_sha256"}
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else ""
 
 
 def _commands(results: Results) -> list[str]:
@@ -281,6 +287,8 @@ _TITLES = {
     "channel": "Channel constraint, as a share of its value at the start",
     "space": "Space constraint, as a share of its value at the start",
     "val_accuracy": "Accuracy on validation",
+    "val_score": "The metric that chooses the epoch, on validation",
+    "learning_rate": "Learning rate",
 }
 
 
@@ -289,15 +297,16 @@ def history_charts(history: Sequence[HistoryRow]) -> list[LossChart]:
     runs: dict[tuple[str, int], list[HistoryRow]] = {}
     for row in history:
         runs.setdefault((row.arm, row.seed), []).append(row)
-    charts = []
+    charts, drawn = [], list[object]()
     for column in dict.fromkeys(chain.from_iterable(row.figures for row in history)):
         lines = {
             (arm, seed): [(float(row.epoch), row.figures.get(column, float("nan"))) for row in rows]
             for (arm, seed), rows in runs.items()
         }
         lines = {run: points for run, points in lines.items() if any(y == y for _, y in points)}
-        if not lines:
+        if not lines or lines in drawn:  # the metric that chooses may be the accuracy
             continue
+        drawn.append(lines)
         epochs = sorted({x for points in lines.values() for x, _ in points})
         title = _TITLES.get(column, column.replace("_", " "))
         chart = line_chart(
@@ -308,7 +317,7 @@ def history_charts(history: Sequence[HistoryRow]) -> list[LossChart]:
             ticks=spread_ticks(epochs),
             x_label="epoch",
             label=title,
-            share=column == "val_accuracy",
+            share=column.startswith("val_"),
             whole=False,
         )
         charts.append(LossChart(title, chart, tuple(dict.fromkeys(arm for arm, _ in lines))))
