@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from modeldoctor.config import DiagnoseConfig
     from modeldoctor.diagnosis import diagnose, list_layers
     from modeldoctor.records import Diagnosis
+    from modeldoctor.report import make_report
     from modeldoctor.store import read_diagnosis, write_diagnosis
     from modeldoctor.zoo import Network, load_model
 
@@ -25,6 +26,7 @@ __all__ = [
     "diagnose",
     "list_layers",
     "load_model",
+    "make_report",
     "read_diagnosis",
     "write_diagnosis",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "diagnose": "diagnosis",
     "list_layers": "diagnosis",
     "load_model": "zoo",
+    "make_report": "report",
     "read_diagnosis": "store",
     "write_diagnosis": "store",
 }

@@ -214,6 +214,7 @@ def _predicted(
     with graceful_stop() as stop, in_eval_mode(network.module):
         layered = take_apart(network, config, device)
         run = Run(
+            module=network.module,
             network=layered,
             layers=select_layers(layered.layers, config.layers),
             config=config,

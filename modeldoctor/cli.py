@@ -99,6 +99,10 @@ def diagnose(
     ] = _DEFAULTS.min_confidence,
     threshold: Annotated[float, typer.Option(help="v: from where on a kernel is correlated.")] = _DEFAULTS.threshold,
     max_explained: Annotated[int, typer.Option(help="Most wrong images to explain.")] = _DEFAULTS.max_explained,
+    shown: Annotated[int, typer.Option(help="Wrong images to keep maps of, for the report.")] = _DEFAULTS.shown,
+    fgsm_epsilon: Annotated[
+        float, typer.Option(help="FGSM's step for pixels in [0, 1]; 0 leaves adversarial images out.")
+    ] = _DEFAULTS.fgsm_epsilon,
     split: Annotated[str | None, typer.Option(help="Split for the class correlation.", show_default="train")] = None,
     examine: Annotated[
         str | None, typer.Option(help="Split whose wrong images are explained.", show_default="val")
@@ -139,8 +143,9 @@ def diagnose(
     config = _config(
         layers=layers or ("all" if list_layers else _DEFAULTS.layers),
         noise_draws=noise_draws, delta=delta, delta_unit=delta_unit, samples_per_class=samples_per_class,
-        min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, split=split, examine=examine,
-        seed=seed, batch_size=batch_size, workers=workers, device=device, hooks=hooks,
+        min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, shown=shown,
+        fgsm_epsilon=fgsm_epsilon, split=split, examine=examine, seed=seed, batch_size=batch_size, workers=workers,
+        device=device, hooks=hooks,
     )  # fmt: skip
     if data is None and not list_layers:
         raise UsageError("no data given", where="--data", expected="an image folder, a CSV or a data set's name")
@@ -180,6 +185,7 @@ def demo(
     with _progress() as progress:
         result = run_demo(output, seed=seed, progress=progress)
     _show(result.diagnosis, result.output, json_only=False)
+    _out.print(f"to read: {escape(str(result.report))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -232,6 +238,37 @@ def treat(
 def print_config() -> None:
     """Print a treatment's configuration with every key, its default, meaning and range."""
     sys.stdout.write(commented_yaml() + "\n")
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="A diagnosis, or a run directory at any stage.")],
+    later: Annotated[Path | None, typer.Argument(help="A second diagnosis: what changed from the first?")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The folder to write to.", show_default="beside the results")
+    ] = None,
+    formats: Annotated[str, typer.Option("--format", help="html, json, md: some of them.")] = "html,json,md",
+    fail_under: Annotated[
+        list[str] | None, typer.Option(help="FIGURE=NUMBER: exit with 4 where it is less; may be given again.")
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help="FIGURE>NUMBER (or < >= <= == !=): exit with 4 where it holds.")
+    ] = None,
+) -> None:
+    """One page for people, JSON and Markdown for CI jobs; gates for their exit code.
+
+    A FIGURE is accuracy, worst_class, worst_group, gain, gain_over_control, isolated, background, resembles_class,
+    foreign_kernels, unclear, broken, classes_without_samples, or the path of any number in report.json.
+    """
+    from modeldoctor.report import make_report, require
+
+    made = make_report(
+        path, later, output=output, formats=[part.strip() for part in formats.split(",")],
+        fail_under=fail_under or [], fail_on=fail_on or [],
+    )  # fmt: skip
+    _out.print(f"[bold]{made.report.verdict}[/]: {escape(made.report.headline)}", highlight=False)
+    _out.print(f"written: {', '.join(escape(str(file)) for file in made.files)}", highlight=False, soft_wrap=True)
+    require(made.report.gates)
 
 
 @app.command()

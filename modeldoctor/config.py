@@ -61,6 +61,11 @@ class DiagnoseConfig(Model):
     """Ascending noise ranges at which an image's stability is measured, in units of each layer's standard deviation."""
     max_explained: int = Field(default=1000, ge=0)
     """Wrong images to explain: all up to this number, else a random choice under the seed."""
+    shown: int = Field(default=10, ge=0, le=1000)
+    """Wrong images of which maps are kept for the report: those with the clearest verdicts."""
+    fgsm_epsilon: float = Field(default=2 / 255, ge=0, le=1)
+    """Step of FGSM, for pixels in [0, 1], that makes the adversarial images whose stability is measured; 0 leaves them
+    out."""
     split: str | None = None
     """The split whose right images make the class correlation; `train` by default, else the only one."""
     examine: str | None = None

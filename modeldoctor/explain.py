@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import Cut, Layer, LayeredNetwork
+from modeldoctor.maps import background_share
 from modeldoctor.records import Floats, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Verdict, normalise
 
 KERNELS_KEPT = 8
@@ -103,30 +103,62 @@ def gather_evidence(
         confidence, samples: softmax of the prediction, and row among the samples, for the record.
         keys: what each image's noise depends on.
     """
-    kept = torch.zeros(len(probe.noise_ranges), len(images))
-    fell = torch.zeros_like(kept)
-    plan = _noise_plan(probe)
+    tally = _Tally.empty(probe, len(images))
     carried: list[dict[str, Any]] = []
     for cut in network.cuts(images, probe.layers):
-        for row, draws in plan[cut.layer.name]:
-            predictions = _noisy_predictions(cut, probe, row, draws, keys)
-            kept[row] += (predictions == predicted).sum(0).cpu()
-            fell[row] += ((predictions == labels) & (labels != predicted)).sum(0).cpu()
+        tally.add(cut, probe, labels, predicted, keys)
         if cut.layer.name == probe.profile.name:
             carried = _carried(cut, probe, masks, labels, predicted, keys)
-    shares = [(values / max(probe.draws, 1)).T.tolist() for values in (kept, fell)]
+    stability, fallback = tally.shares(probe)
     return [
         Evidence(
             sample=samples[i],
             label=int(labels[i]),
             predicted=int(predicted[i]),
             confidence=confidence[i],
-            stability=shares[0][i] if probe.draws else [float("nan")] * len(probe.noise_ranges),
-            fallback=shares[1][i] if probe.draws else [float("nan")] * len(probe.noise_ranges),
+            stability=stability[i],
+            fallback=fallback[i],
             **carried[i],
         )
         for i in range(len(images))
     ]
+
+
+def measure_stability(
+    network: LayeredNetwork, probe: Probe, images: Tensor, labels: Tensor, predicted: Tensor, keys: Sequence[int]
+) -> tuple[list[list[float]], list[list[float]]]:
+    """For each image and noise range, the shares of noisy copies that keep the prediction, and that give the label.
+
+    Args: as in `gather_evidence`.
+    """
+    tally = _Tally.empty(probe, len(images))
+    for cut in network.cuts(images, probe.layers):
+        tally.add(cut, probe, labels, predicted, keys)
+    return tally.shares(probe)
+
+
+class _Tally(NamedTuple):
+    """How many noisy copies kept the prediction, and how many fell back to the true class, each (D,B)."""
+
+    kept: Tensor
+    fell: Tensor
+    plan: dict[str, list[tuple[int, list[int]]]]
+
+    @classmethod
+    def empty(cls, probe: Probe, images: int) -> _Tally:
+        kept, fell = torch.zeros(2, len(probe.noise_ranges), images)
+        return cls(kept, fell, _noise_plan(probe))
+
+    def add(self, cut: Cut, probe: Probe, labels: Tensor, predicted: Tensor, keys: Sequence[int]) -> None:
+        for row, draws in self.plan[cut.layer.name]:
+            predictions = _noisy_predictions(cut, probe, row, draws, keys)
+            self.kept[row] += (predictions == predicted).sum(0).cpu()
+            self.fell[row] += ((predictions == labels) & (labels != predicted)).sum(0).cpu()
+
+    def shares(self, probe: Probe) -> tuple[list[list[float]], list[list[float]]]:
+        """Of all draws; NaN without any."""
+        kept, fell = ((values / (probe.draws or torch.nan)).T.tolist() for values in (self.kept, self.fell))
+        return kept, fell
 
 
 def _noise_plan(probe: Probe) -> dict[str, list[tuple[int, list[int]]]]:
@@ -172,7 +204,7 @@ def _carried(
         {
             **_foreign(sizes[i], probe, int(labels[i]), int(predicted[i])),
             **_resemblance(activation[i], probe.profile.activation, int(labels[i])),
-            "background_share": _background_share(maps[i], masks[i] if masks else None),
+            "background_share": background_share(maps[i], masks[i] if masks else None),
         }
         for i in range(len(labels))
     ]
@@ -213,15 +245,6 @@ def _resemblance(activation: Floats, profiles: Floats, label: int) -> dict[str, 
         return {"resembles": -1, "resemblance": float("nan")}
     nearest = int(np.nanargmax(others))
     return {"resembles": nearest, "resemblance": float(others[nearest] - similarity[label])}
-
-
-def _background_share(evidence: Tensor, mask: Tensor | None) -> float:
-    """Share of a map (H,W) that lies outside the object; a cell counts by how much of it is background."""
-    if mask is None:
-        return float("nan")
-    outside = F.adaptive_avg_pool2d((~mask)[None, None].to(evidence), (evidence.shape[0], evidence.shape[1]))[0, 0]
-    total = float(evidence.sum())
-    return float((evidence * outside).sum()) / total if total > 0 else float("nan")
 
 
 class _Figure(NamedTuple):

@@ -5,6 +5,7 @@ Shapes: S samples, N classes, K channels, D noise ranges.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from html import escape
@@ -166,6 +167,11 @@ class Misdiagnosis:
     kernels: tuple[Kernel, ...]
 
 
+def most_telling(images: Sequence[Misdiagnosis], number: int) -> list[Misdiagnosis]:
+    """The wrong images whose verdict is clearest and whose prediction was surest; unclear ones come last."""
+    return sorted(images, key=lambda image: (-image.strength * image.confidence, -image.confidence))[:number]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What right, confident predictions show: 95% of them stay on the good side of each figure. NaN: not measured."""
@@ -177,6 +183,48 @@ class Limits:
     foreign_share: float
     resemblance: float
     references: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A few wrong images with maps of where the evidence lies; P images, h x w pixels, H x W cells.
+
+    Attributes:
+        layer: where the maps were taken.
+        sample: (P,), rows in `Samples`.
+        thumbnail: (P,h,w,3) uint8, what the network saw, in its own colours.
+        derivative: (P,H,W), Σ_k |∂y_p/∂m_k| of the predicted class p, averaged over noise draws.
+        contribution: (P,H,W), the same of |∂y_p/∂m_k · m_k|.
+        grad_cam: (P,H,W), Grad-CAM of p (Selvaraju et al. 2017), without noise.
+    """
+
+    layer: str
+    sample: Ints
+    thumbnail: NDArray[np.uint8]
+    derivative: Floats
+    contribution: Floats
+    grad_cam: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial:
+    """Right, confident images whose prediction one step of FGSM turns; A of those attacked, D noise ranges.
+
+    Attributes:
+        epsilon: the step, for pixels in [0, 1].
+        attacked: how many images were attacked.
+        sample: (A,), rows in `Samples` of those that were turned.
+        predicted: (A,), the class they were turned to.
+        stability: (A,D), share of noise draws that keep that class.
+        fallback: (A,D), share of noise draws that give the true class again.
+    """
+
+    epsilon: float
+    attacked: int
+    sample: Ints
+    predicted: Ints
+    stability: Floats
+    fallback: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,13 +243,16 @@ class Diagnosis:
         examined: the split whose wrong images are explained.
         broken: paths and reasons of unreadable images.
         warnings: what the user was warned of.
+        shown: a few of the wrong images with maps; None where none was wanted or explained.
+        adversarial: how images turned by FGSM bear noise; None where it was not measured.
         seed, config, created, versions, device: how it was made.
+        command: the command line that makes it again; empty if it was made from Python objects.
     """
 
     arch: str
     checkpoint_sha256: str
     classes: tuple[str, ...]
-    layers: dict[str, LayerDiagnosis]
+    layers: Mapping[str, LayerDiagnosis]
     samples: Samples
     misdiagnosed: tuple[Misdiagnosis, ...]
     limits: Limits | None
@@ -214,6 +265,9 @@ class Diagnosis:
     created: str
     device: str
     versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    shown: Shown | None = None
+    adversarial: Adversarial | None = None
 
     def __getitem__(self, layer: str) -> LayerDiagnosis:
         return self.layers[layer]

@@ -6,7 +6,7 @@ a new schema number.
 
 - The root MUST have the attributes `schema` (int), `modeldoctor`, `created` (UTC, ISO 8601), `arch`,
   `checkpoint_sha256`, `num_classes`, `seed`, `config` (JSON), `torch`, `device`, `examined` (split), `wrong` (int),
-  `splits` (JSON list), `versions` (JSON).
+  `splits` (JSON list), `versions` (JSON). It MAY have `command`: the command line that makes it again.
 - `/classes` MUST hold the N names in the network's order. `/warnings` MUST hold what the user was warned of.
 - `/layers/<name>` MUST hold `correlation`, `variance`, `signed`, `activation`, `contribution` (N,K) f4 and `count` (N)
   i4; NaN where a class has no samples. Their dimensions MUST have the scales `class` (names) and `channel` attached.
@@ -20,12 +20,18 @@ a new schema number.
   `/misdiagnosed/kernels` the fields of `records.Kernel` as (M,E), channel -1 where there are fewer. It MAY have the
   attribute `limits` (JSON of `records.Limits`).
 - `/broken` MUST hold `path` and `reason` of unreadable images.
+- `/shown` MAY hold P wrong images with maps: `sample` (P) i4, `thumbnail` (P,h,w,3) u1, `derivative`, `contribution`,
+  `grad_cam` (P,H,W) f4; then it MUST have the attribute `layer`.
+- `/adversarial` MAY hold A images that FGSM turned: `sample`, `predicted` (A) i4, `stability`, `fallback` (A,D) f4;
+  then it MUST have the attributes `epsilon` (for pixels in [0, 1]) and `attacked` (int).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +40,25 @@ import numpy as np
 
 from modeldoctor.errors import StoreError
 from modeldoctor.files import written_aside
-from modeldoctor.records import Diagnosis, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Samples, Verdict
+from modeldoctor.records import (
+    Adversarial,
+    Diagnosis,
+    Kernel,
+    LayerDiagnosis,
+    Limits,
+    Misdiagnosis,
+    Samples,
+    Shown,
+    Verdict,
+)
 
 SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
 _BY_CLASS_AND_CHANNEL = ("correlation", "variance", "signed", "activation", "contribution")
 _LAYER_ATTRIBUTES = ("kind", "channels", "height", "width", "depth", "macs_after", "delta", "activation_std")
 _SAMPLE_FIELDS = {"split": "i4", "label": "i4", "predicted": "i4", "confidence": "f4", "used_in_diagnosis": "?"}
+_SHOWN_FIELDS = {"sample": "i4", "thumbnail": "u1", "derivative": "f4", "contribution": "f4", "grad_cam": "f4"}
+_ADVERSARIAL_FIELDS = {"sample": "i4", "predicted": "i4", "stability": "f4", "fallback": "f4"}
 _KERNEL_FIELDS = tuple(field.name for field in fields(Kernel))
 _IMAGE_FIELDS = {
     field.name: "i4" if field.name in ("sample", "label", "predicted", "resembles") else "f4"
@@ -71,6 +89,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
             examined=diagnosis.examined,
             wrong=diagnosis.wrong,
             splits=json.dumps(diagnosis.samples.splits),
+            command=_storable(diagnosis.command),
         )
         _write_text(file, "classes", diagnosis.classes)
         _write_text(file, "warnings", diagnosis.warnings)
@@ -79,6 +98,10 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
             _write_layer(layers.create_group(layer.name), layer, diagnosis.classes, order)
         _write_samples(file.create_group("samples"), diagnosis.samples)
         _write_misdiagnosed(file.create_group("misdiagnosed"), diagnosis)
+        if diagnosis.shown is not None:
+            _write_record(file.create_group("shown"), diagnosis.shown, _SHOWN_FIELDS)
+        if diagnosis.adversarial is not None:
+            _write_record(file.create_group("adversarial"), diagnosis.adversarial, _ADVERSARIAL_FIELDS)
         _write_text(file, "broken/path", [path.encode(errors="surrogateescape") for path, _ in diagnosis.broken])
         _write_text(file, "broken/reason", [reason for _, reason in diagnosis.broken])
 
@@ -89,8 +112,20 @@ def read_diagnosis(path: str | Path) -> Diagnosis:
     Raises:
         StoreError: there is no such file, it is no diagnosis, is damaged, or has another schema.
     """
-    try:
-        with h5py.File(path, "r") as file:
+    with open_diagnosis(path) as diagnosis:
+        return replace(diagnosis, layers=dict(diagnosis.layers))
+
+
+@contextmanager
+def open_diagnosis(path: str | Path) -> Iterator[Diagnosis]:
+    """Open a diagnosis of any size: while this lasts, each of its `layers` is read when it is asked for.
+
+    Raises:
+        StoreError: as `read_diagnosis`; for a damaged layer, when it is read.
+    """
+    with ExitStack() as stack:
+        with _readable(path):
+            file = stack.enter_context(h5py.File(path, "r"))
             schema = file.attrs.get("schema")
             if schema != SCHEMA:
                 raise StoreError(
@@ -99,7 +134,14 @@ def read_diagnosis(path: str | Path) -> Diagnosis:
                     expected=f"a diagnosis of schema {SCHEMA}",
                     hint="make it anew with `modeldoctor diagnose`, or use the version of modeldoctor that wrote it",
                 )
-            return _read(file)
+            found = _read(file, path)
+        yield found
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise StoreError(
             f"no readable diagnosis: {error}",
@@ -109,13 +151,35 @@ def read_diagnosis(path: str | Path) -> Diagnosis:
         ) from error
 
 
+class _Layers(Mapping[str, LayerDiagnosis]):
+    """The layers of an open file, in execution order, each read when it is asked for."""
+
+    def __init__(self, group: h5py.Group, path: str | Path):
+        self._group, self._path = group, path
+        order = {name: int(layer.attrs["order"]) for name, layer in group.items()}
+        self._names = sorted(order, key=order.__getitem__)
+
+    def __getitem__(self, name: str) -> LayerDiagnosis:
+        if name not in self._names:
+            raise KeyError(name)
+        with _readable(self._path):
+            return _read_layer(name, self._group[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 def _write_text(group: h5py.Group, name: str, texts: Any) -> h5py.Dataset:
     """Bytes as they are; of strings, what HDF5's UTF-8 cannot hold (stray bytes of file names, NUL) is escaped."""
-    storable = [
-        text if isinstance(text, bytes) else text.encode(errors="backslashreplace").replace(b"\0", b"\\x00")
-        for text in texts
-    ]
+    storable = [text if isinstance(text, bytes) else _storable(text).encode() for text in texts]
     return group.create_dataset(name, data=np.array(storable, dtype=object), dtype=_TEXT)
+
+
+def _storable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _write_layer(group: h5py.Group, layer: LayerDiagnosis, classes: tuple[str, ...], order: int) -> None:
@@ -163,15 +227,28 @@ def _write_misdiagnosed(group: h5py.Group, diagnosis: Diagnosis) -> None:
         kernels.create_dataset(name, data=table)
 
 
-def _read(file: h5py.File) -> Diagnosis:
+def _write_record(group: h5py.Group, record: Shown | Adversarial, kinds: Mapping[str, str]) -> None:
+    """Fields of a stated kind as arrays, the others as attributes."""
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if field.name in kinds:
+            group.create_dataset(field.name, data=value.astype(kinds[field.name]))
+        else:
+            group.attrs[field.name] = value
+
+
+def _read_record(group: h5py.Group, kinds: Mapping[str, str]) -> dict[str, Any]:
+    return {name: group[name][()] for name in kinds}
+
+
+def _read(file: h5py.File, path: str | Path) -> Diagnosis:
     attributes, misdiagnosed = file.attrs, file["misdiagnosed"]
-    layers = sorted(file["layers"].items(), key=lambda item: int(item[1].attrs["order"]))
     limits = misdiagnosed.attrs.get("limits")
     return Diagnosis(
         arch=str(attributes["arch"]),
         checkpoint_sha256=str(attributes["checkpoint_sha256"]),
         classes=tuple(file["classes"].asstr()[()]),
-        layers={name: _read_layer(name, group) for name, group in layers},
+        layers=_Layers(file["layers"], path),
         samples=_read_samples(file["samples"], tuple(json.loads(attributes["splits"]))),
         misdiagnosed=_read_misdiagnosed(misdiagnosed),
         limits=Limits(**json.loads(limits)) if limits is not None else None,
@@ -187,7 +264,19 @@ def _read(file: h5py.File) -> Diagnosis:
         created=str(attributes["created"]),
         device=str(attributes["device"]),
         versions=json.loads(attributes["versions"]),
+        command=str(attributes.get("command", "")),
+        shown=_read_shown(file["shown"]) if "shown" in file else None,
+        adversarial=_read_adversarial(file["adversarial"]) if "adversarial" in file else None,
     )
+
+
+def _read_shown(group: h5py.Group) -> Shown:
+    return Shown(layer=str(group.attrs["layer"]), **_read_record(group, _SHOWN_FIELDS))
+
+
+def _read_adversarial(group: h5py.Group) -> Adversarial:
+    attacked, epsilon = int(group.attrs["attacked"]), float(group.attrs["epsilon"])
+    return Adversarial(attacked=attacked, epsilon=epsilon, **_read_record(group, _ADVERSARIAL_FIELDS))
 
 
 def _read_layer(name: str, group: h5py.Group) -> LayerDiagnosis:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from modeldoctor.files import written_aside
-from modeldoctor.records import Bools, Diagnosis, LayerDiagnosis, Misdiagnosis, Verdict
+from modeldoctor.records import Bools, Diagnosis, LayerDiagnosis, Misdiagnosis, Verdict, most_telling
 
 SUMMARY_SCHEMA = 1
 TELLING = 10
@@ -33,7 +33,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         layers: for each its place and shape, `correlated_share` (mean over classes of the share of kernels with
             Â >= v), `sharing` (mean Jaccard index of two classes' correlated kernels), `classes_without_samples`.
         explained, verdicts: how many wrong images were explained, and the counts of each verdict.
-        telling: the wrong images with the clearest verdicts.
+        telling: the wrong images with the clearest verdicts, at least those that there are maps of.
         limits: what right predictions show, against which verdicts are reached.
         broken: unreadable images.
     """
@@ -41,6 +41,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
     classes = _classes(diagnosis, rows)
     known = [one for one in classes if one["images"]]
     limits = diagnosis.limits
+    telling = max(TELLING, 0 if diagnosis.shown is None else len(diagnosis.shown.sample))
     content = {
         "schema": SUMMARY_SCHEMA,
         "arch": diagnosis.arch,
@@ -65,16 +66,11 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "layers": [_layer(layer, float(diagnosis.config["threshold"])) for layer in diagnosis.layers.values()],
         "explained": len(diagnosis.misdiagnosed),
         "verdicts": _verdicts(diagnosis.misdiagnosed),
-        "telling": [_image(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed)],
+        "telling": [_image(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed, telling)],
         "limits": None if limits is None else vars(limits),
-        "broken": [{"path": _text(path), "reason": reason} for path, reason in diagnosis.broken],
+        "broken": [{"path": as_text(path), "reason": reason} for path, reason in diagnosis.broken],
     }
     return _plain(content)  # type: ignore[no-any-return]
-
-
-def most_telling(images: tuple[Misdiagnosis, ...], number: int = TELLING) -> list[Misdiagnosis]:
-    """The wrong images whose verdict is clearest and whose prediction was surest; unclear ones come last."""
-    return sorted(images, key=lambda image: (-image.strength * image.confidence, -image.confidence))[:number]
 
 
 def class_sharing(correlated: Bools) -> float:
@@ -142,7 +138,7 @@ def _verdicts(images: tuple[Misdiagnosis, ...]) -> dict[str, int]:
 def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
     names = diagnosis.classes
     return {
-        "path": _text(diagnosis.samples.path[image.sample]),
+        "path": as_text(diagnosis.samples.path[image.sample]),
         "label": names[image.label],
         "predicted": names[image.predicted],
         "confidence": image.confidence,
@@ -158,7 +154,7 @@ def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
     }
 
 
-def _text(path: bytes | str) -> str:
+def as_text(path: bytes | str) -> str:
     """A path that any JSON reader and terminal can show."""
     return (path if isinstance(path, bytes) else path.encode(errors="surrogateescape")).decode(errors="replace")
 
@@ -170,7 +166,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if isinstance(value, str):
-        return _text(value)
+        return as_text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -197,7 +197,9 @@ def make_diagnosis(**changes: Any) -> Diagnosis:
         "broken": (("val/caf\udce9.png", "the file is empty (0 bytes)"), ("val/x.png", "not a picture")),
         "warnings": ("1 of 3 classes has no images", "«val»: look out"),
         "seed": 7,
-        "config": {"threshold": 0.2, "noise_ranges": [0.5, 1.0], "split": None},
+        "config": {
+            "threshold": 0.2, "noise_ranges": [0.5, 1.0], "split": None, "samples_per_class": 100, "noise_draws": 10,
+        },
         "created": "2025-01-02T03:04:05+00:00",
         "device": "cpu",
         "versions": {"modeldoctor": "0.1.0", "torch": "2.9.0"},

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CLASSES, Clinic
+from stored_results import write_run
 
 from modeldoctor import cli
 from modeldoctor.config import DiagnoseConfig
@@ -127,6 +128,30 @@ def test_every_key_of_the_config_but_the_ranges_is_an_option() -> None:
     for name, parameter in inspect.signature(cli.diagnose).parameters.items():
         if name in DiagnoseConfig.model_fields and name != "layers":  # it depends on --list-layers
             assert parameter.default == getattr(DiagnoseConfig(), name), name
+
+
+def test_a_report_is_written_whole_before_its_gates_speak(call: Call, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gain=0.3)
+    before = listing(run)
+    code, out, err = call("report", run, "-o", "out", "--format", "md, json", "--fail-under", "accuracy=0.5")
+    assert code == 0, err
+    assert "improved" in out
+    assert {path.name for path in Path("out").iterdir()} == {"report.md", "report.json"}
+    assert listing(run) == before
+    code, out, err = call(
+        "report", run, "-o", "out", "--fail-under", "accuracy=0.99", "--fail-under", "worst_class=0.1",
+        "--fail-on", "gain<0.5",
+    )  # fmt: skip
+    assert code == ExitCode.GATE
+    assert Path("out/report.html").exists()
+    assert "figures.accuracy is 0.9, wanted >= 0.99; figures.gain is 0.3, wanted >= 0.5" in err
+    assert "worst_class" not in err
+    code, _, err = call("report", run / "diagnosis.h5", run / "diagnosis.h5", "-o", "both", "--fail-on", "gian<0")
+    assert code == ExitCode.USAGE
+    assert "the nearest is gain" in err
+    assert not Path("both").exists()
+    assert call("report", tmp_path / "nothing")[0] == ExitCode.INPUT
+    assert call("report", run, "-o", run / "trial.json")[0] == ExitCode.USAGE
 
 
 def test_layers_are_listed_without_data(call: Call, clinic: Clinic) -> None:

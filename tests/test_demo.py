@@ -132,6 +132,10 @@ def test_a_demo_ends_with_a_diagnosis_and_a_checkpoint_and_can_be_run_again(tmp_
     assert not list(tmp_path.rglob("stale.png"))
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
+    assert result.report == tmp_path / "out" / "report.html"
+    assert all(shape in result.report.read_text() for shape in SHAPES)
+    assert {"report.json", "report.md"} <= {path.name for path in result.folder.iterdir()}
+
     stored = read_diagnosis(result.output)
     assert stored.classes == tuple(sorted(SHAPES))
     assert stored.samples.splits == ("train", "val")

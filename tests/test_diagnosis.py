@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import os
 import random
+import shlex
 import shutil
 import signal
 import warnings
@@ -82,6 +83,11 @@ def assert_equal_bits(one: Diagnosis, other: Diagnosis) -> None:
         assert getattr(one.samples, array).tobytes() == getattr(other.samples, array).tobytes(), array
     assert repr(one.misdiagnosed) == repr(other.misdiagnosed)  # NaN prints the same
     assert repr(one.limits) == repr(other.limits)
+    for kind in ("shown", "adversarial"):
+        mine, theirs = getattr(one, kind), getattr(other, kind)
+        assert (mine is None) == (theirs is None)
+        for field in dataclasses.fields(mine) if mine is not None else ():
+            assert np.array_equal(getattr(mine, field.name), getattr(theirs, field.name)), (kind, field.name)
     assert (one.wrong, one.broken, one.warnings) == (other.wrong, other.broken, other.warnings)
 
 
@@ -414,7 +420,16 @@ def stop_at(stage: str, batch: int) -> Callable[[str, int, int | None], None]:
 
 @pytest.mark.parametrize(
     ("stage", "batch"),
-    [("predict train", 1), ("predict val", 2), ("scale", 2), ("correlate", 1), ("correlate", 6), ("explain", 2)],
+    [
+        ("predict train", 1),
+        ("predict val", 2),
+        ("scale", 2),
+        ("correlate", 1),
+        ("correlate", 6),
+        ("explain", 2),
+        ("attack", 1),
+        ("attack", 2),
+    ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     clinic: Clinic, network: Network, noisy: Diagnosis, tmp_path: Path, stage: str, batch: int
@@ -430,7 +445,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert [path.name for path in tmp_path.iterdir()] == ["d.h5"]
     assert_equal_bits(resumed, noisy)
     assert_equal_bits(read_diagnosis(output), read_written(noisy, tmp_path))
-    order = ["predict train", "predict val", "scale", "correlate", "explain"]
+    order = ["predict train", "predict val", "scale", "correlate", "explain", "attack", "show"]
     assert set(stages) <= set(order[order.index(stage) :]), "a finished stage was done again"
 
 
@@ -610,3 +625,69 @@ def test_a_device_that_is_not_there_is_said(name: str) -> None:
 def test_a_layer_that_is_not_there_is_said(clinic: Clinic, network: Network) -> None:
     with pytest.raises(UsageError, match="no layer is called 'layer9'"):
         diagnose(network, clinic.data, config=DiagnoseConfig(**(PLAIN | {"layers": "layer9"})))
+
+
+# --- maps and adversarial images, for the report -----------------------------------------------------------------
+
+
+def test_the_most_telling_images_are_shown_with_their_own_pixels_and_maps(clinic: Clinic, plain: Diagnosis) -> None:
+    shown = plain.shown
+    assert shown is not None
+    telling = sorted(plain.misdiagnosed, key=lambda one: -one.strength * one.confidence)[: len(shown.sample)]
+    assert sorted(one.sample for one in telling) == shown.sample.tolist()
+    module = clinic.network()
+    for i, row in enumerate(shown.sample.tolist()):
+        pixels = np.asarray(Image.open(clinic.data / plain.samples.path[row].decode()))
+        np.testing.assert_array_equal(shown.thumbnail[i], pixels)
+        image = (torch.from_numpy(pixels.copy()).float().permute(2, 0, 1) / 255 - 0.5) / 0.5
+        maps, gradient = derivative(module, shown.layer, image, int(plain.samples.predicted[row]))
+        np.testing.assert_allclose(shown.derivative[i], gradient.abs().sum(0), rtol=1e-3)
+        np.testing.assert_allclose(shown.contribution[i], (gradient * maps).abs().sum(0), rtol=1e-3)
+        cam = torch.relu((gradient.mean((1, 2))[:, None, None] * maps).sum(0))
+        np.testing.assert_allclose(shown.grad_cam[i], cam, rtol=1e-3, atol=1e-6)
+
+
+def test_adversarial_images_are_fgsm_s_and_their_stability_is_measured(clinic: Clinic, network: Network) -> None:
+    config = DiagnoseConfig(**(QUICK | {"noise_draws": 2, "fgsm_epsilon": 0.3}))
+    found = diagnose(network, clinic.data, config=config)
+    assert found.adversarial is not None
+    rows, module = found.rows("val"), clinic.network()
+    right = rows & (found.samples.label == found.samples.predicted) & ~np.isnan(found.samples.stability[:, 0])
+    assert found.adversarial.attacked == right.sum()
+    _, images, labels = clinic.images("val")
+    expected = {}
+    for row in np.flatnonzero(right).tolist():
+        i = row - int(np.flatnonzero(rows)[0])
+        image = images[i : i + 1].double().requires_grad_()
+        loss = torch.nn.functional.cross_entropy(module.double()(image), labels[i : i + 1])
+        (gradient,) = torch.autograd.grad(loss, image)
+        pixels = ((image * 0.5 + 0.5) + 0.3 * gradient.sign()).clamp(0, 1)
+        turned = int(module((pixels - 0.5) / 0.5).argmax(1))
+        if turned != labels[i]:
+            expected[row] = turned
+    assert dict(zip(found.adversarial.sample.tolist(), found.adversarial.predicted.tolist(), strict=True)) == expected
+    assert len(expected) > 2
+    shares = np.concatenate([found.adversarial.stability, found.adversarial.fallback])
+    assert set(np.unique(shares).tolist()) <= {0.0, 0.5, 1.0}
+    assert (found.adversarial.stability + found.adversarial.fallback).max() <= 1
+
+
+def test_maps_and_adversarial_images_can_be_left_out(clinic: Clinic, network: Network) -> None:
+    found = diagnose(network, clinic.data, config=DiagnoseConfig(**(QUICK | {"shown": 0, "fgsm_epsilon": 0.0})))
+    assert found.shown is None
+    assert found.adversarial is None
+
+
+def test_the_command_line_is_what_makes_it_again(clinic: Clinic, network: Network, tmp_path: Path) -> None:
+    config = DiagnoseConfig(**(QUICK | {"batch_size": 7, "shown": 1}))
+    found = diagnose(network, clinic.data, config=config, masks=clinic.masks, output=tmp_path / "d d.h5")
+    words = shlex.split(found.command)
+    assert words[:3] == ["modeldoctor", "diagnose", str(clinic.checkpoint)]
+    options = dict(zip(words[3::2], words[4::2], strict=False))
+    assert options["--data"] == str(clinic.data)
+    assert words[-2:] == ["-o", str(tmp_path / "d d.h5")]
+    assert {"--hooks", "--masks", "--shown", "--batch-size", "--noise-draws"} <= set(words)
+    assert "--threshold" not in words
+    assert read_diagnosis(tmp_path / "d d.h5").command == found.command
+    opened = open_data(clinic.data, preprocessing=network.preprocessing)
+    assert diagnose(network, opened, config=config).command == ""

@@ -26,30 +26,33 @@ MAY_IMPORT: dict[str, set[str]] = {
     "graph": {"errors"},
     "correlation": {"errors", "graph"},
     "records": set(),
-    "explain": {"errors", "graph", "correlation", "records"},
+    "maps": {"graph", "correlation"},
+    "explain": {"errors", "graph", "correlation", "records", "maps"},
     "setting": {"errors", "data", "zoo"},
     "diagnosis": {
         "errors", "config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records", "explain", "store",
-        "setting",
+        "setting", "maps",
     },
     # The design's rule: a treatment is handed a diagnosis and never makes one.
     "treatment": {
         "errors", "config", "treat_config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records",
-        "constraints", "checkpoint", "checkpoint_write", "evaluate", "trial_records", "setting",
+        "constraints", "checkpoint", "checkpoint_write", "evaluate", "trial_records", "trial_maps", "setting", "maps",
     },
     "constraints": {"errors", "graph", "records"},
     "checkpoint_write": {"errors", "files", "checkpoint", "checkpoint_file"},
     "trial_records": {"errors", "files"},
+    "trial_maps": {"errors", "files", "records"},
     "evaluate": {"errors", "records", "trial_records"},
     "annotate": {"errors", "config", "files", "interrupts", "data", "diagnosis", "graph", "zoo", "setting"},
     "store": {"errors", "files", "records"},
     "summary": {"files", "records"},
+    "report": {"errors", "files", "records", "store", "summary", "trial_records", "trial_maps", "evaluate"},
     "screen": {"graph", "trial_records"},
     "training": {"config", "data"},
     "pipeline": {
         "errors", "config", "treat_config", "zoo", "diagnosis", "records", "store", "treatment", "trial_records",
     },
-    "demo": {"errors", "config", "files", "records", "data", "diagnosis", "zoo", "training"},
+    "demo": {"errors", "config", "files", "records", "data", "diagnosis", "zoo", "training", "report"},
 }  # fmt: skip
 # Imports for the sake of types alone.
 TYPES_ONLY = {("screen", "graph"), ("screen", "trial_records")}
@@ -57,8 +60,7 @@ ANYTHING = {"cli", "__init__", "__main__"}
 # Rooms that must work where torch is not installed or must not be loaded: reports are made from plain records.
 WITHOUT_TORCH = {
     "errors", "config", "treat_config", "files", "interrupts", "records", "store", "summary", "checkpoint_metadata",
-    "evaluate",
-    "trial_records",
+    "evaluate", "trial_records", "trial_maps", "report",
 }  # fmt: skip
 # Modules that need no test file of their own: what they hold is tested with the room's others.
 TESTED_ELSEWHERE = {

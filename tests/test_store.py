@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray
+from stored_results import with_pictures
 
 from modeldoctor.errors import ExitCode, StoreError, UsageError
 from modeldoctor.records import Diagnosis, Kernel, Verdict
@@ -297,3 +298,24 @@ def test_a_file_of_the_first_release_is_still_read() -> None:
     assert old.warnings[0] == "1 of 3 classes has no images"
     assert old.config["threshold"] == 0.2
     assert old.created == "2025-01-02T03:04:05+00:00"
+
+
+def test_maps_and_adversarial_images_come_back_and_may_be_missing(handmade: Make, tmp_path: Path) -> None:
+    path = tmp_path / "d.h5"
+    written = with_pictures(handmade())
+    write_diagnosis(written, path)
+    again = read_diagnosis(path)
+    assert again.command == written.command
+    for kind in ("shown", "adversarial"):
+        one, other = getattr(written, kind), getattr(again, kind)
+        for field in fields(one):
+            value, read = getattr(one, field.name), getattr(other, field.name)
+            if isinstance(value, str):
+                assert read == value
+            else:
+                np.testing.assert_allclose(read, value, rtol=1e-6)
+    with h5py.File(path, "r+") as file:
+        del file["shown"], file["adversarial"], file.attrs["command"]
+    older = read_diagnosis(path)
+    assert (older.shown, older.adversarial, older.command) == (None, None, "")
+    assert older.wrong == written.wrong

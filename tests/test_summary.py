@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeldoctor.records import Diagnosis, Misdiagnosis
-from modeldoctor.summary import class_sharing, most_telling, summarise, write_summary
+from modeldoctor.records import Diagnosis, Misdiagnosis, most_telling
+from modeldoctor.summary import class_sharing, summarise, write_summary
 
 Make = Callable[..., Diagnosis]
 
@@ -81,7 +81,7 @@ def test_telling_images_are_limited_and_unclear_ones_sorted_by_confidence(handma
         Misdiagnosis(**{**vars(images[3]), "confidence": confidence, "sample": number})
         for number, confidence in enumerate((0.3, 0.9, 0.6))
     )
-    assert [image.sample for image in most_telling(unclear)] == [1, 2, 0]
+    assert [image.sample for image in most_telling(unclear, 10)] == [1, 2, 0]
 
 
 def jaccard(sets: list[set[int]]) -> float:

@@ -1,4 +1,4 @@
-"""A first diagnosis without any data at hand: draw images, train a network that they mislead, diagnose it."""
+"""A first diagnosis without any data at hand: draw images, train a network that they mislead, diagnose it, report."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import UsageError
 from modeldoctor.files import written_aside
 from modeldoctor.records import Diagnosis
+from modeldoctor.report import make_report
 from modeldoctor.training import Recipe, classifier_checkpoint, fit_classifier, load_all
 from modeldoctor.zoo import load_model
 
@@ -25,6 +26,10 @@ __all__ = ["DemoPlan", "DemoResult", "run_demo"]
 Progress = Callable[[str, int, int | None], None]
 
 _MARKER = ".modeldoctor-demo"
+_FILES = (
+    "metadata.csv", "checkpoint.pt", "diagnosis.h5", "diagnosis.h5.partial", "diagnosis.json", "report.html",
+    "report.json", "report.md",
+)  # fmt: skip
 _ARCH = "test_resnet"
 _INPUT_EDGE = 96
 """Pixels: the network's last maps are 3x3."""
@@ -48,6 +53,8 @@ class DemoResult:
     checkpoint: Path
     folder: Path
     """Holds both, `data/`, `data-masks/` and `metadata.csv`."""
+    report: Path
+    """The page on all of it."""
 
 
 def run_demo(
@@ -78,7 +85,13 @@ def run_demo(
         output=folder / "diagnosis.h5",
         progress=progress,
     )
-    return DemoResult(diagnosis=diagnosis, output=folder / "diagnosis.h5", checkpoint=checkpoint, folder=folder)
+    return DemoResult(
+        diagnosis=diagnosis,
+        output=folder / "diagnosis.h5",
+        checkpoint=checkpoint,
+        folder=folder,
+        report=make_report(folder).files[0],
+    )
 
 
 def _clear(folder: Path) -> None:
@@ -97,7 +110,7 @@ def _clear(folder: Path) -> None:
         for tree in (folder / "data", folder / "data-masks"):
             if tree.exists():
                 shutil.rmtree(tree)
-        for name in ("metadata.csv", "checkpoint.pt", "diagnosis.h5", "diagnosis.h5.partial", "diagnosis.json"):
+        for name in _FILES:
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(

@@ -15,10 +15,13 @@ from modeldoctor.diagnosis.assemble import (
     collect_samples,
     layer_diagnosis,
     make_probe,
+    only_right,
     warn_of_predictions,
 )
+from modeldoctor.diagnosis.attack import adversarial, attack
 from modeldoctor.diagnosis.passes import Progress, Run, correlate, examine, measure_scales, predict
-from modeldoctor.diagnosis.setup import open_state, splits_to_use, take_apart
+from modeldoctor.diagnosis.setup import command_line, open_state, splits_to_use, take_apart
+from modeldoctor.diagnosis.show import show
 from modeldoctor.files import check_writable
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.interrupts import graceful_stop
@@ -66,7 +69,9 @@ def diagnose(
     if output is not None:
         check_writable(output)
     with recorded_warnings() as said, graceful_stop() as stop, in_eval_mode(network.module):
+        command = ""
         if isinstance(data, str | Path):
+            command = command_line(network, data, config, output, root=root, masks=masks)
             data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
         splits, classes = in_network_classes(network, data)
         source, examined = splits_to_use(splits, config)
@@ -75,6 +80,7 @@ def diagnose(
         read = [source] if source is examined else [source, examined]
         state, state_path = open_state(network, config, read, output, resume)
         run = Run(
+            module=network.module,
             network=layered,
             layers=select_layers(layered.layers, config.layers),
             config=config,
@@ -86,7 +92,7 @@ def diagnose(
             stop=stop,
         )
         found = _run_passes(run, network, classes, read)
-    found = replace(found, warnings=tuple(said))
+    found = replace(found, warnings=tuple(said), command=command)
     if output is not None:
         write_diagnosis(found, output)
     if state_path is not None:
@@ -112,5 +118,10 @@ def _run_passes(run: Run, network: Network, classes: tuple[str, ...], read: list
     layers = {layer.name: layer_diagnosis(run, layer) for layer in run.layers}
     samples, first_row = collect_samples(run, read, used)
     probe = make_probe(run, layers)
-    examine(run, examined, choose_to_examine(run, examined), first_row[examined.split], probe)
-    return assemble(run, network, classes, examined.split, samples, probe, layers)
+    row = first_row[examined.split]
+    chosen = choose_to_examine(run, examined)
+    examine(run, examined, chosen, row, probe)
+    if run.config.fgsm_epsilon and run.config.noise_draws:
+        attack(run, examined, only_right(run, examined, chosen), row, probe)
+    found = assemble(run, network, classes, examined.split, samples, probe, layers)
+    return replace(found, adversarial=adversarial(run), shown=show(run, examined, found.misdiagnosed, row, probe))

@@ -71,6 +71,12 @@ def choose_to_examine(run: Run, images: AnySet) -> NDArray[np.int64]:
     return np.sort(np.concatenate([wrong, *references]))
 
 
+def only_right(run: Run, images: AnySet, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the chosen indices whose image is predicted right."""
+    index, label, predicted, _ = run.state.predictions[images.split].table()
+    return np.intersect1d(chosen, index[label == predicted])
+
+
 def make_probe(run: Run, layers: dict[str, LayerDiagnosis]) -> Probe:
     """How single images are examined: noise on every measured layer, kernels of the deepest."""
     (deepest,) = select_layers(run.layers, "last")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.correlation import Noise, correlate_samples, empty_state, update_state
@@ -36,6 +37,7 @@ class Run:
     """What the passes share.
 
     Attributes:
+        module: the network as it is, in eval mode.
         network, layers: cut where it is measured.
         config: of the diagnosis.
         classes: N.
@@ -46,6 +48,7 @@ class Run:
         stop: asked after every batch.
     """
 
+    module: nn.Module
     network: LayeredNetwork
     layers: tuple[Layer, ...]
     config: DiagnoseConfig

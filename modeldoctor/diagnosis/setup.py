@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,26 @@ def open_state(
     if path is not None and resume and path.exists():
         return RunState.load(path, fingerprint), path
     return RunState(fingerprint), path
+
+
+def command_line(
+    network: Network, data: str | Path, config: DiagnoseConfig, output: Path | None, **paths: Path | None
+) -> str:
+    """What to type for the same diagnosis: every option that is not at its default; empty where there is none."""
+    default = DiagnoseConfig()
+    if config.noise_ranges != default.noise_ranges:
+        return ""
+    options = {name: value for name, value in config if value != getattr(default, name)} | paths
+    words = [
+        word
+        for name, value in options.items()
+        if value is not None and value is not False
+        for word in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
+    ]
+    out = [] if output is None else ["-o", str(output)]
+    return shlex.join(
+        ["modeldoctor", "diagnose", str(network.path), "--arch", network.arch, "--data", str(data), *words, *out]
+    )
 
 
 def _identity(images: AnySet) -> tuple[Any, ...]:

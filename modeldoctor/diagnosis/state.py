@@ -20,7 +20,7 @@ from modeldoctor.correlation import CorrelationState
 from modeldoctor.errors import StoreError
 from modeldoctor.files import written_aside
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass
@@ -56,6 +56,8 @@ class RunState:
         correlated: how many of the chosen samples are in `correlations`.
         correlations: by layer.
         evidence: what was gathered on single images, a plain dict each.
+        attacked: how many of the chosen images were attacked.
+        adversarial: sample, prediction, stability and fallback of each that was turned.
     """
 
     fingerprint: str
@@ -64,6 +66,8 @@ class RunState:
     correlated: int = 0
     correlations: dict[str, CorrelationState] = field(default_factory=dict)
     evidence: list[dict[str, Any]] = field(default_factory=list)
+    attacked: int = 0
+    adversarial: list[list[Any]] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
@@ -78,6 +82,8 @@ class RunState:
             "correlated": self.correlated,
             "correlations": {layer: list(state) for layer, state in self.correlations.items()},
             "evidence": self.evidence,
+            "attacked": self.attacked,
+            "adversarial": self.adversarial,
         }
         with written_aside(path) as aside:
             torch.save(content, aside)
@@ -118,6 +124,8 @@ class RunState:
             content["correlated"],
             correlations,
             content["evidence"],
+            content["attacked"],
+            content["adversarial"],
         )
 
 

@@ -36,6 +36,7 @@ from modeldoctor.treatment.judgement import judge, write_treated
 from modeldoctor.treatment.optimisation import Optimisation
 from modeldoctor.treatment.parts import Splits, annotated_images, needs_masks, split_parts, with_groups
 from modeldoctor.treatment.pilot import pick_weights
+from modeldoctor.treatment.shown import write_shown
 from modeldoctor.trial_records import Trial, write_trial
 from modeldoctor.zoo import Network
 
@@ -47,6 +48,7 @@ UNSTATED = {
 }  # fmt: skip
 """Training settings where neither the configuration nor the checkpoint states one."""
 CONFIG_FILE = "config.yaml"
+_EXPLAINED = 100
 _RECORDED = {"optimizer": "opt", "learning_rate": "lr", "label_smoothing": "smoothing"}
 
 
@@ -68,7 +70,7 @@ def treat(
         progress: called with (stage, done, total).
 
     Returns:
-        The trial; `config.output` holds it as trial.json, with treated.<ext>, history.csv and config.yaml.
+        The trial; `config.output` holds it as trial.json, with treated.<ext>, maps.h5, history.csv and config.yaml.
 
     Raises:
         UsageError: the diagnosis is of another checkpoint or lacks a layer, or the output is in use.
@@ -158,9 +160,11 @@ def resolved(config: TreatConfig, network: Network) -> TreatConfig:
 
 
 def diagnosis_needed(config: TreatConfig) -> DiagnoseConfig:
-    """What to diagnose so that a configuration can be treated: the constrained layers, and no single image."""
+    """What to diagnose so that a configuration can be treated: the constrained layers; some wrong images to report."""
     layers = {part.layers: None for part in (config.channel, config.space) if part.weight}
-    return DiagnoseConfig(layers=",".join(layers), max_explained=0, workers=config.workers, device=config.device)
+    return DiagnoseConfig(
+        layers=",".join(layers), max_explained=_EXPLAINED, workers=config.workers, device=config.device
+    )
 
 
 def check_new(config: TreatConfig, resume: bool) -> None:
@@ -206,7 +210,7 @@ def run_trial(
 ) -> tuple[Trial, dict[str, Tensor]]:
     """Train every arm under every seed and read the test split once; the trial and the weights that won.
 
-    Writes history.csv and, for resuming, arms/<arm>-<seed>.pt into `config.output`.
+    Writes history.csv, maps.h5 and, for resuming, arms/<arm>-<seed>.pt into `config.output`.
 
     Raises:
         UsageError: the diagnosis lacks a layer that is to be constrained.
@@ -245,7 +249,10 @@ def run_trial(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {name: version(name) for name in ("modeldoctor", "torch", "torchvision", "timm")},
         }
-        return judge(network, setting, config, arms.run(config), provenance)
+        runs = arms.run(config)
+        found = judge(network, setting, config, runs, provenance)
+        write_shown(network, setting, config, runs)
+        return found
 
 
 def _example(network: Network) -> Tensor:

@@ -25,6 +25,8 @@ from modeldoctor.records import Diagnosis
 from modeldoctor.treat_config import TreatConfig, load_treat_config
 from modeldoctor.treatment import treat
 from modeldoctor.treatment.parts import split_parts
+from modeldoctor.treatment.shown import choose_to_show
+from modeldoctor.trial_maps import read_maps
 from modeldoctor.trial_records import read_trial
 from modeldoctor.zoo import Network, load_model
 
@@ -71,7 +73,8 @@ def whole(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_trial_leaves_its_files_and_every_arm_in_them(whole: Path) -> None:
-    assert {path.name for path in whole.iterdir()} == {"arms", "config.yaml", "history.csv", "treated.pt", "trial.json"}
+    files = {"arms", "config.yaml", "history.csv", "maps.h5", "treated.pt", "trial.json"}
+    assert {path.name for path in whole.iterdir()} == files
     trial = read_trial(whole / "trial.json")
     assert [arm.arm for arm in trial.arms] == ["original", "treat", "continue", "random-mask", "shuffled-channels"]
     with (whole / "history.csv").open() as file:
@@ -88,6 +91,39 @@ def test_the_epoch_with_the_best_validation_is_kept(whole: Path) -> None:
         best = max(float(row["val_accuracy"]) for row in csv.DictReader(file) if row["arm"] == "treat")
     state = torch.load(whole / "arms" / "treat-0.pt", weights_only=True)
     assert state["best_score"] == best
+
+
+def test_maps_are_of_wrong_validation_images_and_of_each_arm_s_own_weights(case: Case, whole: Path) -> None:
+    maps = read_maps(whole / "maps.h5")
+    assert maps.arms == ("original", "treat", "continue", "shuffled-channels", "random-mask")
+    assert maps.split == "val"
+    images = open_data(case.folder / "data", preprocessing=case.network.preprocessing)["val"]
+    places = [images.paths.index(path.decode()) for path in maps.path.tolist()]
+    pixels = torch.stack([images[place].image for place in places])
+    assert maps.label.tolist() == images.labels[places].tolist()
+    assert (maps.predicted[0] != maps.label).all()
+    for row, arm in enumerate(maps.arms):
+        plain = load_model(case.folder / "checkpoint.pt").module.eval()
+        if arm != "original":
+            plain.load_state_dict(torch.load(whole / "arms" / f"{arm}-0.pt", weights_only=True)["best"])
+        with torch.no_grad():
+            confidence, predicted = plain(pixels).softmax(1).max(1)
+        assert maps.predicted[row].tolist() == predicted.tolist()
+        np.testing.assert_allclose(maps.confidence[row], confidence, rtol=1e-4)
+    assert (maps.contribution[0] != maps.contribution[1]).any()
+    assert ((maps.background_share > 0) & (maps.background_share < 1)).all()
+    assert maps.outline.any(axis=(1, 2)).all()
+
+
+def test_every_kind_of_confusion_is_shown_before_any_a_second_time() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    logits = torch.full((6, 3), 0.0)
+    # taken for: 1 (sure), 1 (surer), 0 (right), 0 (doubtful), 1 (right), 0 (surest)
+    for row, (predicted, strength) in enumerate([(1, 4), (1, 5), (0, 9), (0, 1), (1, 9), (0, 6)]):
+        logits[row, predicted] = strength
+    assert choose_to_show(labels, logits, 3).tolist() == [1, 3, 5]
+    assert choose_to_show(labels, logits, 4).tolist() == [0, 1, 3, 5]
+    assert choose_to_show(labels[[2, 4]], logits[[2, 4]]).tolist() == []
 
 
 def test_the_treated_checkpoint_drops_into_plain_timm_and_gives_the_trials_accuracy(case: Case, whole: Path) -> None:

@@ -1,0 +1,97 @@
+"""The pass that turns right predictions with FGSM and asks how the turned ones bear noise (Discovery 2, Fig. 3).
+
+Shapes: B images, C input channels, h x w pixels, N classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from modeldoctor.diagnosis.passes import Run
+from modeldoctor.explain import Probe, measure_stability
+from modeldoctor.records import Adversarial
+from modeldoctor.setting import AnySet
+
+
+def fgsm(
+    network: nn.Module, images: Tensor, labels: Tensor, epsilon: float, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Images (B,C,h,w) after one step of the fast gradient sign method away from their labels.
+
+    The step is made in pixels, which stay in [0, 1].
+
+    Args:
+        network: in eval mode; images to logits (B,N), or to a sequence that begins with them.
+        images: preprocessed.
+        labels: (B,).
+        epsilon: the step, for pixels in [0, 1].
+        mean, std: of the preprocessing, a value a channel.
+    """
+    from captum.robust import FGSM
+
+    centre, spread = (torch.tensor(values).to(images).view(1, -1, 1, 1) for values in (mean, std))
+
+    def logits(pixels: Tensor) -> Tensor:
+        output = network((pixels - centre) / spread)
+        return output if isinstance(output, Tensor) else next(iter(output))
+
+    # Captum's own loss is the logarithm of what the network puts out, which wants probabilities.
+    attack = FGSM(logits, nn.CrossEntropyLoss(reduction="none"), lower_bound=0.0, upper_bound=1.0)
+    attack.zero_thresh = 0.0  # captum leaves out gradients below 1e-6, those of the surest predictions
+    with torch.enable_grad():
+        turned: Tensor = attack.perturb((images * spread + centre).requires_grad_(), epsilon, labels)
+    return ((turned - centre) / spread).detach()
+
+
+def attack(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int, probe: Probe) -> None:
+    """Fourth pass: attack right, confident images, and measure the stability of those that are turned.
+
+    Args:
+        images: the examined split.
+        chosen: ascending indices in it of images that are predicted right.
+        first_row: of this split among all samples.
+        probe: how noise is put on.
+    """
+    state, preprocessing = run.state, images.preprocessing
+    index = state.predictions[images.split].table()[0]
+    for batch in run.loader(images, chosen[state.attacked :], run.batch_size()):
+        labels = batch.labels.to(run.device)
+        changed = fgsm(
+            run.module,
+            batch.images.to(run.device),
+            labels,
+            run.config.fgsm_epsilon,
+            preprocessing.mean,
+            preprocessing.std,
+        )
+        predicted = run.network.logits(changed).argmax(1)
+        turned = predicted != labels
+        keys = batch.indices[turned.cpu()].tolist()
+        if keys:
+            shares = measure_stability(run.network, probe, changed[turned], labels[turned], predicted[turned], keys)
+            rows = (first_row + np.searchsorted(index, keys)).tolist()
+            columns = (rows, predicted[turned].tolist(), *shares)
+            state.adversarial += [list(one) for one in zip(*columns, strict=True)]
+        state.attacked += len(batch.labels)
+        run.after_batch("attack", state.attacked, len(chosen))
+
+
+def adversarial(run: Run) -> Adversarial | None:
+    """What the pass found; None if nothing was attacked."""
+    state, ranges = run.state, len(run.config.noise_ranges)
+    if not state.attacked:
+        return None
+    sample, predicted, stability, fallback = ([row[i] for row in state.adversarial] for i in range(4))
+    return Adversarial(
+        epsilon=run.config.fgsm_epsilon,
+        attacked=state.attacked,
+        sample=np.array(sample, dtype=np.int32),
+        predicted=np.array(predicted, dtype=np.int32),
+        stability=np.array(stability, dtype=np.float32).reshape(-1, ranges),
+        fallback=np.array(fallback, dtype=np.float32).reshape(-1, ranges),
+    )

@@ -1,0 +1,55 @@
+"""The pass that makes maps of a few wrong images, for people to look at.
+
+Shapes: P images shown, B images, h x w pixels, H x W positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from modeldoctor.correlation import Noise
+from modeldoctor.diagnosis.passes import Run
+from modeldoctor.explain import Probe
+from modeldoctor.maps import ImageMaps, image_maps, thumbnails
+from modeldoctor.records import Misdiagnosis, Shown, most_telling
+from modeldoctor.setting import AnySet
+
+
+def show(run: Run, images: AnySet, explained: Sequence[Misdiagnosis], first_row: int, probe: Probe) -> Shown | None:
+    """Last pass: thumbnails and maps of the most telling wrong images; so few that no state is kept of it.
+
+    Args:
+        images: the examined split.
+        explained: its wrong images.
+        first_row: of this split among all samples.
+        probe: the layer, and the noise of its maps.
+    """
+    chosen = sorted(most_telling(explained, run.config.shown), key=lambda one: one.sample)
+    if not chosen:
+        return None
+    index = run.state.predictions[images.split].table()[0]
+    places = index[[one.sample - first_row for one in chosen]]
+    predicted = {int(place): one.predicted for place, one in zip(places, chosen, strict=True)}
+    layer = next(one for one in probe.layers if one.name == probe.profile.name)
+    noise = Noise(seed=probe.seed, delta=probe.delta)
+    pictures, maps, done = [], [], 0
+    for batch in run.loader(images, places, run.batch_size()):
+        keys = batch.indices.tolist()
+        classes = torch.tensor([predicted[key] for key in keys]).to(run.device)
+        (cut,) = run.network.cuts(batch.images.to(run.device), [layer])
+        maps.append(image_maps(cut, classes, keys, noise=noise, draws=probe.draws, rows=probe.rows[layer.name]))
+        pictures.append(thumbnails(batch.images, images.preprocessing.mean, images.preprocessing.std))
+        done += len(keys)
+        run.after_batch("show", done, len(places))
+    whole = ImageMaps(*(torch.cat(parts).float() for parts in zip(*maps, strict=True)))
+    return Shown(
+        layer=layer.name,
+        sample=np.array([one.sample for one in chosen], dtype=np.int32),
+        thumbnail=np.concatenate(pictures),
+        derivative=whole.derivative.numpy(),
+        contribution=whole.contribution.numpy(),
+        grad_cam=whole.grad_cam.numpy(),
+    )

@@ -1,0 +1,94 @@
+"""What was measured, made readable: one HTML page for people, JSON and Markdown for CI jobs, gates for exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeldoctor.errors import StoreError, UsageError
+from modeldoctor.files import check_writable, written_aside
+from modeldoctor.report.collect import collect
+from modeldoctor.report.compare import compare
+from modeldoctor.report.gates import check_gates, parse_gates, require
+from modeldoctor.report.markdown import render_markdown
+from modeldoctor.report.model import GateResult, Report, json_schema
+from modeldoctor.report.page import render_page
+from modeldoctor.report.results import Results, open_results
+
+__all__ = ["FORMATS", "GateResult", "Made", "Report", "json_schema", "make_report", "require"]
+
+FORMATS = ("html", "json", "md")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A report, and the files that hold it."""
+
+    report: Report
+    files: tuple[Path, ...]
+
+
+def make_report(
+    path: str | Path,
+    later: str | Path | None = None,
+    *,
+    output: str | Path | None = None,
+    formats: Sequence[str] = FORMATS,
+    fail_under: Sequence[str] = (),
+    fail_on: Sequence[str] = (),
+) -> Made:
+    """Report on a diagnosis, on a trial at any stage, or on what changed between two diagnoses.
+
+    Args:
+        path: a diagnosis, or a run directory.
+        later: a second diagnosis, with which the first is compared.
+        output: the folder for report.html, report.json and report.md; by default the run directory, or the folder in
+            which the (later) diagnosis lies.
+        formats: which of them.
+        fail_under, fail_on: gates such as `accuracy=0.9` and `isolated>0.05`; `require` raises for those not met.
+
+    Raises:
+        UsageError: an unknown format, a gate on a figure that the report does not have, or no place to write to.
+        StoreError: there is nothing to report on, or it is damaged.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise UsageError(f"format {', '.join(unknown) or 'none'}", where="--format", expected=", ".join(FORMATS))
+    gates = parse_gates(fail_under, fail_on)
+    path, later = Path(path), None if later is None else Path(later)
+    folder = _beside(later or path) if output is None else Path(output)
+    files = {name: folder / f"report.{name}" for name in formats}
+    for file in files.values():
+        check_writable(file)
+    with ExitStack() as stack:
+        results = stack.enter_context(open_results(path))
+        if later is None:
+            report = collect(results)
+        else:
+            earlier, results = results, stack.enter_context(open_results(later))
+            report = compare(_with_diagnosis(earlier), _with_diagnosis(results))
+        report = report.model_copy(update={"gates": check_gates(gates, report.plain())})
+        content = {
+            "html": lambda: render_page(report, results),
+            "json": lambda: json.dumps(report.plain(), indent=1, ensure_ascii=False) + "\n",
+            "md": lambda: render_markdown(report),
+        }
+        texts = {file: content[name]() for name, file in files.items()}
+    for file, text in texts.items():
+        with written_aside(file) as aside:
+            aside.write_text(text, encoding="utf-8", errors="replace")
+    return Made(report, tuple(files.values()))
+
+
+def _with_diagnosis(results: Results) -> Results:
+    if results.diagnosis is None:
+        raise StoreError("a trial without a diagnosis", where=str(results.where), expected="two diagnoses to compare")
+    # Only the diagnoses are compared: what else lies beside one belongs to a report of its own.
+    return Results(where=results.where, diagnosis=results.diagnosis, diagnosis_path=results.diagnosis_path)
+
+
+def _beside(path: Path) -> Path:
+    return path if path.is_dir() else path.parent

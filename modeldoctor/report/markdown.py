@@ -1,0 +1,112 @@
+"""The report as Markdown: a pull-request comment or a job's summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from modeldoctor.report.model import DiagnosisFigures, Report
+from modeldoctor.report.wording import HANDED_BACK, VERDICTS, image_sentence, percent, title
+from modeldoctor.trial_records import Estimate, Trial
+
+_ROWS = 10
+_LONGEST = 80
+_SPECIAL = {ord(sign): f"&#{ord(sign)};" for sign in "&<>|*_[]`~@#\\$"}
+
+
+def render_markdown(report: Report) -> str:
+    """Verdict first, then the tables; at most ten rows each, so that it fits the 65,536 characters of a comment."""
+    return "\n".join([*_lines(report), ""])
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"## modeldoctor: {title(report).lower()}"
+    yield ""
+    yield text(report.headline, most=600)
+    if report.trial:
+        yield ""
+        yield HANDED_BACK.get(report.trial.handed_back, f"Handed back: {text(report.trial.handed_back)}.")
+    if report.gates:
+        yield from _table("Gates", ["gate", "found", "wanted", ""], [
+            [text(one.figure), "not measured" if math.isnan(one.found) else f"{one.found:.4g}", text(one.wanted),
+             "met" if one.met else "**not met**"]
+            for one in report.gates
+        ])  # fmt: skip
+    if report.trial:
+        yield from _trial(report.trial)
+    if report.comparison:
+        yield from _comparison(report)
+    elif report.diagnosis:
+        yield from _diagnosis(report.diagnosis)
+    for note in report.notes:
+        yield from ("", f"Note: {text(note, most=300)}")
+
+
+def _trial(trial: Trial) -> Iterator[str]:
+    metrics = list(trial.arms[0].metrics)
+    heads = ["arm", "seeds", *(metric.replace("_", " ") for metric in metrics)]
+    rows = [
+        [text(arm.arm), str(len(arm.seeds)), *(_interval(arm.metrics[metric]) for metric in metrics)]
+        for arm in trial.arms
+    ]
+    yield from _table(f"Test split, {trial.arms[0].images} images, 95% intervals", heads, rows)
+
+
+def _comparison(report: Report) -> Iterator[str]:
+    change, before, after = report.comparison, report.before, report.diagnosis
+    assert change
+    assert before
+    assert after
+    yield from _table("Before and after", ["", "before", "after"], [
+        ["accuracy", percent(before.accuracy), percent(after.accuracy)],
+        ["wrong images", str(before.wrong), str(after.wrong)],
+        *([name, str(before.verdicts[name]), str(after.verdicts[name])] for name in VERDICTS),
+    ])  # fmt: skip
+    yield ""
+    images = change.images
+    yield (
+        f"Of {images.common} images in both, {images.turned_right} turned right and {images.turned_wrong} turned wrong "
+        f"(McNemar's exact test: p = {images.p_value:.2g})."
+    )
+    moved = sorted((one for one in change.classes if one.images), key=lambda one: one.after - one.before)
+    yield from _table("Classes that lost most", ["class", "before", "after"], [
+        [text(one.name), percent(one.before), percent(one.after)] for one in moved[:_ROWS] if one.after < one.before
+    ])  # fmt: skip
+
+
+def _diagnosis(found: DiagnosisFigures) -> Iterator[str]:
+    known = sorted((one for one in found.classes if one.images), key=lambda one: one.accuracy)
+    yield from _table(f"Worst classes on {text(found.examined)}", ["class", "images", "accuracy", "95% interval"], [
+        [text(one.name), str(one.images), percent(one.accuracy), f"{percent(one.low)} to {percent(one.high)}"]
+        for one in known[:_ROWS]
+    ])  # fmt: skip
+    yield from _table(f"Why are images wrong? ({found.explained} explained)", ["verdict", "images", "meaning"], [
+        [name, str(found.verdicts[name]), meaning] for name, meaning in VERDICTS.items() if found.verdicts[name]
+    ])  # fmt: skip
+    if found.telling:
+        yield from ("", "<details><summary>The most telling wrong images</summary>")
+        yield from _table("", ["image", "taken for", "why"], [
+            [text(one.path), text(one.predicted), text(image_sentence(one, found.limits), most=400)]
+            for one in found.telling[:_ROWS]
+        ])  # fmt: skip
+        yield from ("", "</details>")
+
+
+def _interval(one: Estimate) -> str:
+    return f"{percent(one.value)} ({percent(one.low)} to {percent(one.high)})"
+
+
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    if rows:
+        yield ""
+        if title:
+            yield from (f"**{title}**", "")
+        yield f"| {' | '.join(heads)} |"
+        yield f"|{' --- |' * len(heads)}"
+        yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def text(words: str, most: int = _LONGEST) -> str:
+    """Words that Markdown takes as they are, on one line, cut off where they are very long."""
+    line = " ".join(words.split())
+    return (line if len(line) <= most else line[: most - 1] + "…").translate(_SPECIAL)

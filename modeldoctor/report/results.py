@@ -1,0 +1,186 @@
+"""What lies at the path that a report is asked for: a diagnosis, or a run directory at any stage, opened lazily."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modeldoctor.errors import StoreError
+from modeldoctor.records import Diagnosis
+from modeldoctor.store import open_diagnosis
+from modeldoctor.trial_maps import TrialMaps, read_maps
+from modeldoctor.trial_records import Trial, read_trial
+
+_TREATMENT = ("trial.json", "config.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryRow:
+    """An epoch of one run: a row of `history.csv`, NaN where a figure is not in the arm."""
+
+    arm: str
+    seed: int
+    epoch: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What is stored.
+
+    Attributes:
+        where: the path.
+        diagnosis, diagnosis_path: open while the results are; None where there is none.
+        config: of the treatment, as in `config.yaml`; None where none has begun.
+        trial: None until it has ended.
+        history: its epochs.
+        maps: of a few images under every arm; None where the trial left none.
+        notes: what the reader should know.
+    """
+
+    where: Path
+    diagnosis: Diagnosis | None = None
+    diagnosis_path: Path | None = None
+    config: dict[str, Any] | None = None
+    trial: Trial | None = None
+    history: tuple[HistoryRow, ...] = ()
+    maps: TrialMaps | None = None
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def open_results(path: Path) -> Iterator[Results]:
+    """Open a diagnosis or a run directory; layers are read when they are asked for, while this lasts.
+
+    Args:
+        path: a file such as `diagnosis.h5`, or a folder with a diagnosis, a treatment, or both; a treatment may also
+            lie in a folder below.
+
+    Raises:
+        StoreError: there is nothing to report on, or it is damaged.
+    """
+    with ExitStack() as stack:
+        if path.is_dir():
+            yield _open_run(path, stack)
+        else:
+            yield Results(where=path, diagnosis=stack.enter_context(open_diagnosis(path)), diagnosis_path=path)
+
+
+def _open_run(folder: Path, stack: ExitStack) -> Results:
+    run = _treatment_in(folder)
+    trial = read_trial(run / "trial.json") if run and (run / "trial.json").is_file() else None
+    config = _read_config(run, trial) if run else None
+    notes: list[str] = []
+    file = _find_diagnosis(folder, run, config)
+    diagnosis = stack.enter_context(open_diagnosis(file)) if file else None
+    treated = trial.provenance.get("checkpoint_sha256") if trial else (config or {}).get("checkpoint_sha256")
+    if diagnosis and treated and diagnosis.checkpoint_sha256 != treated:
+        notes.append(f"{file} is of another checkpoint than the trial and is left out.")
+        diagnosis, file = None, None
+    if run and not diagnosis:
+        named = (config or {}).get("diagnosis") or run / "diagnosis.h5"
+        notes.append(f"There is no diagnosis beside this trial (looked for {named}).")
+    if not diagnosis and not run:
+        raise _nothing_in(folder)
+    return Results(
+        where=run or folder,
+        diagnosis=diagnosis,
+        diagnosis_path=file,
+        config=config,
+        trial=trial,
+        history=_read_history(run / "history.csv") if run else (),
+        maps=read_maps(run / "maps.h5") if trial and run and (run / "maps.h5").is_file() else None,
+        notes=tuple(notes),
+    )
+
+
+def _treatment_in(folder: Path) -> Path | None:
+    """The folder itself, or the only one below it, that holds a treatment."""
+
+    def holds(one: Path) -> bool:
+        return any((one / name).is_file() for name in _TREATMENT)
+
+    if holds(folder):
+        return folder
+    below = [one for one in sorted(folder.iterdir()) if one.is_dir() and holds(one)]
+    return below[0] if len(below) == 1 else None
+
+
+def _find_diagnosis(folder: Path, run: Path | None, config: dict[str, Any] | None) -> Path | None:
+    named = (config or {}).get("diagnosis")
+    candidates = [base / "diagnosis.h5" for base in (run, folder) if base]
+    if named:
+        # A relative path counts from where `treat` was run, which is not known any more.
+        bases = [Path(), *([run, *run.absolute().parents] if run else [])]
+        candidates = [base / named for base in bases] + candidates
+    if len(files := sorted(folder.glob("*.h5"))) == 1 and run is None:
+        candidates += files
+    return next((one for one in candidates if one.is_file()), None)
+
+
+def _nothing_in(folder: Path) -> StoreError:
+    partial = sorted(folder.glob("*.partial"))
+    if partial:
+        return StoreError(
+            "a diagnosis that was interrupted",
+            where=str(partial[0]),
+            expected="a finished diagnosis",
+            hint="go on with it: the same `modeldoctor diagnose` command with --resume",
+        )
+    return StoreError(
+        "neither a diagnosis nor a trial",
+        where=str(folder),
+        expected="diagnosis.h5, or a run directory of `modeldoctor treat`",
+        hint="make one with `modeldoctor diagnose` or `modeldoctor treat`, or name the file",
+    )
+
+
+def _read_config(run: Path, trial: Trial | None) -> dict[str, Any]:
+    path = run / "config.yaml"
+    if not path.is_file():
+        return dict(trial.provenance.get("config", {})) if trial else {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise StoreError(
+            f"no readable configuration: {error}", where=str(path), expected="the file as `modeldoctor treat` wrote it"
+        ) from error
+    return content
+
+
+def _read_history(path: Path) -> tuple[HistoryRow, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return tuple(_epoch(row) for row in csv.DictReader(file))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"no readable history ({type(error).__name__}: {error})",
+            where=str(path),
+            expected="the file as `modeldoctor treat` wrote it",
+            hint="`modeldoctor treat --resume` writes it anew",
+        ) from error
+
+
+def _epoch(row: dict[str, str]) -> HistoryRow:
+    arm, seed, epoch = row.pop("arm"), int(row.pop("seed")), int(row.pop("epoch"))
+    figures = {name: _number(text) for name, text in row.items()}
+    return HistoryRow(arm=arm, seed=seed, epoch=epoch, figures={k: v for k, v in figures.items() if v is not None})
+
+
+def _number(text: str | None) -> float | None:
+    """None for what is no number: later versions may note words."""
+    try:
+        return float(text) if text else math.nan
+    except ValueError:
+        return None

@@ -1,0 +1,100 @@
+"""Pictures of single images for the page: the wrong ones of a diagnosis, and a trial's before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modeldoctor.records import Diagnosis
+from modeldoctor.report.pictures import overlay, thumbnail
+from modeldoctor.summary import as_text
+from modeldoctor.trial_maps import TrialMaps
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """The pictures of one wrong image, as data URIs."""
+
+    thumbnail: str
+    contribution: str
+    derivative: str
+    grad_cam: str
+
+
+def shown_images(diagnosis: Diagnosis) -> dict[str, ShownImage]:
+    """Pictures by the image's path as the figures give it."""
+    shown = diagnosis.shown
+    if shown is None:
+        return {}
+    return {
+        as_text(diagnosis.samples.path[row]): ShownImage(
+            thumbnail(shown.thumbnail[i]),
+            overlay(shown.thumbnail[i], shown.contribution[i]),
+            overlay(shown.thumbnail[i], shown.derivative[i]),
+            overlay(shown.thumbnail[i], shown.grad_cam[i]),
+        )
+        for i, row in enumerate(shown.sample.tolist())
+    }
+
+
+@dataclass(frozen=True)
+class ArmView:
+    """One image under one arm."""
+
+    arm: str
+    uri: str
+    predicted: str
+    right: bool
+    confidence: float
+    background_share: float
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """One image under every arm."""
+
+    path: str
+    label: str
+    thumbnail: str
+    views: tuple[ArmView, ...]
+
+
+@dataclass(frozen=True)
+class BeforeAfterMaps:
+    """All of them."""
+
+    layer: str
+    split: str
+    seed: int
+    outlined: bool
+    """Whether any image has an outline."""
+    images: tuple[BeforeAfter, ...]
+
+
+def before_after(maps: TrialMaps, classes: Sequence[str]) -> BeforeAfterMaps:
+    """Pictures of a trial's maps.
+
+    Args:
+        maps: as stored.
+        classes: (N,) names in the network's order.
+    """
+    images = tuple(
+        BeforeAfter(
+            as_text(maps.path[i]),
+            classes[label],
+            thumbnail(maps.thumbnail[i], maps.outline[i]),
+            tuple(
+                ArmView(
+                    arm,
+                    overlay(maps.thumbnail[i], maps.contribution[a, i]),
+                    classes[int(maps.predicted[a, i])],
+                    int(maps.predicted[a, i]) == label,
+                    float(maps.confidence[a, i]),
+                    float(maps.background_share[a, i]),
+                )
+                for a, arm in enumerate(maps.arms)
+            ),
+        )
+        for i, label in enumerate(maps.label.tolist())
+    )
+    return BeforeAfterMaps(maps.layer, maps.split, maps.seed, bool(maps.outline.any()), images)

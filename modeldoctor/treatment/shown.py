@@ -1,0 +1,139 @@
+"""Maps of a few validation images under every arm, for people to look at; nothing is chosen or measured by them.
+
+Shapes: A arms, P images, h x w pixels, H x W positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modeldoctor.correlation import Noise
+from modeldoctor.data import make_loader
+from modeldoctor.graph import open_network, select_layers
+from modeldoctor.maps import background_share, image_maps, thumbnails
+from modeldoctor.treat_config import TreatConfig
+from modeldoctor.treatment.arm import Progressed, Setting
+from modeldoctor.treatment.parts import Part
+from modeldoctor.trial_maps import TrialMaps, write_maps
+from modeldoctor.zoo import Network
+
+SHOWN = 6
+_ROWS = 64
+
+
+def write_shown(
+    network: Network, setting: Setting, config: TreatConfig, runs: Mapping[str, Sequence[Progressed]]
+) -> None:
+    """Write `maps.h5` for every arm's run of the first seed, unless the original is right on every validation image."""
+    weights = {"original": setting.original} | {name: done[0].best or setting.original for name, done in runs.items()}
+    maps = show_arms(network, setting.network, weights, setting.splits.val, config, setting.device)
+    if maps is not None:
+        write_maps(maps, config.output / "maps.h5")
+
+
+def choose_to_show(labels: NDArray[np.int64], logits: Tensor, number: int = SHOWN) -> NDArray[np.int64]:
+    """Rows of wrong images, the most confident of each predicted-and-true pair of classes before any pair's second.
+
+    Args:
+        labels: (S,).
+        logits: (S,N) of the original.
+    """
+    confidence, predicted = (part.numpy() for part in logits.softmax(1).max(1))
+    wrong = np.flatnonzero(predicted != labels)
+    order = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    seen: dict[tuple[int, int], int] = {}
+    turn = []
+    for row in order.tolist():
+        pair = (int(labels[row]), int(predicted[row]))
+        turn.append(seen.get(pair, 0))
+        seen[pair] = turn[-1] + 1
+    return np.sort(order[np.argsort(turn, kind="stable")][:number])
+
+
+def show_arms(
+    network: Network,
+    module: nn.Module,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    part: Part,
+    config: TreatConfig,
+    device: torch.device,
+) -> TrialMaps | None:
+    """Maps of wrong validation images, chosen by the original alone, under the weights of every arm.
+
+    Args:
+        network: what is treated.
+        module: its module, in eval mode; it is left with the last arm's weights.
+        weights: state dict of each arm under the first seed, `original` first.
+        part: the validation images.
+        config: which layer is mapped (the space constraint's, else the channel constraint's), and the noise.
+        device: of the module.
+
+    Returns:
+        None where the original is right on every image.
+    """
+    layers = (config.space if config.space.weight else config.channel).layers
+    module.load_state_dict(dict(weights["original"]))
+    logits, indices = _predict(module, part, config, device)
+    rows = choose_to_show(part.images.labels[indices], logits)
+    if not len(rows):
+        return None
+    chosen = indices[rows]
+    (batch,) = make_loader(part.images, chosen, batch_size=len(chosen), workers=0)
+    images, keys = batch.images.to(device), batch.indices.tolist()
+    masks: Sequence[Tensor | None] = batch.masks or [None] * len(keys)
+    found: dict[str, list[NDArray[np.generic]]] = {}
+    spread = 0.0
+    layered = open_network(module, images if len(images) > 1 else images.repeat(2, 1, 1, 1), layers)
+    layer = select_layers(layered.layers, layers)[-1]
+    for arm in weights.values():
+        module.load_state_dict(dict(arm))  # in place: what was opened shares the weights
+        (cut,) = layered.cuts(images, [layer])
+        spread = spread or float(cut.maps.std())
+        confidence, predicted = layered.logits(images).softmax(1).max(1)
+        noise = Noise(seed=config.seeds[0], delta=config.delta * spread, stream="shown")
+        maps = image_maps(cut, predicted, keys, noise=noise, draws=config.noise_draws, rows=_ROWS)
+        shares = [background_share(one, mask) for one, mask in zip(maps.contribution, masks, strict=True)]
+        of_arm = {name: one.float().numpy() for name, one in maps._asdict().items()}
+        of_arm |= {"predicted": predicted.cpu().numpy(), "confidence": confidence.cpu().numpy()}
+        for key, value in {**of_arm, "background_share": np.array(shares)}.items():
+            found.setdefault(key, []).append(value)
+    pictures = thumbnails(batch.images, network.preprocessing.mean, network.preprocessing.std)
+    return TrialMaps(
+        layer=layer.name,
+        split=part.images.split,
+        seed=config.seeds[0],
+        arms=tuple(weights),
+        path=np.array([part.images.paths[key].encode(errors="surrogateescape") for key in keys], dtype=object),
+        label=batch.labels.numpy(),
+        thumbnail=pictures,
+        outline=np.stack([_small(mask, pictures.shape[1:3]) for mask in masks]),
+        **{key: np.stack(values) for key, values in found.items()},
+    )
+
+
+def _predict(
+    module: nn.Module, part: Part, config: TreatConfig, device: torch.device
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Logits (S,N) of the images that can be read, and their indices."""
+    logits, indices = [], [np.empty(0, dtype=np.int64)]
+    size = config.training.batch_size
+    assert size is not None  # resolved
+    with torch.no_grad():
+        for batch in make_loader(part.images, part.indices, batch_size=size, workers=config.workers):
+            if len(batch.labels):
+                logits.append(module(batch.images.to(device)).float().cpu())
+                indices.append(batch.indices.numpy())
+    return torch.cat(logits) if logits else torch.empty(0, 1), np.concatenate(indices)
+
+
+def _small(mask: Tensor | None, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    if mask is None:
+        return np.zeros(size, dtype=np.bool_)
+    shrunk = F.interpolate(mask[None, None].float(), size=size, mode="nearest")
+    return np.asarray(shrunk[0, 0].numpy() > 0.5)

@@ -1,0 +1,51 @@
+"""scripts/ci_example.sh from end to end on drawn images, as a CI job would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+from modeldoctor.demo import DemoPlan, run_demo
+from modeldoctor.demo.drawing import ImageSetPlan
+from modeldoctor.errors import ModelDoctorWarning
+
+SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "ci_example.sh"
+
+
+def test_a_job_ends_with_a_report_and_the_exit_code_of_its_gates(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelDoctorWarning)
+        run_demo(tmp_path / "demo", plan=DemoPlan(images=ImageSetPlan(edge=48, train=24, val=8, test=8), epochs=2))
+    summary = tmp_path / "summary.md"
+    environment = os.environ | {
+        "MODELDOCTOR": f"{sys.executable} -m modeldoctor",
+        "PYTHONPATH": str(SCRIPT.parent.parent),
+        "TREAT": "--set=training.epochs=1 --set=seeds=[0] --set=noise_draws=1 --set=training.batch_size=16",
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [SCRIPT, "checkpoint.pt", "data", "data-masks", "ci", "--fail-under", "accuracy=1.01", "--fail-on", "broken>0"],
+        cwd=tmp_path / "demo", env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    content = json.loads((tmp_path / "demo" / "ci" / "run" / "report.json").read_text())
+    assert content["kind"] == "trial"
+    assert [one["met"] for one in content["gates"]] == [False, True]
+    assert f"figures.accuracy is {content['figures']['accuracy']:.6g}, wanted >= 1.01" in done.stderr
+    assert "broken" not in done.stderr.split("error")[-1]
+    assert "**not met**" in summary.read_text()
+    assert (tmp_path / "demo" / "ci" / "run" / "maps.h5").exists()
+
+
+def test_a_job_stops_at_the_first_command_that_fails(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [SCRIPT, "nothing.pt", "data", "masks", "ci"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"MODELDOCTOR": f"{sys.executable} -m modeldoctor", "PYTHONPATH": str(SCRIPT.parent.parent)},
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert not list(tmp_path.rglob("report.*"))
