@@ -30,7 +30,7 @@ def test_a_job_ends_with_a_report_and_the_exit_code_of_its_gates(tmp_path: Path)
     }
     done = subprocess.run(
         [SCRIPT, "checkpoint.pt", "data", "data-masks", "ci", "--fail-under", "accuracy=1.01", "--fail-on", "broken>0"],
-        cwd=tmp_path / "demo", env=environment, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path / "demo", env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
     content = json.loads((tmp_path / "demo" / "ci" / "run" / "report.json").read_text())
