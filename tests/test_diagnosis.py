@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.data import open_data
 from modeldoctor.diagnosis import diagnose, list_layers
+from modeldoctor.diagnosis.attack import fgsm
 from modeldoctor.errors import DataError, InterruptedRunError, MaskError, ModelDoctorWarning, StoreError, UsageError
 from modeldoctor.records import Diagnosis
 from modeldoctor.setting import resolve_device
@@ -647,26 +648,39 @@ def test_the_most_telling_images_are_shown_with_their_own_pixels_and_maps(clinic
         np.testing.assert_allclose(shown.grad_cam[i], cam, rtol=1e-3, atol=1e-6)
 
 
-def test_adversarial_images_are_fgsm_s_and_their_stability_is_measured(clinic: Clinic, network: Network) -> None:
+def test_fgsm_steps_every_pixel_by_the_sign_of_the_gradient_of_the_cross_entropy(clinic: Clinic) -> None:
+    module, (_, images, labels) = clinic.network(), clinic.images("val")
+    mean, std, epsilon = (0.5,) * 3, (0.5,) * 3, 0.05
+    turned = fgsm(module, images, labels, epsilon, mean, std)
+    assert not turned.requires_grad
+    plain = images.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(module(plain), labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, plain)
+    pixels = (images * 0.5 + 0.5 + epsilon * gradient.sign()).clamp(0, 1)
+    # The sign of a gradient that vanishes beside its image's own is chance in float32.
+    sure = gradient.abs() > 1e-3 * gradient.abs().amax((1, 2, 3), keepdim=True)
+    assert sure.float().mean() > 0.9
+    assert (gradient.abs()[sure] < 1e-6).any(), "none so small that captum would leave it out"
+    torch.testing.assert_close((turned * 0.5 + 0.5)[sure], pixels[sure], rtol=0, atol=1e-6)
+
+
+def test_adversarial_images_are_the_right_ones_that_fgsm_turns(clinic: Clinic, network: Network) -> None:
     config = DiagnoseConfig(**(QUICK | {"noise_draws": 2, "fgsm_epsilon": 0.3}))
     found = diagnose(network, clinic.data, config=config)
     assert found.adversarial is not None
     rows, module = found.rows("val"), clinic.network()
-    right = rows & (found.samples.label == found.samples.predicted) & ~np.isnan(found.samples.stability[:, 0])
-    assert found.adversarial.attacked == right.sum()
+    examined = rows & (found.samples.label == found.samples.predicted) & ~np.isnan(found.samples.stability[:, 0])
+    attacked = np.flatnonzero(examined)
+    assert found.adversarial.attacked == len(attacked)
     _, images, labels = clinic.images("val")
-    expected = {}
-    for row in np.flatnonzero(right).tolist():
-        i = row - int(np.flatnonzero(rows)[0])
-        image = images[i : i + 1].double().requires_grad_()
-        loss = torch.nn.functional.cross_entropy(module.double()(image), labels[i : i + 1])
-        (gradient,) = torch.autograd.grad(loss, image)
-        pixels = ((image * 0.5 + 0.5) + 0.3 * gradient.sign()).clamp(0, 1)
-        turned = int(module((pixels - 0.5) / 0.5).argmax(1))
-        if turned != labels[i]:
-            expected[row] = turned
-    assert dict(zip(found.adversarial.sample.tolist(), found.adversarial.predicted.tolist(), strict=True)) == expected
-    assert len(expected) > 2
+    places = attacked - int(np.flatnonzero(rows)[0])
+    predicted = module(fgsm(module, images[places], labels[places], 0.3, (0.5,) * 3, (0.5,) * 3)).argmax(1)
+    turned = (predicted != labels[places]).numpy()
+    assert turned.sum() > 2
+    # A gradient of chance sign may decide a close case.
+    both = np.intersect1d(found.adversarial.sample, attacked[turned])
+    assert len(both) >= 0.8 * max(turned.sum(), len(found.adversarial.sample))
+    assert (found.adversarial.predicted != found.samples.label[found.adversarial.sample]).all()
     shares = np.concatenate([found.adversarial.stability, found.adversarial.fallback])
     assert set(np.unique(shares).tolist()) <= {0.0, 0.5, 1.0}
     assert (found.adversarial.stability + found.adversarial.fallback).max() <= 1
