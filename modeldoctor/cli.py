@@ -177,14 +177,17 @@ def diagnose(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Argument(help="The folder to make.")] = Path("modeldoctor-demo"),
-    seed: Annotated[int, typer.Option(help="Of images, training and diagnosis.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
 ) -> None:
-    """Draw a small image set with misleading backgrounds, train a network on it, and diagnose it."""
+    """The whole job on an image set made on the spot: backgrounds mislead a network; diagnose, treat, report."""
     from modeldoctor.demo import run_demo
+    from modeldoctor.screen import render_trial
 
     with _progress() as progress:
         result = run_demo(output, seed=seed, progress=progress)
     _show(result.diagnosis, result.output, json_only=False)
+    for part in render_trial(result.trial):
+        _out.print(part, "")
     _out.print(f"to read: {escape(str(result.report))}", highlight=False, soft_wrap=True)
 
 

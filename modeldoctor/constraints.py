@@ -108,5 +108,7 @@ def background_cells(masks: Tensor, expand_px: int, size: tuple[int, int]) -> Te
     """
     grown = masks[:, None].float()
     if expand_px:
-        grown = F.max_pool2d(grown, 2 * expand_px + 1, stride=1, padding=expand_px)
+        # A square neighbourhood is one of rows and one of columns.
+        for kernel, padding in (((2 * expand_px + 1, 1), (expand_px, 0)), ((1, 2 * expand_px + 1), (0, expand_px))):
+            grown = F.max_pool2d(grown, kernel, stride=1, padding=padding)
     return 1 - F.adaptive_max_pool2d(grown, size)[:, 0]

@@ -55,5 +55,5 @@ def _diagnosis(config: TreatConfig, network: Network, resume: bool, progress: Pr
         return read_diagnosis(config.diagnosis or made)
     return diagnose(
         network, config.data.path, config=treatment.diagnosis_needed(config), root=config.data.root,
-        download=config.data.download, output=made, resume=resume, progress=progress,
+        download=config.data.download, masks=config.data.masks, output=made, resume=resume, progress=progress,
     )  # fmt: skip

@@ -74,8 +74,8 @@ class SpaceConfig(Model):
     """As in a diagnosis; `features` are the maps that the head pools, `last` is the paper's last convolution."""
     attribution: Literal["gradient", "gradient_x_activation"] = "gradient_x_activation"
     """|∂y/∂m| as in the paper, or the background's share of |∂y/∂m · m|."""
-    expand_px: float = Field(default=30, ge=0)
-    """Pixels at 224 px by which the object is grown; scaled to the network's input."""
+    expand_px: float = Field(default=8, ge=0)
+    """Pixels at 224 px by which the object is grown (the paper: 30); scaled to the network's input."""
     annotated_per_class: int = Field(default=20, ge=1)
     """Annotated training images a class that are used: wrong with high confidence first, then right with low."""
     annotated_share: float = Field(default=0.25, ge=0, le=1)

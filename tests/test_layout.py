@@ -52,7 +52,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": {
         "errors", "config", "treat_config", "zoo", "diagnosis", "records", "store", "treatment", "trial_records",
     },
-    "demo": {"errors", "config", "files", "records", "data", "diagnosis", "zoo", "training", "report"},
+    "demo": {
+        "errors", "config", "treat_config", "files", "records", "data", "diagnosis", "treatment", "trial_records",
+        "zoo", "training", "report",
+    },
 }  # fmt: skip
 # Imports for the sake of types alone.
 TYPES_ONLY = {("screen", "graph"), ("screen", "trial_records")}

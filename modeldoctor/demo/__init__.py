@@ -1,4 +1,4 @@
-"""A first diagnosis without any data at hand: draw images, train a network that they mislead, diagnose it, report."""
+"""The whole job without any data at hand: draw images, train a network that they mislead, diagnose, treat, report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from modeldoctor.files import written_aside
 from modeldoctor.records import Diagnosis
 from modeldoctor.report import make_report
 from modeldoctor.training import Recipe, classifier_checkpoint, fit_classifier, load_all
+from modeldoctor.treat_config import DataConfig, TrainingConfig, TreatConfig
+from modeldoctor.treatment import treat
+from modeldoctor.trial_records import Metric, Trial
 from modeldoctor.zoo import load_model
 
 __all__ = ["DemoPlan", "DemoResult", "run_demo"]
@@ -27,8 +30,8 @@ Progress = Callable[[str, int, int | None], None]
 
 _MARKER = ".modeldoctor-demo"
 _FILES = (
-    "metadata.csv", "checkpoint.pt", "diagnosis.h5", "diagnosis.h5.partial", "diagnosis.json", "report.html",
-    "report.json", "report.md",
+    "metadata.csv", "checkpoint.pt", "diagnosis.h5", "diagnosis.h5.partial", "diagnosis.json", "config.yaml",
+    "history.csv", "maps.h5", "trial.json", "treated.pt", "report.html", "report.json", "report.md",
 )  # fmt: skip
 _ARCH = "test_resnet"
 _INPUT_EDGE = 96
@@ -41,6 +44,7 @@ class DemoPlan:
 
     images: ImageSetPlan = field(default_factory=ImageSetPlan)
     epochs: int = 10
+    treatment_epochs: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +52,12 @@ class DemoResult:
     """What a demo leaves behind."""
 
     diagnosis: Diagnosis
+    trial: Trial
     output: Path
     """The diagnosis as a file."""
     checkpoint: Path
     folder: Path
-    """Holds both, `data/`, `data-masks/` and `metadata.csv`."""
+    """Holds all of it, and `data/`, `data-masks/` and `metadata.csv`: a run directory."""
     report: Path
     """The page on all of it."""
 
@@ -60,37 +65,52 @@ class DemoResult:
 def run_demo(
     output: Path, *, seed: int = 0, plan: DemoPlan | None = None, progress: Progress | None = None
 ) -> DemoResult:
-    """Draw images whose backgrounds mislead, train a small network on them, and diagnose it.
+    """Draw images whose backgrounds mislead, train a small network on them, diagnose it, treat it, and report.
 
     Args:
         output: the folder to make: new, empty, or of an earlier demo, which is replaced.
-        seed: of images, training and diagnosis.
+        seed: of images, training, diagnosis and treatment.
         plan: how much of each.
         progress: called with (stage, done, total or None).
 
     Raises:
         UsageError: the folder holds something else, or cannot be written to.
-        InterruptedRunError: Ctrl-C during the diagnosis.
+        InterruptedRunError: Ctrl-C during diagnosis or treatment.
     """
     folder, plan = Path(output), plan or DemoPlan()
     _clear(folder)
     draw_image_set(folder, plan.images, seed=seed, progress=progress)
     checkpoint = folder / "checkpoint.pt"
     _train(folder / "data", checkpoint, plan, seed, progress)
+    network = load_model(checkpoint)
     diagnosis = diagnose(
-        load_model(checkpoint),
+        network,
         folder / "data",
-        config=DiagnoseConfig(seed=seed),
+        config=DiagnoseConfig(layers="last:3,features", seed=seed),
         masks=folder / "data-masks",
         output=folder / "diagnosis.h5",
         progress=progress,
     )
+    trial = treat(_treatment(folder, checkpoint, plan, seed), network, diagnosis, progress=progress)
     return DemoResult(
         diagnosis=diagnosis,
+        trial=trial,
         output=folder / "diagnosis.h5",
         checkpoint=checkpoint,
         folder=folder,
         report=make_report(folder).files[0],
+    )
+
+
+def _treatment(folder: Path, checkpoint: Path, plan: DemoPlan, seed: int) -> TreatConfig:
+    return TreatConfig(
+        checkpoint=checkpoint,
+        data=DataConfig(path=str(folder / "data"), masks=folder / "data-masks", groups=folder / "metadata.csv"),
+        diagnosis=folder / "diagnosis.h5",
+        output=folder,
+        training=TrainingConfig(epochs=plan.treatment_epochs),
+        seeds=(seed,),
+        metric=Metric.WORST_GROUP,
     )
 
 
@@ -107,7 +127,7 @@ def _clear(folder: Path) -> None:
                 hint="name another folder: modeldoctor demo FOLDER",
             )
         marker.write_text("Made by `modeldoctor demo`, which replaces what is here when it is run again.\n")
-        for tree in (folder / "data", folder / "data-masks"):
+        for tree in (folder / "data", folder / "data-masks", folder / "arms"):
             if tree.exists():
                 shutil.rmtree(tree)
         for name in _FILES:

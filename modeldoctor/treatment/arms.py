@@ -6,6 +6,7 @@ Shapes: N classes, K channels.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -64,7 +65,8 @@ class Arms:
             after_epoch=self._history.grown,
         ).run()
         self._history.ended(done.history)
-        return done
+        # What is needed for going on is on the disk; only what is judged stays in memory.
+        return replace(done, network={}, optimisation=None)
 
     def _penalty(self, arm: str, seed: int, config: TreatConfig) -> Penalty:
         layers = self._setting.trainable.layers
