@@ -9,7 +9,7 @@ modeldoctor=${MODELDOCTOR:-modeldoctor}
 
 mkdir -p "$out"
 # shellcheck disable=SC2086 # MODELDOCTOR and TREAT may hold several words.
-$modeldoctor diagnose "$checkpoint" --data "$data" --masks "$masks" --layers last -o "$out/diagnosis.h5" --json >"$out/summary.json"
+$modeldoctor diagnose "$checkpoint" --data "$data" --masks "$masks" --layers last,features -o "$out/diagnosis.h5" --json >"$out/summary.json"
 
 cat >"$out/treat.yaml" <<YAML
 checkpoint: '$checkpoint'

@@ -59,7 +59,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         warnings.simplefilter("ignore", ModelDoctorWarning)  # so few images cannot be predicted well
         run_demo(folder, plan=plan)
         network = load_model(folder / "checkpoint.pt")
-        config = DiagnoseConfig(layers="last", min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=1)
+        config = DiagnoseConfig(
+            layers="last,features", min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=1
+        )
         return Case(folder, network, diagnose(network, folder / "data", config=config))
 
 
