@@ -12,7 +12,7 @@ import timm
 import torch
 import torchvision
 from timm.data import resolve_data_config
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, get_model_weights, list_models
 
@@ -133,14 +133,15 @@ def build(plan: Plan, *, meta: bool = False) -> Built:
         ArchitectureError: the library refuses these options.
     """
     try:
-        with torch.random.fork_rng(devices=[]), _SkipFills():
-            if not meta:
-                return LIBRARIES[plan.library].build(plan)
+        with torch.random.fork_rng(devices=[]):
             try:
-                with torch.device("meta"):
+                with torch.device("meta" if meta else "cpu"), _SkipFills():
                     return LIBRARIES[plan.library].build(plan)
-            except (NotImplementedError, RuntimeError):  # some constructors compute with tensors
-                return LIBRARIES[plan.library].build(plan)
+            except (NotImplementedError, RuntimeError):
+                if not meta:
+                    raise
+                with _SkipFills():  # some constructors compute with tensors
+                    return LIBRARIES[plan.library].build(plan)
     except Exception as error:  # each architecture has its own way to refuse an option
         options = ", ".join(
             f"{name} {value}" for name in ("num_classes", "channels", "image_size") if (value := getattr(plan, name))
@@ -268,6 +269,9 @@ def plan_of(arch: str) -> Plan:
     return Plan(library=library, name=name)
 
 
+_FILLS = {"uniform_", "normal_", "erfinv_", "mul_", "add_", "div_", "clamp_", "fill_", "zero_"}
+
+
 class _SkipFills(TorchFunctionMode):
     """Random weights would be overwritten at once; not drawing them makes large networks build in a moment."""
 
@@ -278,4 +282,7 @@ class _SkipFills(TorchFunctionMode):
         # Whole init functions only: without their draws, trunc_normal_ would redraw for ever.
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        # On the meta device there is nothing to fill, and saying so takes longer than filling.
+        if getattr(func, "__name__", None) in _FILLS and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
         return func(*args, **kwargs)
