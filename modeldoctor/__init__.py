@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from modeldoctor.records import Diagnosis
     from modeldoctor.report import make_report
     from modeldoctor.store import read_diagnosis, write_diagnosis
-    from modeldoctor.zoo import Network, load_model
+    from modeldoctor.zoo import Network, identify_file, load_model
 
 __all__ = [
     "DiagnoseConfig",
     "Diagnosis",
     "Network",
     "diagnose",
+    "identify_file",
     "list_layers",
     "load_model",
     "make_report",
@@ -37,6 +38,7 @@ _HOMES = {
     "Diagnosis": "records",
     "Network": "zoo",
     "diagnose": "diagnosis",
+    "identify_file": "zoo",
     "list_layers": "diagnosis",
     "load_model": "zoo",
     "make_report": "report",

@@ -27,9 +27,15 @@ WEIGHT_KEYS = (
     "weights",
 )
 MAX_NESTING = 3
-# What wrappers put before every name: DataParallel and AveragedModel, torch.compile, Lightning modules.
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+# What wrappers put before every name: DataParallel and AveragedModel, torch.compile, FSDP, Lightning and other modules.
+# No network of timm or torchvision has one of these before all its names.
+PREFIXES = (
+    "module.", "_orig_mod.", "model.", "net.", "_forward_module.", "_fsdp_wrapped_module.", "network.", "_model.",
+    "base_model.", "backbone.", "student.",
+)  # fmt: skip
 WRAPPERS = ("module", "_orig_mod")
+# What constructors compute anew and what profilers leave behind: files of other versions have it or not.
+BESIDE = ("attn_mask", "relative_coords_table", "total_ops", "total_params")
 EMA_COUNTER = "n_averaged"
 
 
@@ -108,6 +114,11 @@ def find_weights(
     tensors = sum(isinstance(v, Tensor) for v in value.values())
     if not inner and 2 * tensors > len(value):
         yield key, value
+
+
+def is_weight(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is one that a network cannot do without: no counter, index or table that it computes anew."""
+    return tensor.is_floating_point() and name.rpartition(".")[2] not in BESIDE
 
 
 def _refuse_without_weights(contents: Contents) -> NoReturn:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from modeldoctor.checkpoint import Checkpoint, find_weights, without_prefix
+from modeldoctor.checkpoint import Checkpoint, find_weights, is_weight, without_prefix
 from modeldoctor.checkpoint_file import FOLDER_CONFIG, Container, Contents, read_contents
 from modeldoctor.errors import CheckpointError, ModelDoctorWarning, UsageError
 from modeldoctor.files import written_aside
@@ -51,14 +51,14 @@ def as_stored(
         original: the checkpoint as it was read.
         tensors: the network's state dict, by plain names.
         untreated: names in the file that the network does not have (auxiliary heads, recomputed buffers), kept as
-            they are. BatchNorm's counters may be absent on either side.
+            they are. BatchNorm's counters, indices and recomputed tables may be absent from the file.
 
     Raises:
         CheckpointError: a tensor is missing, unknown to the file, of another shape, or too large for its precision.
     """
     held = original.tensors
     absent = [n for n in held if n not in tensors and n not in untreated and not n.endswith(COUNTER)]
-    unknown = [n for n in tensors if n not in held and not n.endswith(COUNTER)]
+    unknown = [n for n in tensors if n not in held and is_weight(n, tensors[n])]
     misshapen = [n for n in held if n in tensors and tensors[n].shape != held[n].shape]
     stored = {n: tensors[n].detach().to("cpu", held[n].dtype) for n in held if n in tensors and n not in misshapen}
     overflown = [n for n, t in stored.items() if not _finite(t) and _finite(tensors[n])]

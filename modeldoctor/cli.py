@@ -175,6 +175,24 @@ def diagnose(
 
 
 @app.command()
+def identify(
+    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, as for diagnose.")],
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
+    json_only: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")] = False,
+) -> None:
+    """Which architecture do these weights belong to?"""
+    from modeldoctor.screen import render_identification
+    from modeldoctor.zoo import identify_file
+
+    found = identify_file(checkpoint, trust_pickle=trust_pickle)
+    if json_only:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    for part in render_identification(found):
+        _out.print(part, "")
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Argument(help="The folder to make.")] = Path("modeldoctor-demo"),
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,

@@ -56,6 +56,33 @@ def render_trial(trial: Trial) -> Iterator[RenderableType]:
     yield f"the treated checkpoint holds the weights of: {trial.handed_back}"
 
 
+def render_identification(found: dict[str, Any]) -> Iterator[RenderableType]:
+    """What network a file holds, and the candidates."""
+    best = found["candidates"][0]
+    fits = "all fit" if found["fits"] else "not all fit"
+    yield f"[bold]{escape(found['arch'])}[/]: of {found['tensors']} tensors in the file, {fits}"
+    size = found["image_size"]
+    facts = [
+        f"{found['num_classes']} classes" if found["num_classes"] else "no head of its own: the class count is unknown",
+        f"{found['channels']} input channels" if found["channels"] else "",
+        f"built for {size[0]}×{size[1]} px" if size else "",
+        *(f"{name.replace('_', ' ')} {value}" for name, value in found["options"].items()),
+        f"names carry the prefix {found['prefix']!r}" if found["prefix"] else "",
+        f"the file itself says {found['stated']!r}" if found["stated"] else "",
+    ]
+    yield escape(", ".join(fact for fact in facts if fact))
+    yield from (escape(note) for note in found["notes"])
+    table = _table("Candidates", "architecture")
+    table.add_column("parameters", justify="right")
+    table.add_column("what differs", ratio=1, overflow="fold")
+    for one in found["candidates"]:
+        same = "" if one is best or not one["tied"] else f"same tensors as {best['arch']}"
+        table.add_row(escape(one["arch"]), f"{one['found']}/{one['wanted']}", escape(same or _misfits(one)))
+    table.caption = "parameters: with the file's shapes, of those it needs beside the head; sizes left open"
+    table.caption_justify = "left"
+    yield table
+
+
 def render_layers(layers: Sequence[Layer]) -> Table:
     """`--list-layers`."""
     table = _table("Layers in execution order", "layer", "kind")
@@ -123,6 +150,18 @@ def _telling(summary: dict[str, Any]) -> Table:
             f"[bold]{image['verdict']}[/]: {escape(_evidence(image))}",
         )
     return table
+
+
+def _misfits(candidate: dict[str, Any]) -> str:
+    if not candidate["compared"]:
+        return ""
+    groups = (("missing", "missing"), ("unexpected", "too many"), ("misshapen", "of another shape"))
+    said = [
+        f"{one['count']} {what} ({', '.join(one['first'])}{', ...' * (one['count'] > len(one['first']))})"
+        for name, what in groups
+        if (one := candidate[name])["count"]
+    ]
+    return "; ".join(said) or "nothing"
 
 
 def _table(title: str, *texts: str) -> Table:

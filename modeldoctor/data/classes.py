@@ -154,7 +154,8 @@ def _by_order(folders: tuple[str, ...], num_classes: int, model_names: tuple[str
         f"no class folder has a name that the checkpoint knows ({_some(folders)} against {_some(model_names or ())});"
         " they were taken in text order": bool(model_names),
         "the class folders hold numbers, and text order puts 10 before 2; a network that was trained in number order"
-        " has another class order": not model_names and list(folders) != sorted(folders, key=_natural),
+        " has another class order": not model_names
+        and list(folders) == sorted(folders) != sorted(folders, key=_natural),
     }
     names = model_names or _fill(folders, mapping, num_classes)
     return ClassMatch(mapping, names, (), tuple(text for text, holds in warnings.items() if holds))

@@ -46,6 +46,7 @@ class Captured:
         names: what the network calls it.
         image: the placeholder of the images.
         logits: the node of the output (B,N).
+        auxiliary: further outputs (B,N), of auxiliary heads.
         batch: the symbol that stands for B in the shapes of `node.meta["val"]`.
         places: where layers are, in execution order.
         depths: for every node the most weighted operations on a path from the images to it.
@@ -56,6 +57,7 @@ class Captured:
     names: dict[fx.Node, str]
     image: fx.Node
     logits: fx.Node
+    auxiliary: tuple[fx.Node, ...]
     batch: Any
     places: list[Place]
     depths: dict[fx.Node, int]
@@ -89,7 +91,7 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
         # A noisy map may have other strides than the traced one; reshape is view where view is possible.
         if node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
-    logits = _logits(graph)
+    logits, *auxiliary = _logits(graph)
     symbol = batch.node.expr
     places = _places(graph, image, logits, network)
     return Captured(
@@ -98,6 +100,7 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
         names=names,
         image=image,
         logits=logits,
+        auxiliary=tuple(auxiliary),
         batch=symbol,
         places=places,
         depths=_depths(graph),
@@ -171,11 +174,12 @@ def _image(exported: torch.export.ExportedProgram) -> fx.Node:
     return image
 
 
-def _logits(graph: fx.Graph) -> fx.Node:
-    """The first output of two dimensions: networks with auxiliary outputs put the main one first."""
-    for node in graph.output_node().all_input_nodes:
-        if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].ndim == 2:
-            return node
+def _logits(graph: fx.Graph) -> list[fx.Node]:
+    """Every output of two dimensions: networks with auxiliary outputs put the main one first."""
+    outputs = graph.output_node().all_input_nodes
+    found = [node for node in outputs if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].ndim == 2]
+    if found:
+        return found
     raise GraphError("the network's output is not one row of logits an image", expected="a tensor (B,N)")
 
 

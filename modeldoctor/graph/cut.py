@@ -94,7 +94,7 @@ class CutNetwork:
         Args:
             images: (B,C,H,W).
             layers: where to stop.
-            values: filled as the pass goes; at its end it holds the logits.
+            values: filled as the pass goes; at its end it holds the logits and those of auxiliary heads.
             state: parameters and buffers, for the pass and for the suffixes.
             execute: how one operation is done.
         """
@@ -153,7 +153,8 @@ class CutNetwork:
         for stop, suffixes in stops.items():
             for node in (kept for suffix in suffixes for kept in (suffix.place.node, *suffix.alive)):
                 last[node] = max(last[node], stop, key=self._order.__getitem__)
-        last.pop(self.captured.logits)
+        for kept in (self.captured.logits, *self.captured.auxiliary):
+            last.pop(kept)
         spent: dict[fx.Node, list[fx.Node]] = {}
         for node, stop in last.items():
             if node.op == "call_function":

@@ -89,6 +89,10 @@ MODULE_LAYERS: tuple[ModuleLayer, ...] = (
     ModuleLayer("token-block", "tokens", ("timm.models.eva.*Block", "timm.models.beit.*Block")),
     ModuleLayer("token-block", "tokens", ("timm.models.mlp_mixer.*Block", "timm.models.cait.LayerScaleBlock")),
     ModuleLayer("token-block", "tokens", ("timm.models.xcit.XCABlock",)),
+    # Attention and linear layers that hand on maps: MaxViT, CoAtNet, ConvNeXt, whose last convolution is well before.
+    ModuleLayer("attention-block", "maps", ("*.maxxvit.*MaxxVitBlock", "*.maxxvit.TransformerBlock2d")),
+    ModuleLayer("attention-block", "maps", ("torchvision.models.maxvit.MaxVitLayer",)),
+    ModuleLayer("convnext-block", "maps", ("*.convnext.ConvNeXtBlock", "*.convnext.CNBlock")),
     # Concatenating blocks: their last convolution alone would be one narrow branch.
     ModuleLayer("concat-block", "maps", ("*.densenet.*DenseBlock", "*.squeezenet.Fire", "*.googlenet.Inception")),
     ModuleLayer("concat-block", "maps", ("*.inception.Inception[A-E]", "*.inception_v[34].Inception[A-E]")),

@@ -8,6 +8,7 @@ Shapes: B images, C input channels, K channels of a layer, H x W positions, N cl
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from modeldoctor.graph.capture import capture
+from modeldoctor.errors import GraphError, ModelDoctorWarning
+from modeldoctor.graph.auxiliary import auxiliary_outputs, auxiliary_weight
+from modeldoctor.graph.capture import Captured, capture
 from modeldoctor.graph.cut import Cut, CutNetwork
 from modeldoctor.graph.layers import Layer
 
@@ -53,13 +56,15 @@ class TrainableNetwork:
     def __init__(self, network: nn.Module, example: Tensor):
         training = [module for module in network.modules() if module.training]
         try:
-            self._cut = CutNetwork(capture(network.eval(), example))
+            self._cut = CutNetwork(_with_heads(network.eval(), example))
         finally:
             for module in training:
                 module.training = True
         captured, live = self._cut.captured, dict([*network.named_parameters(), *network.named_buffers()])
         self._state = {node: live.get(captured.names[node], tensor) for node, tensor in captured.state.items()}
         self.layers = self._cut.layers
+        self._weight = auxiliary_weight(network) if captured.auxiliary else 0.0
+        self._auxiliary: list[Tensor] = []
 
     def eval_cuts(self, images: Tensor, layers: Sequence[Layer]) -> Iterator[Cut]:
         """One pass in eval mode that stops at each of the layers; not differentiable in the weights."""
@@ -77,4 +82,35 @@ class TrainableNetwork:
         """
         values: dict[fx.Node, Any] = {}
         cuts = list(self._cut.walk(images, layers, values, self._state, _in_training))
+        self._auxiliary = [values[node] for node in self._cut.captured.auxiliary]
         return values[self._cut.captured.logits], cuts
+
+    def loss(self, logits: Tensor, criterion: Callable[[Tensor], Tensor]) -> Tensor:
+        """The loss of the last training pass, that of its auxiliary heads (GoogLeNet, Inception-v3) included.
+
+        Args:
+            logits: (B,N) of that pass.
+            criterion: logits (B,N) to a scalar.
+        """
+        loss = criterion(logits)
+        if self._weight:
+            loss = loss + self._weight * torch.stack([criterion(one) for one in self._auxiliary]).sum()
+        return loss
+
+
+def _with_heads(network: nn.Module, example: Tensor) -> Captured:
+    """Captured with its auxiliary heads; without them where they do not work at this image size."""
+    if not auxiliary_weight(network):
+        return capture(network, example)
+    try:
+        with auxiliary_outputs(network):
+            return capture(network, example)
+    except GraphError as error:
+        captured = capture(network, example)
+        size = "x".join(map(str, example.shape[-2:]))
+        warnings.warn(
+            f"the auxiliary heads do not work at {size} px and are not trained ({error.found})",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
+        return captured

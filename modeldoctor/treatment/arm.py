@@ -170,7 +170,8 @@ class Arm:
         penalty = self.penalty
         with optimisation.forward_type():
             logits, cuts = self.setting.trainable.training_pass(batch.images, penalty.layers if penalty else ())
-        loss = batch.loss(logits.float(), self.config.training.label_smoothing or 0.0)
+        smoothing = self.config.training.label_smoothing or 0.0
+        loss = self.setting.trainable.loss(logits, lambda one: batch.loss(one.float(), smoothing))
         terms = penalty.terms(logits, cuts, batch, noise_seed(self.seed, number)) if penalty else {}
         total = loss + penalty.total(terms).to(loss) if penalty else loss
         if not math.isfinite(float(total.detach())):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,14 @@ from torch import nn
 
 from modeldoctor.checkpoint import Checkpoint, read_checkpoint
 from modeldoctor.config import Preprocessing
-from modeldoctor.errors import ArchitectureError, CheckpointError
-from modeldoctor.zoo.fit import (
-    Fit,
-    compare,
-    fill,
-    has_auxiliary,
-    read_channels,
-    read_classes,
-    read_image_size,
-    warn_not_finite,
-)
-from modeldoctor.zoo.libraries import IMAGENET, Built, Plan, build, find_plans
+from modeldoctor.errors import CheckpointError
+from modeldoctor.zoo.fit import Fit, Wanted, fill, fitted, warn_not_finite
+from modeldoctor.zoo.identify import identify, identify_file
+from modeldoctor.zoo.libraries import IMAGENET, Built, Plan, find_plans
+from modeldoctor.zoo.options import read_classes
 from modeldoctor.zoo.preprocessing import resolve_preprocessing
 
-__all__ = ["Network", "load_model"]
+__all__ = ["Network", "identify_file", "load_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +39,6 @@ class Network:
     """What was assumed where neither the user nor the file said it, as sentences."""
     trust_pickle: bool = False
     """Whether the user let the file's pickle execute code; reading it again needs the same."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    """The user's options; None leaves it to the file."""
-
-    num_classes: int | None
-    channels: int | None
-    size: tuple[int, int] | None
 
 
 def load_model(
@@ -94,7 +78,7 @@ def load_model(
     """
     checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    wanted = _Wanted(num_classes=num_classes, channels=channels, size=size)
+    wanted = Wanted(num_classes=num_classes, channels=channels, size=size)
     built, notes = _whole(checkpoint) if checkpoint.module is not None else _rebuilt(checkpoint, arch, wanted)
     classes = _logits(built, checkpoint, num_classes)
     preprocessing, assumed = resolve_preprocessing(
@@ -119,44 +103,27 @@ def load_model(
     )
 
 
-def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: _Wanted) -> tuple[Built, tuple[str, ...]]:
+def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[Built, tuple[str, ...]]:
     name = arch or checkpoint.metadata.arch
     if name is None:
-        raise ArchitectureError(
-            "the checkpoint does not name its architecture",
-            where=str(checkpoint.path),
-            expected="a name that timm or torchvision knows",
-            hint="pass --arch, such as --arch timm/resnet50 or --arch torchvision/resnet50",
-        )
-    plans = find_plans(name, where="--arch" if arch else f"the metadata of {checkpoint.path}")
-    fits = sorted((_fitted(plan, checkpoint, wanted) for plan in plans), key=lambda fit: fit.problems)
+        found = identify(checkpoint, wanted)
+        plans, said = [found.best.plan], [found.reason]
+    else:
+        plans, said = find_plans(name, where="--arch" if arch else f"the metadata of {checkpoint.path}"), []
+    fits = sorted(
+        (fitted(plan, checkpoint.tensors, checkpoint.metadata, wanted) for plan in plans), key=lambda fit: fit.problems
+    )
     best = fits[0]
     fill(best, checkpoint)
-    return best.built, (*_choice(fits), *best.built.notes)
+    return best.built, (*said, *_choice(fits), *best.built.notes)
 
 
 def _choice(fits: list[Fit]) -> tuple[str, ...]:
     if len(fits) == 1:
         return ()
-    best, other = (fit.built.plan.arch for fit in fits)
+    best, other = (fit.built.plan.arch for fit in fits[:2])
     why = f"the weights fit {other} as well" if not fits[1].problems else f"the weights do not fit {other}"
     return (f"taken as {best}: {why}",)
-
-
-def _fitted(plan: Plan, checkpoint: Checkpoint, wanted: _Wanted) -> Fit:
-    """Build by the options, with what they leave open read from the tensors' shapes, and compare."""
-    meta, tensors = checkpoint.metadata, checkpoint.tensors
-    size = wanted.size or (meta.input_size[-2:] if meta.input_size else None)
-    plan = replace(plan, image_size=size, auxiliary=True, model_args=meta.model_args)
-    draft = build(plan)
-    plan = replace(
-        plan,
-        num_classes=wanted.num_classes or read_classes(draft, tensors) or meta.num_classes,
-        channels=wanted.channels or read_channels(draft, tensors, 3) or meta.in_chans,
-        image_size=wanted.size or read_image_size(draft, tensors) or size,
-        auxiliary=has_auxiliary(draft, tensors),
-    )
-    return compare(build(plan), tensors)
 
 
 def _whole(checkpoint: Checkpoint) -> tuple[Built, tuple[str, ...]]:

@@ -1,23 +1,38 @@
-"""Do the file's tensors fit a network? Which options do their shapes imply, and if they don't fit, why?"""
+"""Do the file's tensors fit a network, and if they don't, why?"""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from math import isqrt
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from modeldoctor.checkpoint import Checkpoint
-from modeldoctor.errors import CheckpointError, ModelDoctorWarning
-from modeldoctor.zoo.libraries import AUXILIARY, Built
+from modeldoctor.checkpoint import Checkpoint, CheckpointMetadata, is_weight
+from modeldoctor.errors import ArchitectureError, CheckpointError, ModelDoctorWarning
+from modeldoctor.zoo.libraries import AUXILIARY, Built, Plan, build
+from modeldoctor.zoo.options import (
+    POSITIONS,
+    guess_image_sizes,
+    has_auxiliary,
+    read_channels,
+    read_classes,
+    read_structure,
+)
 
 SHOWN = 4
-POSITIONS = ("pos_embed", "pos_embedding")
 DENSE_PREDICTION = re.compile(r"(rpn|roi_heads|backbone\.body|decode_head|aux_classifier|anchor|bbox|mask_head)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The user's options; None leaves it to the file."""
+
+    num_classes: int | None = None
+    channels: int | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +55,53 @@ class Fit:
         return len(self.missing) + len(self.unexpected) + len(self.misshapen)
 
 
+def fitted(
+    plan: Plan, tensors: Mapping[str, Tensor], metadata: CheckpointMetadata, wanted: Wanted, *, meta: bool = False
+) -> Fit:
+    """Build by the options, with what they leave open read from the tensors' shapes, and compare.
+
+    Args:
+        plan: which architecture.
+        tensors: of the file.
+        metadata: of the file; it speaks where the tensors do not.
+        wanted: goes before both.
+        meta: build shapes alone.
+
+    Raises:
+        ArchitectureError: the library refuses these options.
+    """
+    size = wanted.size or (metadata.input_size[-2:] if metadata.input_size else None)
+    plan = replace(plan, image_size=size, auxiliary=True, model_args={**plan.model_args, **metadata.model_args})
+    draft = build(plan, meta=True)
+    structure = read_structure(draft, tensors)
+    if structure:
+        plan = replace(plan, model_args={**plan.model_args, **structure})
+        draft = build(plan, meta=True)
+    plan = replace(
+        plan,
+        num_classes=wanted.num_classes or read_classes(draft, tensors) or metadata.num_classes,
+        channels=wanted.channels or read_channels(draft, tensors, 3) or metadata.in_chans,
+        image_size=wanted.size or _fitting_size(plan, draft, tensors) or size,
+        auxiliary=has_auxiliary(draft, tensors),
+    )
+    return compare(build(plan, meta=meta), tensors)
+
+
+def _fitting_size(plan: Plan, draft: Built, tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """The image size at which the fewest tensors are of another shape; None if no guess is better than the draft's."""
+    best, least = None, len(compare(draft, tensors).misshapen)
+    for size in guess_image_sizes(draft, tensors):
+        try:
+            left = len(compare(build(replace(plan, image_size=size), meta=True), tensors).misshapen)
+        except ArchitectureError:
+            continue
+        if left < least:
+            best, least = size, left
+    return best
+
+
 def compare(built: Built, tensors: Mapping[str, Tensor]) -> Fit:
-    """Compare names, shapes and kinds. BatchNorm's counters, auxiliary heads and recomputed buffers may differ."""
+    """Compare names, shapes and kinds. Auxiliary heads and buffers that are computed anew may differ."""
     expected = built.module.state_dict()
     recomputed = {name for name, _ in built.module.named_buffers()} - expected.keys()
     common = [name for name in expected if name in tensors]
@@ -49,9 +109,14 @@ def compare(built: Built, tensors: Mapping[str, Tensor]) -> Fit:
         built=built,
         tensors=tensors,
         expected=expected,
-        missing=tuple(name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")),
+        missing=tuple(name for name in expected if name not in tensors and is_weight(name, expected[name])),
         unexpected=tuple(
-            name for name in tensors if name not in expected and name not in recomputed and not AUXILIARY.match(name)
+            name
+            for name in tensors
+            if name not in expected
+            and name not in recomputed
+            and not AUXILIARY.match(name)
+            and is_weight(name, tensors[name])
         ),
         misshapen=tuple(name for name in common if not _alike(tensors[name], expected[name])),
     )
@@ -67,7 +132,9 @@ def fill(fit: Fit, checkpoint: Checkpoint) -> None:
         raise _misfit(fit, checkpoint)
     # The network's own state keeps each module's format version, which some refuse to load without.
     state = fit.built.module.state_dict()
-    state.update({name: tensor for name, tensor in fit.tensors.items() if name in state})
+    # An index that was cast to half precision may be rounded: the network's own is kept.
+    kept = [name for name, tensor in state.items() if not tensor.is_floating_point()]
+    state.update({n: t for n, t in fit.tensors.items() if n in state and not (n in kept and t.is_floating_point())})
     fit.built.module.load_state_dict(state)
     warn_not_finite(fit.built.module.state_dict(), checkpoint)
 
@@ -84,46 +151,9 @@ def warn_not_finite(tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> No
         )
 
 
-def read_classes(built: Built, tensors: Mapping[str, Tensor]) -> int | None:
-    """The number of logits that the file's head gives; None if the file has no such head."""
-    head = tensors.get(f"{built.head}.weight")
-    return head.shape[0] if head is not None and head.ndim in (2, 4) else None
-
-
-def read_channels(built: Built, tensors: Mapping[str, Tensor], channels: int) -> int | None:
-    """Input channels of the file's first layer, where `built` reads `channels`; layers may fold pixels into them."""
-    name = f"{built.stem}.weight"
-    stem, reference = tensors.get(name), built.module.state_dict().get(name)
-    if stem is None or reference is None or stem.ndim < 2 or reference.ndim < 2:
-        return None
-    read, rest = divmod(stem.shape[1] * channels, reference.shape[1])
-    return read if read and not rest else None
-
-
-def read_image_size(built: Built, tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """The (square) image size for which the file has position embeddings; None where it has none of the usual form."""
-    state, size = built.module.state_dict(), built.fixed_size
-    name = next((n for n in state if n.endswith(POSITIONS)), None)
-    stem = state.get(f"{built.stem}.weight")
-    if name is None or stem is None or size is None or stem.ndim != 4:
-        return None
-    found, reference, (rows, columns) = tensors.get(name), state[name], stem.shape[2:]
-    if found is None or found.ndim != 3 or reference.ndim != 3:
-        return None
-    extra = reference.shape[1] - (size[0] // rows) * (size[1] // columns)
-    edge = isqrt(max(found.shape[1] - extra, 0))
-    return (edge * rows, edge * columns) if extra >= 0 and edge and edge**2 == found.shape[1] - extra else None
-
-
-def has_auxiliary(built_with: Built, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the file has every weight of the auxiliary heads that the library would build."""
-    state = built_with.module.state_dict()
-    names = [n for n in state if AUXILIARY.match(n) and not n.endswith("num_batches_tracked")]
-    return bool(names) and all(n in tensors for n in names)
-
-
 def _alike(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and found.is_floating_point() == expected.is_floating_point()
+    # Counters and indices may have been cast along with the weights; weights that are integers are packed.
+    return found.shape == expected.shape and found.is_floating_point() >= expected.is_floating_point()
 
 
 def _misfit(fit: Fit, checkpoint: Checkpoint) -> CheckpointError:

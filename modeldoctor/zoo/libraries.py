@@ -1,4 +1,4 @@
-"""The libraries whose networks we know: which names they have, how one is built, where its head and first layer are."""
+"""The libraries whose networks we know, our own among them: names, how one is built, where head and first layer are."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import timm
 import torch
 import torchvision
 from timm.data import resolve_data_config
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, get_model_weights, list_models
 
 from modeldoctor.errors import ArchitectureError
+from modeldoctor.zoo.networks import OWN, SMALL, adapt
 
 # Constructor arguments of a timm export that change what the network computes; no other reaches timm from a file.
 TIMM_ARGS = (
@@ -39,6 +40,7 @@ TRANSFORM_INPUT = (
     "was fine-tuned from those, pass --mean 0.5 --std 0.5"
 )
 AUXILIARY = re.compile(r"(aux\d*|AuxLogits|aux_head|aux_classifier)\.")
+SMALL_SIZE = (32, 32)
 IMAGENET = {
     "input_size": (3, 224, 224),
     "mean": (0.485, 0.456, 0.406),
@@ -120,15 +122,26 @@ def find_plans(arch: str, *, where: str) -> list[Plan]:
     return plans
 
 
-def build(plan: Plan) -> Built:
+def build(plan: Plan, *, meta: bool = False) -> Built:
     """Build the network with its weights left unset and the global random state untouched.
+
+    Args:
+        plan: what to build.
+        meta: shapes alone are wanted; on the meta device, where the library can do that, else on the CPU.
 
     Raises:
         ArchitectureError: the library refuses these options.
     """
     try:
-        with torch.random.fork_rng(devices=[]), _SkipFills():
-            return LIBRARIES[plan.library].build(plan)
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta" if meta else "cpu"), _SkipFills():
+                    return LIBRARIES[plan.library].build(plan)
+            except (NotImplementedError, RuntimeError):
+                if not meta:
+                    raise
+                with _SkipFills():  # some constructors compute with tensors
+                    return LIBRARIES[plan.library].build(plan)
     except Exception as error:  # each architecture has its own way to refuse an option
         options = ", ".join(
             f"{name} {value}" for name in ("num_classes", "channels", "image_size") if (value := getattr(plan, name))
@@ -220,10 +233,43 @@ def _torchvision_names() -> list[str]:
     return list_models(module=torchvision.models)  # type: ignore[no-any-return]
 
 
+_OWN_NAMES = (*OWN, *SMALL)
+
+
+def _build_own(plan: Plan) -> Built:
+    small = SMALL.get(plan.name)
+    if small:
+        base = plan_of(small.base)
+        built = LIBRARIES[base.library].build(replace(plan, library=base.library, name=base.name))
+        adapt(built.module, small)
+    else:
+        module = OWN[plan.name](plan.num_classes or TORCHVISION_CLASSES, plan.channels or 3)
+        layers = [(name, one) for name, one in module.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+        built = Built(
+            plan=plan, module=module, head=layers[-1][0], stem=layers[0][0], fixed_size=None, defaults=IMAGENET
+        )
+    return replace(built, plan=plan, defaults={**built.defaults, "input_size": (3, *SMALL_SIZE), "crop_pct": 1.0})
+
+
 LIBRARIES = {
     "timm": _Library(timm.is_model, timm.list_models, _build_timm),
     "torchvision": _Library(lambda name: name in _torchvision_names(), _torchvision_names, _build_torchvision),
+    "modeldoctor": _Library(lambda name: name in _OWN_NAMES, lambda: _OWN_NAMES, _build_own),
 }
+
+
+def architectures() -> list[str]:
+    """Every name that can be built, library first: "timm/resnet50"."""
+    return [f"{library}/{name}" for library, one in LIBRARIES.items() for name in sorted(one.names())]
+
+
+def plan_of(arch: str) -> Plan:
+    """The plan of a full name, such as "timm/resnet50", with the library's defaults."""
+    library, _, name = arch.partition("/")
+    return Plan(library=library, name=name)
+
+
+_FILLS = {"uniform_", "normal_", "erfinv_", "mul_", "add_", "div_", "clamp_", "fill_", "zero_"}
 
 
 class _SkipFills(TorchFunctionMode):
@@ -236,4 +282,7 @@ class _SkipFills(TorchFunctionMode):
         # Whole init functions only: without their draws, trunc_normal_ would redraw for ever.
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        # On the meta device there is nothing to fill, and saying so takes longer than filling.
+        if getattr(func, "__name__", None) in _FILLS and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
         return func(*args, **kwargs)

@@ -94,6 +94,11 @@ def test_numbers_in_text_order_that_say_nothing():
     assert "text order" in match_classes(("100", "20"), None, 2).warnings[0]
 
 
+def test_an_order_of_the_data_s_own_is_no_text_order():
+    """Fashion-MNIST's classes have their own order, in which text order and number order play no part."""
+    assert match_classes(("Trouser", "Pullover", "Dress"), None, 3).warnings == ()
+
+
 def test_wordnet_folders_of_an_imagenet_network():
     imagenet = ImageNetInfo("imagenet-1k")
     folders = ("n02102040", "n03028079", "n01440764")

@@ -1,0 +1,22 @@
+"""Networks of the paper that neither timm nor torchvision has: two of their own, and stems for small images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from modeldoctor.zoo.networks.simplenet import SimpleNetV1
+from modeldoctor.zoo.networks.small import SMALL, SmallVariant, adapt
+from modeldoctor.zoo.networks.vgg import AlexNetSmall, VGG16Small
+from modeldoctor.zoo.networks.wide_resnet import WideResNet28x10
+
+__all__ = ["OWN", "SMALL", "SmallVariant", "adapt"]
+
+OWN: Mapping[str, Callable[[int, int], nn.Module]] = {
+    "simplenet_v1": SimpleNetV1,
+    "wide_resnet28_10": WideResNet28x10,
+    "alexnet_small": AlexNetSmall,
+    "vgg16_small": VGG16Small,
+}
+"""Constructors by name, of (classes, input channels)."""

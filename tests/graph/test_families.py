@@ -1,0 +1,108 @@
+"""Networks of tokens and of attention over maps: which layers they have, what a map is, and that the suffix is theirs.
+
+The oracle is the network itself: a forward hook reads the block's own output, which is put in order by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import timm
+import torch
+from networks import randomised
+from torch import Tensor, nn
+
+from modeldoctor.constraints import Attribution, attribute, channel_constraint, runner_up, space_constraint
+from modeldoctor.graph import select_layers
+from modeldoctor.graph.trainable import TrainableNetwork
+
+Make = Callable[[], nn.Module]
+
+
+def model(name: str, size: int, **options: Any) -> Make:
+    return partial(timm.create_model, name, num_classes=4, img_size=size, **options)
+
+
+# Network, pixels, the deepest layer, and the shape (B,K,H,W) of its maps.
+FAMILIES: dict[str, tuple[Make, int, str, tuple[int, ...]]] = {
+    "ViT": (model("vit_tiny_patch16_224", 64, depth=3), 64, "blocks.1", (2, 192, 4, 4)),
+    "DeiT": (model("deit_tiny_distilled_patch16_224", 64, depth=3), 64, "blocks.1", (2, 192, 4, 4)),
+    "Swin": (
+        model("swin_tiny_patch4_window7_224", 64, depths=(1, 1, 1, 1), embed_dim=24), 64, "layers.3.blocks.0",
+        (2, 192, 2, 2),
+    ),
+    "MaxViT": (
+        model("maxvit_pico_rw_256", 64, depths=(1, 1, 1, 1)), 64, "stages.3.blocks.0", (2, 256, 2, 2)
+    ),
+    "CoAtNet": (
+        model("coatnet_pico_rw_224", 64, depths=(1, 1, 1, 1)), 64, "stages.3.blocks.0", (2, 512, 2, 2)
+    ),
+    "ConvNeXt": (
+        partial(timm.create_model, "convnext_atto", num_classes=4, depths=(1, 1, 1, 1)), 64, "stages.3.blocks.0",
+        (2, 320, 2, 2),
+    ),
+    "MLP-Mixer": (model("mixer_s32_224", 64), 64, "blocks.7", (2, 512, 2, 2)),
+    "EfficientViT": (
+        partial(timm.create_model, "efficientvit_b0", num_classes=4, depths=(1, 1, 1, 1, 1)), 64,
+        "head.in_conv.conv", (2, 1024, 2, 2),
+    ),
+    "MobileViT": (partial(timm.create_model, "mobilevit_xxs", num_classes=4), 64, "final_conv.conv", (2, 320, 2, 2)),
+}  # fmt: skip
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, str, tuple[int, ...]]:
+    make, size, last, shape = FAMILIES[request.param]
+    network = randomised(make())
+    return network, torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)), last, shape
+
+
+def test_layers_are_maps_and_both_constraints_differentiate_twice(
+    family: tuple[nn.Module, Tensor, str, tuple[int, ...]],
+) -> None:
+    network, images, last, shape = family
+    raw: list[Tensor] = []
+    handle = network.get_submodule(last).register_forward_hook(lambda module, args, output: raw.append(output))
+    trainable = TrainableNetwork(network, images)
+    raw.clear()
+    with torch.no_grad():
+        logits = network(images)
+    handle.remove()
+    (layer,) = select_layers(trainable.layers, "last")
+    assert layer.name == last
+    assert (layer.channels, layer.height, layer.width) == shape[1:]
+    (cut,) = trainable._cut.cuts(images, [layer])
+    torch.testing.assert_close(cut.maps, as_maps(raw[0], layer.channels, layer.height))
+    torch.testing.assert_close(cut.head(cut.maps), logits, rtol=1e-3, atol=1e-4)
+    check_constraints(network, trainable, images)
+
+
+def as_maps(output: Tensor, kernels: int, height: int) -> Tensor:
+    """By hand: drop what stands before the grid of tokens, and put the kernels first."""
+    if output.ndim == 4:
+        return output if output.shape[1] == kernels else output.movedim(-1, 1)
+    tokens = output[:, output.shape[1] - height * height :]
+    return torch.stack([tokens[:, row * height : (row + 1) * height].mT for row in range(height)], 2)
+
+
+def check_constraints(network: nn.Module, trainable: TrainableNetwork, images: Tensor) -> None:
+    labels = torch.tensor([0, 1])
+    logits, (cut,) = trainable.training_pass(images, select_layers(trainable.layers, "last"))
+    own, second = attribute(
+        cut, torch.stack([labels, runner_up(logits, labels)]), None, Attribution.GRADIENT_X_ACTIVATION
+    )
+    correlated = torch.zeros(2, cut.maps.shape[1], dtype=torch.bool)
+    background = torch.ones(2, *cut.maps.shape[-2:])
+    background[:, 0, 0] = 0
+    for penalty in (
+        channel_constraint(own, second, correlated),
+        space_constraint(own, background, Attribution.GRADIENT_X_ACTIVATION),
+    ):
+        assert penalty.shape == (2,)
+        gradients = torch.autograd.grad(penalty.sum(), list(network.parameters()), allow_unused=True, retain_graph=True)
+        moved = [one for one in gradients if one is not None]
+        assert all(one.isfinite().all() for one in moved)
+        assert sum(float(one.abs().sum()) for one in moved) > 0
