@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import sys
 import warnings
@@ -23,12 +24,14 @@ from modeldoctor.errors import ExitCode, GateError, ModelDoctorError, ModelDocto
 from modeldoctor.treat_config import commented_yaml, load_treat_config
 
 if TYPE_CHECKING:
+    from modeldoctor.distributed import Team
     from modeldoctor.records import Diagnosis
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 _out = Console()
 _err = Console(stderr=True)
 _DEFAULTS = DiagnoseConfig()
+_team: Team | None = None
 
 
 def main() -> NoReturn:
@@ -40,11 +43,28 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # names that the terminal cannot show
     try:
-        app()
+        with _job():
+            app()
     except ModelDoctorError as error:
-        _err.print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
+        if not error.said:
+            Console(stderr=True).print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
     sys.exit(ExitCode.DONE)
+
+
+@contextmanager
+def _job() -> Iterator[None]:
+    """Join the processes that torchrun started, if it did; all but the first are silent."""
+    global _team
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield
+        return
+    from modeldoctor.distributed import job
+
+    with job() as _team:
+        if not _team.first:
+            _out.quiet = _err.quiet = True
+        yield
 
 
 @app.callback(invoke_without_command=True)
@@ -58,6 +78,13 @@ def _commands(
 
         _out.print(version_of("modeldoctor"), highlight=False)
         raise typer.Exit
+    if _team is not None and context.invoked_subcommand not in ("diagnose", "treat"):
+        raise UsageError(
+            f"{_team.size} processes for {context.invoked_subcommand or 'nothing'}",
+            where="torchrun",
+            expected="diagnose or treat, which share their images among processes",
+            hint="run this command without torchrun",
+        )
     if context.invoked_subcommand is None:
         _out.print(context.get_help())
 
@@ -129,6 +156,10 @@ def diagnose(
     batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
     workers: Annotated[int, typer.Option(help="Processes that read images; changes no figure.")] = _DEFAULTS.workers,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
+    memory: Annotated[
+        str | None, typer.Option(help="What a process may take, such as 4GiB; else a share of what is free.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = _DEFAULTS.precision,
     hooks: Annotated[
         bool, typer.Option("--hooks", help="Run the whole network for every draw, for comparison.")
     ] = False,
@@ -145,7 +176,7 @@ def diagnose(
         noise_draws=noise_draws, delta=delta, delta_unit=delta_unit, samples_per_class=samples_per_class,
         min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, shown=shown,
         fgsm_epsilon=fgsm_epsilon, split=split, examine=examine, seed=seed, batch_size=batch_size, workers=workers,
-        device=device, hooks=hooks,
+        device=device, hooks=hooks, memory=memory, precision=precision,
     )  # fmt: skip
     if data is None and not list_layers:
         raise UsageError("no data given", where="--data", expected="an image folder, a CSV or a data set's name")
@@ -169,9 +200,10 @@ def diagnose(
     with _progress() as progress:
         diagnosis = diagnosing.diagnose(
             network, str(data), config=config, root=root, download=download, masks=masks, output=output,
-            resume=resume, progress=progress,
+            resume=resume, progress=progress, team=_team,
         )  # fmt: skip
-    _show(diagnosis, output, json_only)
+    if _team is None or _team.first:
+        _show(diagnosis, output, json_only)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network, select_layers
+from modeldoctor.memory import Rows
 
 
 def build(arch: str) -> nn.Module:
@@ -36,7 +37,7 @@ def measure(network: LayeredNetwork, layers: tuple[Layer, ...], images: Tensor, 
     classes = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     keys = range(len(images))
     return [
-        correlate_samples(cut, classes, keys, noise=Noise(seed=0, delta=0.01), draws=draws, rows=rows).correlation
+        correlate_samples(cut, classes, keys, noise=Noise(seed=0, delta=0.01), draws=draws, rows=Rows(rows)).correlation
         for cut in network.cuts(images, layers)
     ]
 
