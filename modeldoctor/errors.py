@@ -87,6 +87,8 @@ class GateError(ModelDoctorError):
 class MemoryLimitError(ModelDoctorError):
     """Not even the smallest part of the work fits the memory."""
 
+    exit_code = ExitCode.USAGE
+
 
 class JobError(ModelDoctorError):
     """Another process of the job ended before its time."""

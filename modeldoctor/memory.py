@@ -40,6 +40,7 @@ class Rows:
 
     number: int
     place: str = "this layer"
+    _said: bool = False
 
     def each(self, items: Sequence[Item], batch: int, call: Callable[[Sequence[Item]], Result]) -> Iterator[Result]:
         """What a call gives for part after part of some items, each of which is one copy of a batch.
@@ -74,9 +75,12 @@ class Rows:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if self._said:
+            return
+        self._said = True
         warnings.warn(
-            f"out of memory at {self.place} with {copies * batch} rows at once; going on with {self.number}, which "
-            f"changes no figure. A smaller --memory avoids this",
+            f"out of memory at {self.place} with {copies * batch} rows at once; going on with {self.number} "
+            f"or fewer, which changes no figure. A smaller --memory avoids this",
             ModelDoctorWarning,
             stacklevel=4,
         )
