@@ -258,7 +258,7 @@ def treat(
     from modeldoctor.screen import render_trial
 
     with _progress() as progress:
-        trial = load_and_treat(settings, trust_pickle=trust_pickle, resume=resume, progress=progress)
+        trial = load_and_treat(settings, trust_pickle=trust_pickle, resume=resume, progress=progress, team=_team)
     for part in render_trial(trial):
         _out.print(part, "")
     _out.print(f"written: {escape(str(settings.output))}", highlight=False, soft_wrap=True)

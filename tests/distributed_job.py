@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import torch
 from networks import Pooled, randomised
-from torch.nn import functional as F
 
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.diagnosis import diagnose
@@ -49,11 +48,11 @@ def gradients(team: Team) -> dict[str, torch.Tensor]:
     mine = team.share_of(5)
     logits, cuts = trainable.training_pass(images[mine], penalty.layers)
     batch = TrainingBatch(
-        images=images[mine], labels=labels[mine], masks=masks[mine], annotated=annotated[mine],
-        keys=tuple(range(5)[mine]),
-    )  # fmt: skip
+        images=images, labels=labels, other_labels=labels, share=torch.ones(5), masks=masks, annotated=annotated,
+        keys=tuple(range(5)),
+    ).part(mine)  # fmt: skip
     terms = penalty.terms(logits, cuts, batch, seed=1)
-    loss = F.cross_entropy(logits, labels[mine], reduction="sum") / 5
+    loss = batch.loss(logits, 0.0) * len(batch.labels) / 5
     (loss + penalty.total(terms)).backward()
     team.add_up_gradients(network.parameters())
     figures = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}

@@ -53,7 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "screen": {"graph", "trial_records"},
     "training": {"config", "data"},
     "pipeline": {
-        "errors", "config", "treat_config", "zoo", "diagnosis", "records", "store", "treatment", "trial_records",
+        "errors", "config", "treat_config", "zoo", "diagnosis", "distributed", "records", "store", "treatment",
+        "trial_records",
     },
     "demo": {"errors", "config", "files", "records", "data", "diagnosis", "zoo", "training", "report"},
 }  # fmt: skip
