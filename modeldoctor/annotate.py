@@ -22,6 +22,7 @@ from modeldoctor.data import ImageSet, choose_to_annotate, open_data
 from modeldoctor.data.masks import PLAN_FILE
 from modeldoctor.data.pictures import PictureFiles
 from modeldoctor.diagnosis.assemble import warn_of_predictions
+from modeldoctor.diagnosis.chunks import Chunks
 from modeldoctor.diagnosis.passes import Progress, Run, predict
 from modeldoctor.diagnosis.setup import splits_to_use, take_apart
 from modeldoctor.diagnosis.state import RunState
@@ -224,6 +225,7 @@ def _predicted(
             state_path=None,
             progress=progress,
             stop=stop,
+            chunks=Chunks(config.batch_size, {}),
         )
         predict(run, images)
     warn_of_predictions(run, images, classes)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -16,35 +17,52 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from modeldoctor.config import DiagnoseConfig
-from modeldoctor.errors import ExitCode, GateError, ModelDoctorError, ModelDoctorWarning, UsageError
+from modeldoctor.errors import ExitCode, GateError, ModelDoctorError, UsageError
+from modeldoctor.terminal import err, interrupted, out, show_warning, shown_progress
 from modeldoctor.treat_config import commented_yaml, load_treat_config
 
 if TYPE_CHECKING:
+    from modeldoctor.distributed import Team
     from modeldoctor.records import Diagnosis
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
-_out = Console()
-_err = Console(stderr=True)
 _DEFAULTS = DiagnoseConfig()
+_team: Team | None = None
 
 
 def main() -> NoReturn:
     """The console script: run a command, turn what goes wrong into a message and an exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupted)
-    warnings.showwarning = _show_warning
+        signal.signal(number, interrupted)
+    warnings.showwarning = show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # names that the terminal cannot show
     try:
-        app()
+        with _job():
+            app()
     except ModelDoctorError as error:
-        _err.print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
+        if not error.said:
+            Console(stderr=True).print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
     sys.exit(ExitCode.DONE)
+
+
+@contextmanager
+def _job() -> Iterator[None]:
+    """Join the processes that torchrun started, if it did; all but the first are silent."""
+    global _team
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield
+        return
+    from modeldoctor.distributed import job
+
+    with job() as _team:
+        if not _team.first:
+            out.quiet = err.quiet = True
+        yield
 
 
 @app.callback(invoke_without_command=True)
@@ -56,10 +74,17 @@ def _commands(
     if version:
         from importlib.metadata import version as version_of
 
-        _out.print(version_of("modeldoctor"), highlight=False)
+        out.print(version_of("modeldoctor"), highlight=False)
         raise typer.Exit
+    if _team is not None and context.invoked_subcommand not in ("diagnose", "treat"):
+        raise UsageError(
+            f"{_team.size} processes for {context.invoked_subcommand or 'nothing'}",
+            where="torchrun",
+            expected="diagnose or treat, which share their images among processes",
+            hint="run this command without torchrun",
+        )
     if context.invoked_subcommand is None:
-        _out.print(context.get_help())
+        out.print(context.get_help())
 
 
 @app.command()
@@ -129,6 +154,10 @@ def diagnose(
     batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
     workers: Annotated[int, typer.Option(help="Processes that read images; changes no figure.")] = _DEFAULTS.workers,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
+    memory: Annotated[
+        str | None, typer.Option(help="What a process may take, such as 4GiB; else a share of what is free.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = _DEFAULTS.precision,
     hooks: Annotated[
         bool, typer.Option("--hooks", help="Run the whole network for every draw, for comparison.")
     ] = False,
@@ -145,7 +174,7 @@ def diagnose(
         noise_draws=noise_draws, delta=delta, delta_unit=delta_unit, samples_per_class=samples_per_class,
         min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, shown=shown,
         fgsm_epsilon=fgsm_epsilon, split=split, examine=examine, seed=seed, batch_size=batch_size, workers=workers,
-        device=device, hooks=hooks,
+        device=device, hooks=hooks, memory=memory, precision=precision,
     )  # fmt: skip
     if data is None and not list_layers:
         raise UsageError("no data given", where="--data", expected="an image folder, a CSV or a data set's name")
@@ -162,16 +191,17 @@ def diagnose(
         mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), trust_pickle=trust_pickle,
     )  # fmt: skip
     for note in network.notes:
-        _err.print(f"[dim]note: {escape(note)}[/]", highlight=False)
+        err.print(f"[dim]note: {escape(note)}[/]", highlight=False)
     if list_layers:
-        _out.print(render_layers(diagnosing.list_layers(network, config)))
+        out.print(render_layers(diagnosing.list_layers(network, config)))
         return
-    with _progress() as progress:
+    with shown_progress() as progress:
         diagnosis = diagnosing.diagnose(
             network, str(data), config=config, root=root, download=download, masks=masks, output=output,
-            resume=resume, progress=progress,
+            resume=resume, progress=progress, team=_team,
         )  # fmt: skip
-    _show(diagnosis, output, json_only)
+    if _team is None or _team.first:
+        _show(diagnosis, output, json_only)
 
 
 @app.command()
@@ -189,7 +219,7 @@ def identify(
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
     for part in render_identification(found):
-        _out.print(part, "")
+        out.print(part, "")
 
 
 @app.command()
@@ -201,12 +231,12 @@ def demo(
     from modeldoctor.demo import run_demo
     from modeldoctor.screen import render_trial
 
-    with _progress() as progress:
+    with shown_progress() as progress:
         result = run_demo(output, seed=seed, progress=progress)
     _show(result.diagnosis, result.output, json_only=False)
     for part in render_trial(result.trial):
-        _out.print(part, "")
-    _out.print(f"to read: {escape(str(result.report))}", highlight=False, soft_wrap=True)
+        out.print(part, "")
+    out.print(f"to read: {escape(str(result.report))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -246,11 +276,11 @@ def treat(
     from modeldoctor.pipeline import load_and_treat
     from modeldoctor.screen import render_trial
 
-    with _progress() as progress:
-        trial = load_and_treat(settings, trust_pickle=trust_pickle, resume=resume, progress=progress)
+    with shown_progress() as progress:
+        trial = load_and_treat(settings, trust_pickle=trust_pickle, resume=resume, progress=progress, team=_team)
     for part in render_trial(trial):
-        _out.print(part, "")
-    _out.print(f"written: {escape(str(settings.output))}", highlight=False, soft_wrap=True)
+        out.print(part, "")
+    out.print(f"written: {escape(str(settings.output))}", highlight=False, soft_wrap=True)
     if require_improvement and trial.ruling.outcome != "improved":
         raise GateError(f"the verdict is {trial.ruling.outcome}", where="--require-improvement", expected="improved")
 
@@ -287,8 +317,8 @@ def report(
         path, later, output=output, formats=[part.strip() for part in formats.split(",")],
         fail_under=fail_under or [], fail_on=fail_on or [],
     )  # fmt: skip
-    _out.print(f"[bold]{made.report.verdict}[/]: {escape(made.report.headline)}", highlight=False)
-    _out.print(f"written: {', '.join(escape(str(file)) for file in made.files)}", highlight=False, soft_wrap=True)
+    out.print(f"[bold]{made.report.verdict}[/]: {escape(made.report.headline)}", highlight=False)
+    out.print(f"written: {', '.join(escape(str(file)) for file in made.files)}", highlight=False, soft_wrap=True)
     require(made.report.gates)
 
 
@@ -315,12 +345,12 @@ def annotate(
     from modeldoctor.zoo import load_model
 
     network = load_model(checkpoint, arch=arch, trust_pickle=trust_pickle)
-    with _progress() as progress:
+    with shown_progress() as progress:
         plan = annotating.annotate(
             network, data, output=output, per_class=per_class, config=config, root=root, download=download,
             masks=masks, link=link, progress=progress,
         )  # fmt: skip
-    _out.print(
+    out.print(
         f"{len(plan.choices)} images of {escape(plan.split)} in {escape(str(plan.output))}; {escape(str(plan.table))} "
         f"says why. Annotate them with LabelMe, then give --masks {escape(str(plan.output))}.",
         highlight=False, soft_wrap=True,
@@ -338,8 +368,8 @@ def _show(diagnosis: Diagnosis, output: Path, json_only: bool) -> None:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
         return
     for part in render_summary(summary):
-        _out.print(part, "")
-    _out.print(f"written: {escape(str(output))}, {escape(str(beside))}", highlight=False, soft_wrap=True)
+        out.print(part, "")
+    out.print(f"written: {escape(str(output))}, {escape(str(beside))}", highlight=False, soft_wrap=True)
 
 
 def _config(**options: Any) -> DiagnoseConfig:
@@ -358,28 +388,3 @@ def _numbers(text: str | None, option: str) -> list[float] | None:
         raise UsageError(
             f"{text!r} is no list of numbers", where=option, expected="0.5 or 0.485,0.456,0.406"
         ) from error
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar on stderr for each stage."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_err) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield show
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-    """Our warnings are for the user; other libraries' are not."""
-    if issubclass(category, ModelDoctorWarning):
-        _err.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
-
-
-def _interrupted(number: int, frame: object) -> NoReturn:
-    raise SystemExit(ExitCode.INTERRUPTED)

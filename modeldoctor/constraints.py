@@ -41,19 +41,25 @@ def attribute(cut: Cut, classes: Tensor, noise: Tensor | None, attribution: Attr
         (B,K,H,W), or (S,B,K,H,W).
     """
     copies = 1 if noise is None else len(noise) // len(cut.maps)
-    maps = cut.maps.repeat(copies, 1, 1, 1)
-    noisy = maps if noise is None else maps + noise
+    noisy = cut.maps.clone() if noise is None else (cut.maps + noise.unflatten(0, (copies, -1))).flatten(0, 1)
     if not noisy.requires_grad:
         noisy = noisy.detach().requires_grad_(True)
+
+    def evidence(derivative: Tensor) -> Tensor:
+        values = derivative * noisy if attribution is Attribution.GRADIENT_X_ACTIVATION else derivative
+        return values.abs().unflatten(0, (copies, -1)).mean(0)  # type: ignore[no-any-return]
+
     # Fused attention has no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        if cut.pooled:
+            (gradient,) = torch.autograd.grad(cut.pooled.pointwise(noisy).sum(), noisy, create_graph=True)
+            return evidence(gradient) * cut.pooled.factor(classes, noisy).abs()
         logits = cut.head(noisy)
         found = []
         for one in classes.view(-1, len(cut.maps)):
             picked = logits.gather(1, one.repeat(copies)[:, None]).sum()
             (gradient,) = torch.autograd.grad(picked, noisy, create_graph=True)
-            values = gradient * noisy if attribution is Attribution.GRADIENT_X_ACTIVATION else gradient
-            found.append(values.abs().unflatten(0, (copies, -1)).mean(0))
+            found.append(evidence(gradient))
     return torch.stack(found) if classes.ndim > 1 else found[0]
 
 

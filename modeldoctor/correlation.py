@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from modeldoctor.graph import Cut
+from modeldoctor.memory import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +36,21 @@ class Noise:
     stream: str = "correlation"
 
     def draw(self, layer: str, keys: Sequence[int], draws: range, like: Tensor) -> Tensor:
-        """Noise (R*B,K,H,W) for draws R and images B, copy-major, with the dtype and device of `like` (B,K,H,W)."""
+        """Noise (R*B,K,H,W) for draws R and images B, copy-major, with the dtype and device of `like` (B,K,H,W).
+
+        Position by position and there kernel by kernel, whatever the memory format of `like`; its own is channels_last.
+        """
         generator = torch.Generator(like.device)
         label = zlib.crc32(f"{self.stream}/{layer}".encode())
-        noise = torch.empty((len(draws), *like.shape), dtype=like.dtype, device=like.device)
+        batch, channels, height, width = like.shape
+        shape = (len(draws), batch, height, width, channels)
+        noise = torch.empty(shape, dtype=like.dtype, device=like.device)
         for column, key in enumerate(keys):
             seeds = np.random.SeedSequence([self.seed, label, key]).generate_state(draws.stop, np.uint64)
             for row, draw in enumerate(draws):
                 generator.manual_seed(int(seeds[draw] >> np.uint64(1)))
                 noise[row, column].uniform_(-self.delta, self.delta, generator=generator)
-        return noise.flatten(0, 1)
+        return noise.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 class SampleCorrelation(NamedTuple):
@@ -66,7 +72,7 @@ class SampleCorrelation(NamedTuple):
 
 
 def correlate_samples(
-    cut: Cut, classes: Tensor, keys: Sequence[int], *, noise: Noise, draws: int, rows: int
+    cut: Cut, classes: Tensor, keys: Sequence[int], *, noise: Noise, draws: int, rows: Rows
 ) -> SampleCorrelation:
     """Eq. 3 (no draws) or Eq. 4 for each image of a batch at one layer.
 
@@ -76,30 +82,39 @@ def correlate_samples(
         keys: for each image what its noise depends on.
         noise: σ for this layer.
         draws: J; 0 leaves the noise out.
-        rows: how many copies R*B may run at once, at least B.
+        rows: how many copies R*B may run at once; fewer changes the figures by rounding alone.
 
     Returns:
         Sums over H x W (correlation, signed, contribution) and over K (maps), in the dtype of the maps.
+
+    Raises:
+        MemoryLimitError: there is not enough memory for one copy of the batch.
     """
-    copies = max(1, rows // len(keys))
-    starts = range(0, max(draws, 1), copies)
-    total: list[Tensor] | None = None
-    for start in starts:
-        chunk = range(start, min(start + copies, max(draws, 1)))
-        maps = cut.maps.repeat(len(chunk), 1, 1, 1)
+
+    def sums_over(chunk: Sequence[int]) -> list[Tensor]:
+        span = range(chunk[0], chunk[-1] + 1)
+        maps = noise.draw(cut.layer.name, keys, span, cut.maps) if draws else cut.maps.clone()
         if draws:
-            maps += noise.draw(cut.layer.name, keys, chunk, cut.maps)
-        sums = _derivative_sums(cut, maps, classes.repeat(len(chunk)), len(chunk))
+            maps.unflatten(0, (len(chunk), -1)).add_(cut.maps)
+        return _derivative_sums(cut, maps, classes, len(chunk))
+
+    total: list[Tensor] | None = None
+    for sums in rows.each(range(max(draws, 1)), len(keys), sums_over):
         total = sums if total is None else [old.add_(new) for old, new in zip(total, sums, strict=True)]
     assert total is not None
     return SampleCorrelation(*(one / max(draws, 1) for one in total))
 
 
 def _derivative_sums(cut: Cut, maps: Tensor, classes: Tensor, copies: int) -> list[Tensor]:
-    maps = maps.detach().requires_grad_(True)
+    maps.requires_grad_(True)
     with torch.enable_grad():
-        picked = cut.head(maps).gather(1, classes[:, None]).sum()
+        if cut.pooled:
+            picked = cut.pooled.pointwise(maps).sum()
+        else:
+            picked = cut.head(maps).gather(1, classes.repeat(copies)[:, None]).sum()
         (gradient,) = torch.autograd.grad(picked, maps)
+    if cut.pooled:
+        gradient.unflatten(0, (copies, -1)).mul_(cut.pooled.factor(classes, maps))
     absolute, contribution = gradient.abs(), (gradient * maps.detach()).abs_()
 
     def over_copies(values: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ class ModelDoctorError(Exception):
     """
 
     exit_code: ExitCode = ExitCode.FAULT
+    said = False
+    """Whether another process of the same job has told the user of a failure."""
 
     def __init__(self, found: str, *, where: str | None = None, expected: str | None = None, hint: str | None = None):
         self.found, self.where, self.expected, self.hint = found, where, expected, hint
@@ -80,6 +82,16 @@ class GateError(ModelDoctorError):
     """The result is not what the caller asked for; everything was written."""
 
     exit_code = ExitCode.GATE
+
+
+class MemoryLimitError(ModelDoctorError):
+    """Not even the smallest part of the work fits the memory."""
+
+    exit_code = ExitCode.USAGE
+
+
+class JobError(ModelDoctorError):
+    """Another process of the job ended before its time."""
 
 
 class GraphError(ModelDoctorError):

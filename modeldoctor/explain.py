@@ -26,6 +26,7 @@ from torch import Tensor
 from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import Cut, Layer, LayeredNetwork
 from modeldoctor.maps import background_share
+from modeldoctor.memory import Rows
 from modeldoctor.records import Floats, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Verdict, normalise
 
 KERNELS_KEPT = 8
@@ -60,7 +61,7 @@ class Probe:
     draws: int
     delta: float
     seed: int
-    rows: Mapping[str, int]
+    rows: Mapping[str, Rows]
 
 
 class Evidence(NamedTuple):
@@ -176,15 +177,14 @@ def _noisy_predictions(cut: Cut, probe: Probe, row: int, draws: Sequence[int], k
     """(draws,B) predicted classes under noise of one range."""
     delta = probe.noise_ranges[row] * probe.scales[cut.layer.name]
     noise = Noise(seed=probe.seed, delta=delta, stream=f"stability/{row}")
-    copies = max(1, probe.rows[cut.layer.name] // len(keys))
-    predictions = []
-    with torch.no_grad():
-        for start in range(0, len(draws), copies):
-            chunk = draws[start : start + copies]
-            sigma = torch.cat([noise.draw(cut.layer.name, keys, range(draw, draw + 1), cut.maps) for draw in chunk])
-            logits = cut.head(cut.maps.repeat(len(chunk), 1, 1, 1) + sigma)
-            predictions.append(logits.argmax(1).view(len(chunk), -1))
-    return torch.cat(predictions)
+
+    def predict(chunk: Sequence[int]) -> Tensor:
+        sigma = torch.cat([noise.draw(cut.layer.name, keys, range(draw, draw + 1), cut.maps) for draw in chunk])
+        with torch.no_grad():
+            sigma.unflatten(0, (len(chunk), -1)).add_(cut.maps)
+            return cut.head(sigma).argmax(1).view(len(chunk), -1)
+
+    return torch.cat(list(probe.rows[cut.layer.name].each(draws, len(keys), predict)))
 
 
 def _carried(

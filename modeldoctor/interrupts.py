@@ -16,8 +16,11 @@ class StopRequest:
 
 
 @contextmanager
-def graceful_stop() -> Iterator[StopRequest]:
+def graceful_stop(*, patient: bool = False) -> Iterator[StopRequest]:
     """While this lasts, SIGINT and SIGTERM set `requested` once; the next one does what it did before.
+
+    A patient process takes no notice of the next one: a launcher passes on what the terminal has sent already, and
+    kills after half a minute.
 
     Outside the main thread signals cannot be caught and nothing changes.
     """
@@ -27,7 +30,7 @@ def graceful_stop() -> Iterator[StopRequest]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.requested:
+        if request.requested and not patient:
             previous = before[number]
             if callable(previous):
                 previous(number, frame)

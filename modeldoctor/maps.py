@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import Cut
+from modeldoctor.memory import Rows
 
 THUMBNAIL_EDGE = 160
 """Pixels: the longer edge of a thumbnail is at most this."""
@@ -35,7 +36,7 @@ class ImageMaps(NamedTuple):
     grad_cam: Tensor
 
 
-def image_maps(cut: Cut, classes: Tensor, keys: Sequence[int], *, noise: Noise, draws: int, rows: int) -> ImageMaps:
+def image_maps(cut: Cut, classes: Tensor, keys: Sequence[int], *, noise: Noise, draws: int, rows: Rows) -> ImageMaps:
     """All maps of a batch at one layer; arguments as in `correlate_samples`."""
     found = correlate_samples(cut, classes, keys, noise=noise, draws=draws, rows=rows)
     return ImageMaps(found.derivative_map.cpu(), found.contribution_map.cpu(), grad_cam(cut, classes).cpu())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from modeldoctor import treatment
 from modeldoctor.diagnosis import diagnose
+from modeldoctor.distributed import Team
 from modeldoctor.records import Diagnosis
 from modeldoctor.store import read_diagnosis
 from modeldoctor.treat_config import TreatConfig
@@ -21,6 +22,7 @@ def load_and_treat(
     trust_pickle: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
+    team: Team | None = None,
 ) -> Trial:
     """Load the configuration's checkpoint, diagnose it unless that is done, and treat it.
 
@@ -29,15 +31,18 @@ def load_and_treat(
         trust_pickle: let the checkpoint's pickle EXECUTE code; only for a trusted source.
         resume: go on with the interrupted trial in `config.output`, or with its interrupted diagnosis.
         progress: called with (stage, done, total or None).
+        team: the processes that share the work.
 
     Raises:
         ModelDoctorError: what `load_model`, `diagnose` and `treat` raise.
     """
+    team = team or Team()
     network = load_network(config, trust_pickle=trust_pickle)
     treatment.check_new(config, resume)
     prepared = treatment.prepare(config, network)
-    diagnosis = _diagnosis(config, network, resume, progress)
-    return treatment.carry_out(prepared, network, diagnosis, resume=resume, progress=progress)
+    team.gather(None)  # nobody writes before all have looked
+    diagnosis = _diagnosis(config, network, resume, progress, team)
+    return treatment.carry_out(prepared, network, diagnosis, resume=resume, progress=progress, team=team)
 
 
 def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Network:
@@ -49,11 +54,12 @@ def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Network:
     )  # fmt: skip
 
 
-def _diagnosis(config: TreatConfig, network: Network, resume: bool, progress: Progress | None) -> Diagnosis:
+def _diagnosis(config: TreatConfig, network: Network, resume: bool, progress: Progress | None, team: Team) -> Diagnosis:
     made = config.output / "diagnosis.h5"
     if config.diagnosis is not None or (resume and made.exists()):
         return read_diagnosis(config.diagnosis or made)
     return diagnose(
         network, config.data.path, config=treatment.diagnosis_needed(config), root=config.data.root,
         download=config.data.download, masks=config.data.masks, output=made, resume=resume, progress=progress,
+        team=team,
     )  # fmt: skip

@@ -17,14 +17,20 @@ from modeldoctor.zoo import Network
 AnySet = ImageSet | StreamSet
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, number: int = 0) -> torch.device:
     """`auto`, or a device's name.
+
+    Args:
+        name: `auto` is the GPU of this number, if there are GPUs.
+        number: of this process on its machine.
 
     Raises:
         UsageError: there is no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        name = f"cuda:{number}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()

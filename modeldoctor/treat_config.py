@@ -125,7 +125,7 @@ class TrainingConfig(Model):
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of an average of the weights, which is then what validation judges and the arm hands on; 0 keeps none."""
     amp: Literal["none", "bfloat16", "float16"] = "none"
-    """Type of the forward pass on CUDA; constraints are always in float32."""
+    """Type of the forward pass where autocast reduces it, for GPUs; constraints are always in float32."""
     clip_norm: float = Field(default=5.0, gt=0)
     """Largest norm of the gradient in the weights."""
     augmentation: AugmentationConfig = AugmentationConfig()

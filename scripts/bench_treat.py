@@ -1,91 +1,108 @@
 """A training step with constraints beside a plain one: medians and their ratio, in one run.
 
-scripts/bench_treat.py --arch torchvision/resnet50 --batch-size 32 --noise-draws 10
+Both constraints at one layer; the plain step is the network's own in training mode.
+
+scripts/bench_treat.py
+scripts/bench_treat.py --arch torchvision/resnet50 --batch-size 32 --repeats 3
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
-import timm
 import torch
-import torchvision
 import typer
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
+from benching import NETWORKS, build, medians, show, title
+from torch import Tensor
 from torch.nn import functional as F
 
 from modeldoctor.constraints import Attribution, attribute, channel_constraint, runner_up, space_constraint
 from modeldoctor.correlation import Noise
 from modeldoctor.graph import select_layers
+from modeldoctor.graph.capture import capture, node_macs
 from modeldoctor.graph.trainable import TrainableNetwork
 
 
-def build(arch: str) -> nn.Module:
-    library, _, name = arch.partition("/")
-    make = timm.create_model if library == "timm" else torchvision.models.get_model
-    network: nn.Module = make(name)
-    return network
+class Steps:
+    """Both steps of one network on the same images."""
+
+    def __init__(self, arch: str, images: Tensor, attribution: Attribution):
+        torch.manual_seed(0)
+        self.images, self.attribution = images, attribution
+        self.labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        self.network = build(arch).to(images.device)
+        self.trainable = TrainableNetwork(self.network, images[:2])
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-6)
+
+    def plain(self) -> None:
+        """Cross-entropy alone."""
+        self._update(F.cross_entropy(self.network.train()(self.images), self.labels))
+
+    def constrained(self, layers: str, draws: int) -> Callable[[], None]:
+        """Cross-entropy and both constraints."""
+        chosen = select_layers(self.trainable.layers, layers)
+
+        def step() -> None:
+            logits, cuts = self.trainable.training_pass(self.images, chosen)
+            loss = F.cross_entropy(logits, self.labels)
+            for cut in cuts:
+                classes = torch.stack([self.labels, runner_up(logits, self.labels)])
+                noise = Noise(seed=0, delta=0.01)
+                keys = range(len(self.images))
+                sigma = noise.draw(cut.layer.name, keys, range(draws), cut.maps) if draws else None
+                own, second = attribute(cut, classes, sigma, self.attribution)
+                nothing = torch.zeros(own.shape[:2], dtype=torch.bool, device=own.device)
+                loss = loss + 1e-6 * channel_constraint(own, second, nothing).mean()
+                loss = loss + 1e-6 * space_constraint(own, torch.ones_like(own[:, 0]), self.attribution).mean()
+            self._update(loss)
+
+        return step
+
+    def _update(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
 
 
-def step(network: nn.Module, loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> float:
-    """Seconds of one update."""
-    start = time.perf_counter()
-    optimizer.zero_grad()
-    loss().backward()
-    optimizer.step()
-    if next(network.parameters()).is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def whole_macs(arch: str, image: Tensor) -> int:
+    """Multiply-accumulates of one image's forward pass."""
+    captured = capture(build(arch).to(image.device), image)
+    return sum(node_macs(node, captured.batch) for node in captured.graph.nodes)
+
+
+def compare(
+    archs: list[str], layers: str, draws: list[int], images: Tensor, attribution: Attribution, repeats: int
+) -> Iterator[list[str]]:
+    for arch in archs:
+        steps = Steps(arch, images, attribution)
+        plain, *dear = medians([steps.plain, *(steps.constrained(layers, number) for number in draws)], repeats)
+        flop = 6.0 * whole_macs(arch, images[:2]) * len(images)  # forward, and backward to data and weights
+        for number, time in zip(draws, dear, strict=True):
+            yield [
+                arch, layers, str(number), f"{plain:.3f}", f"{time:.3f}", f"{time / plain:.2f}×",
+                f"{flop / 1e9:,.0f}", f"{flop / plain / 1e9:.0f}",
+            ]  # fmt: skip
 
 
 def main(
-    arch: str = "torchvision/resnet50",
+    arch: Annotated[list[str], typer.Option(help="timm/NAME or torchvision/NAME; may be given again")] = list(NETWORKS),  # noqa: B006
     layers: str = "last",
-    noise_draws: int = 10,
+    noise_draws: Annotated[list[int], typer.Option(help="J; may be given again")] = [0, 10],  # noqa: B006
     input_size: int = 224,
-    batch_size: int = 32,
-    repeats: int = 3,
+    batch_size: int = 16,
+    repeats: int = 2,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
     attribution: Annotated[Attribution, typer.Option()] = Attribution.GRADIENT_X_ACTIVATION,
 ) -> None:
-    """Time both steps alternately, after one of each that is not counted."""
-    torch.manual_seed(0)
-    network = build(arch).to(device)
+    """Time the steps in turns, after one of each that is not counted."""
+    torch.set_flush_denormal(True)
     images = torch.randn(batch_size, 3, input_size, input_size, device=device)
-    labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
-    trainable = TrainableNetwork(network, images[:2])
-    chosen = select_layers(trainable.layers, layers)
-    noise = Noise(seed=0, delta=0.01)
-
-    def plain() -> Tensor:
-        return F.cross_entropy(network.train()(images), labels)
-
-    def constrained() -> Tensor:
-        logits, cuts = trainable.training_pass(images, chosen)
-        loss = F.cross_entropy(logits, labels)
-        for cut in cuts:
-            classes = torch.stack([labels, runner_up(logits, labels)])
-            sigma = noise.draw(cut.layer.name, range(batch_size), range(noise_draws), cut.maps) if noise_draws else None
-            own, second = attribute(cut, classes, sigma, attribution)
-            background = torch.ones_like(own[:, 0])
-            nothing = torch.zeros(own.shape[:2], dtype=torch.bool, device=device)
-            loss = loss + 1e-6 * channel_constraint(own, second, nothing).mean()
-            loss = loss + 1e-6 * space_constraint(own, background, attribution).mean()
-        return loss
-
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
-    times = [[step(network, way, optimizer) for way in (plain, constrained)] for _ in range(repeats + 1)][1:]
-    base, dear = (median(column) for column in zip(*times, strict=True))
-    table = Table(title=f"{arch}, {input_size} px, batch {batch_size}, {device}, torch {torch.__version__}")
-    for head in ("layers", "J", "plain s", "both constraints s", "ratio"):
-        table.add_column(head, justify="right")
-    table.add_row(layers, str(noise_draws), f"{base:.3f}", f"{dear:.3f}", f"{dear / base:.2f}×")
-    Console().print(table)
+    show(
+        title(f"A training step, {attribution.value}, {input_size} px, batch {batch_size}", device),
+        ("network", "layers", "J", "plain s", "both constraints s", "ratio", "GFLOP of a plain step", "its GFLOP/s"),
+        compare(arch, layers, noise_draws, images, attribution, repeats),
+    )
 
 
 if __name__ == "__main__":

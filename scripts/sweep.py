@@ -31,6 +31,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from modeldoctor import graph
 from modeldoctor.checkpoint import read_checkpoint
@@ -189,7 +190,9 @@ def train_a_step(network: Network, size: int, channels: int) -> None:
     background = torch.ones(2, *cut.maps.shape[-2:])
     background[:, 0, 0] = 0
     none = torch.zeros(2, cut.maps.shape[1], dtype=torch.bool)
-    loss = trainable.loss(logits, labels) + channel_constraint(own, second, none).mean()
+    loss = (
+        trainable.loss(logits, lambda one: F.cross_entropy(one, labels)) + channel_constraint(own, second, none).mean()
+    )
     loss = loss + space_constraint(own, background, Attribution.GRADIENT).mean()
     if not float(own.detach().abs().sum()):
         raise AssertionError(f"the logits do not depend on {cut.layer.name}")

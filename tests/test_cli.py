@@ -251,7 +251,7 @@ def test_each_error_has_its_exit_code() -> None:
     codes = {kind.__name__: int(kind.exit_code) for kind in found}
     assert codes == {
         "ModelDoctorError": 1, "UsageError": 2, "InputError": 3, "GateError": 4, "GraphError": 1,
-        "InterruptedRunError": 130,
+        "InterruptedRunError": 130, "JobError": 1, "MemoryLimitError": 2,
     }  # fmt: skip
     assert ExitCode.GATE == 4
 

@@ -13,6 +13,7 @@ from modeldoctor.constraints import Attribution, attribute
 from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import open_network, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.memory import Rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -27,7 +28,7 @@ def test_eq_3_on_cuda_equals_the_cpu(kind: type[nn.Module]) -> None:
         opened = open_network(module, pictures, kind.layer)
         (cut,) = opened.cuts(pictures, select_layers(opened.layers, kind.layer))
         noise = Noise(seed=0, delta=1.0)
-        found = correlate_samples(cut, labels.to(device), range(4), noise=noise, draws=0, rows=64)
+        found = correlate_samples(cut, labels.to(device), range(4), noise=noise, draws=0, rows=Rows(64))
         results.append([part.cpu() for part in found])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)

@@ -28,7 +28,15 @@ from modeldoctor.config import DiagnoseConfig
 from modeldoctor.data import open_data
 from modeldoctor.diagnosis import diagnose, list_layers
 from modeldoctor.diagnosis.attack import fgsm
-from modeldoctor.errors import DataError, InterruptedRunError, MaskError, ModelDoctorWarning, StoreError, UsageError
+from modeldoctor.errors import (
+    DataError,
+    InterruptedRunError,
+    MaskError,
+    MemoryLimitError,
+    ModelDoctorWarning,
+    StoreError,
+    UsageError,
+)
 from modeldoctor.records import Diagnosis
 from modeldoctor.setting import resolve_device
 from modeldoctor.store import read_diagnosis
@@ -237,7 +245,10 @@ def test_without_noise_stability_is_not_measured(plain: Diagnosis) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"batch_size": 1}, {"batch_size": 64}, {"workers": 1}, {"workers": 2, "batch_size": 5}, {"hooks": True}],
+    [
+        {"batch_size": 1}, {"batch_size": 64}, {"workers": 1}, {"workers": 2, "batch_size": 5}, {"hooks": True},
+        {"memory": "1MiB"},
+    ],
     ids=lambda options: ", ".join(f"{key} {value}" for key, value in options.items()),
 )  # fmt: skip
 def test_batches_workers_and_hooks_change_no_figure(
@@ -256,6 +267,16 @@ def test_the_same_seed_gives_the_same_bits(clinic: Clinic, network: Network, noi
 def test_another_seed_gives_other_noise(clinic: Clinic, network: Network, noisy: Diagnosis) -> None:
     other = diagnose(network, clinic.data, config=DiagnoseConfig(**NOISY, seed=1))
     assert not np.array_equal(other[LAYERS[0]].correlation, noisy[LAYERS[0]].correlation)
+
+
+def test_a_memory_too_small_for_one_image_is_said_before_any_is_read(clinic: Clinic, network: Network) -> None:
+    wide = dataclasses.replace(
+        network, preprocessing=network.preprocessing.model_copy(update={"input_size": (3, 256, 256)})
+    )
+    with pytest.raises(MemoryLimitError, match=r"1 MiB[\s\S]*at least [\s\S]*for one image"):
+        diagnose(
+            wide, clinic.data, config=DiagnoseConfig(**QUICK, memory="1MiB"), progress=lambda *_: pytest.fail("read")
+        )
 
 
 # --- which images ------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from modeldoctor.explain import Evidence, Probe, find_limits, gather_evidence, judge
 from modeldoctor.graph import Layer, open_network, select_layers
+from modeldoctor.memory import Rows
 from modeldoctor.records import LayerDiagnosis, Limits, Verdict
 
 NAN = float("nan")
@@ -57,7 +58,7 @@ def probe(
         draws=draws,
         delta=0.1,
         seed=0,
-        rows=dict.fromkeys(names, 64),
+        rows={name: Rows(64) for name in names},
     )
 
 
@@ -91,7 +92,7 @@ def test_stability_does_not_depend_on_how_images_are_batched() -> None:
     how = probe(layers, profile(layers[-1].name, np.ones((4, 5))), ranges=(1.0, 5.0), draws=20)
     predicted = network(images).argmax(1).tolist()
     together = gather(network, images, predicted, predicted, how)
-    small = replace(how, rows=dict.fromkeys(how.rows, 4))
+    small = replace(how, rows={name: Rows(4) for name in how.rows})
     assert [one.stability for one in gather(network, images, predicted, predicted, small)] == [
         one.stability for one in together
     ]
@@ -159,7 +160,7 @@ def evidence(**figures: object) -> Evidence:
 
 
 def make_probe() -> Probe:
-    layer = Layer(name="conv", kind="conv", channels=1, height=1, width=1, depth=1.0, macs_after=1, bytes_after=1)
+    layer = Layer(name="conv", kind="conv", channels=1, height=1, width=1, depth=1.0, macs_after=1)
     return probe((layer,), profile("conv", np.ones((2, 1))))
 
 

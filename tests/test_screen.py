@@ -62,7 +62,7 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(handmade: Make) -> None:
 
 
 def test_layers_are_listed_with_shape_and_cost() -> None:
-    given: dict[str, Any] = {"kind": "conv", "channels": 64, "height": 7, "width": 9, "bytes_after": 1}
+    given: dict[str, Any] = {"kind": "conv", "channels": 64, "height": 7, "width": 9}
     layers = [
         Layer(name="a[0].conv", depth=0.25, macs_after=2_500_000, **given),
         Layer(name="b", depth=1.0, macs_after=0, **given),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.data import open_data
@@ -20,8 +21,17 @@ from modeldoctor.diagnosis.assemble import (
 )
 from modeldoctor.diagnosis.attack import adversarial, attack
 from modeldoctor.diagnosis.passes import Progress, Run, correlate, examine, measure_scales, predict
-from modeldoctor.diagnosis.setup import command_line, open_state, splits_to_use, take_apart
+from modeldoctor.diagnosis.setup import (
+    command_line,
+    example_of,
+    open_chunks,
+    open_state,
+    splits_to_use,
+    take_apart,
+)
 from modeldoctor.diagnosis.show import show
+from modeldoctor.distributed import Team
+from modeldoctor.explain import Probe
 from modeldoctor.files import check_writable
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.interrupts import graceful_stop
@@ -44,6 +54,7 @@ def diagnose(
     output: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    team: Team | None = None,
 ) -> Diagnosis:
     """Measure the class correlations of a network (Eq. 2-4) and explain its wrong predictions.
 
@@ -55,34 +66,42 @@ def diagnose(
         output: write the diagnosis here (HDF5); an interrupted run's state is kept beside it.
         resume: go on with the interrupted run whose state lies beside `output`.
         progress: called with (stage, done, total or None).
+        team: the processes that share the images (`modeldoctor.distributed.job`); the first alone writes.
 
     Returns:
-        The diagnosis; class correlations are NaN, with count 0, for a class without right, confident images.
+        The diagnosis, the same in every process; class correlations are NaN, with count 0, for a class without right,
+        confident images.
 
     Raises:
         DataError: the images cannot be used.
         UsageError: a split or layer does not exist, or the output cannot be written.
         StoreError: the state to resume is of another run.
+        MemoryLimitError: `config.memory` is too small for one image.
+        JobError: another process of the team has ended.
         InterruptedRunError: Ctrl-C; what was done is kept beside `output`.
     """
     config, output = config or DiagnoseConfig(), None if output is None else Path(output)
+    team = team or Team()
     if output is not None:
         check_writable(output)
-    with recorded_warnings() as said, graceful_stop() as stop, in_eval_mode(network.module):
+    with recorded_warnings() as said, graceful_stop(patient=team.size > 1) as stop, in_eval_mode(network.module):
         command = ""
         if isinstance(data, str | Path):
             command = command_line(network, data, config, output, root=root, masks=masks)
             data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
         splits, classes = in_network_classes(network, data)
         source, examined = splits_to_use(splits, config)
-        device = resolve_device(config.device)
+        device = resolve_device(config.device, team.local)
         layered = take_apart(network, config, device)
+        layers = select_layers(layered.layers, config.layers)
         read = [source] if source is examined else [source, examined]
         state, state_path = open_state(network, config, read, output, resume)
+        if not team.first:
+            state.correlations = {}  # the first process holds what was summed before
         run = Run(
             module=network.module,
             network=layered,
-            layers=select_layers(layered.layers, config.layers),
+            layers=layers,
             config=config,
             classes=network.num_classes,
             device=device,
@@ -90,12 +109,15 @@ def diagnose(
             state_path=state_path,
             progress=progress or (lambda stage, done, total: None),
             stop=stop,
+            chunks=open_chunks(layered, layers, example_of(network, device), config, state, team),
+            team=team,
         )
         found = _run_passes(run, network, classes, read)
-    found = replace(found, warnings=tuple(said), command=command)
-    if output is not None:
+    found = team.share(replace(found, warnings=tuple(said), command=command) if found else None)
+    assert found is not None
+    if output is not None and team.first:
         write_diagnosis(found, output)
-    if state_path is not None:
+    if state_path is not None and team.first:
         state_path.unlink(missing_ok=True)
     return found
 
@@ -107,7 +129,8 @@ def list_layers(network: Network, config: DiagnoseConfig | None = None) -> tuple
         return select_layers(take_apart(network, config, resolve_device(config.device)).layers, config.layers)
 
 
-def _run_passes(run: Run, network: Network, classes: tuple[str, ...], read: list[AnySet]) -> Diagnosis:
+def _run_passes(run: Run, network: Network, classes: tuple[str, ...], read: list[AnySet]) -> Diagnosis | None:
+    """All passes; the first process has the diagnosis then."""
     source, examined = read[0], read[-1]
     for images in read:
         predict(run, images)
@@ -115,13 +138,15 @@ def _run_passes(run: Run, network: Network, classes: tuple[str, ...], read: list
     measure_scales(run, source)
     used = choose_samples(run, source, classes)
     correlate(run, source, used)
-    layers = {layer.name: layer_diagnosis(run, layer) for layer in run.layers}
+    layers = {layer.name: layer_diagnosis(run, layer) for layer in run.layers} if run.team.first else {}
     samples, first_row = collect_samples(run, read, used)
-    probe = make_probe(run, layers)
+    probe = replace(run.team.share(cast(Probe, make_probe(run, layers) if layers else None)), rows=run.chunks.rows)
     row = first_row[examined.split]
     chosen = choose_to_examine(run, examined)
     examine(run, examined, chosen, row, probe)
     if run.config.fgsm_epsilon and run.config.noise_draws:
         attack(run, examined, only_right(run, examined, chosen), row, probe)
-    found = assemble(run, network, classes, examined.split, samples, probe, layers)
-    return replace(found, adversarial=adversarial(run), shown=show(run, examined, found.misdiagnosed, row, probe))
+    found = assemble(run, network, classes, examined.split, samples, probe, layers) if layers else None
+    explained = run.team.share(found.misdiagnosed if found else ())
+    shown = show(run, examined, explained, row, probe)
+    return replace(found, adversarial=adversarial(run), shown=shown) if found else None

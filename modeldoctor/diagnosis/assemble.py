@@ -89,7 +89,7 @@ def make_probe(run: Run, layers: dict[str, LayerDiagnosis]) -> Probe:
         draws=run.config.noise_draws,
         delta=delta_of(run, deepest),
         seed=run.config.seed,
-        rows={layer.name: run.rows(layer) for layer in run.layers},
+        rows=run.chunks.rows,
     )
 
 
@@ -98,7 +98,7 @@ def layer_diagnosis(run: Run, layer: Layer) -> LayerDiagnosis:
     figures = compute_state(run.state.correlations[layer.name])
     arrays = {name: value.numpy().astype(np.float32) for name, value in figures._asdict().items() if name != "counts"}
     return LayerDiagnosis(
-        **{key: value for key, value in asdict(layer).items() if key != "bytes_after"},
+        **asdict(layer),
         delta=delta_of(run, layer),
         activation_std=run.state.scales[layer.name],
         count=figures.counts.numpy().astype(np.int32),

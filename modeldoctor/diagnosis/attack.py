@@ -6,12 +6,15 @@ Shapes: B images, C input channels, h x w pixels, N classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from modeldoctor.config import Preprocessing
+from modeldoctor.data import Batch
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.explain import Probe, measure_stability
 from modeldoctor.records import Adversarial
@@ -59,26 +62,32 @@ def attack(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int, 
     """
     state, preprocessing = run.state, images.preprocessing
     index = state.predictions[images.split].table()[0]
-    for batch in run.loader(images, chosen[state.attacked :], run.batch_size()):
-        labels = batch.labels.to(run.device)
-        changed = fgsm(
-            run.module,
-            batch.images.to(run.device),
-            labels,
-            run.config.fgsm_epsilon,
-            preprocessing.mean,
-            preprocessing.std,
-        )
-        predicted = run.network.logits(changed).argmax(1)
-        turned = predicted != labels
-        keys = batch.indices[turned.cpu()].tolist()
-        if keys:
-            shares = measure_stability(run.network, probe, changed[turned], labels[turned], predicted[turned], keys)
-            rows = (first_row + np.searchsorted(index, keys)).tolist()
-            columns = (rows, predicted[turned].tolist(), *shares)
-            state.adversarial += [list(one) for one in zip(*columns, strict=True)]
-        state.attacked += len(batch.labels)
+    for batch in run.batches(images, chosen[state.attacked :], run.chunks.batch):
+        found = _turned(run, probe, batch, preprocessing) if len(batch.labels) else []
+        for number, rows in run.team.gather((len(batch.labels), found)):
+            state.attacked += number
+            state.adversarial += [[first_row + int(np.searchsorted(index, key)), *rest] for key, *rest in rows]
         run.after_batch("attack", state.attacked, len(chosen))
+
+
+def _turned(run: Run, probe: Probe, batch: Batch, preprocessing: Preprocessing) -> list[list[Any]]:
+    """Index, prediction, stability and fallback of each image of a batch that FGSM turns."""
+    labels = batch.labels.to(run.device)
+    changed = fgsm(
+        run.module,
+        batch.images.to(run.device),
+        labels,
+        run.config.fgsm_epsilon,
+        preprocessing.mean,
+        preprocessing.std,
+    )
+    predicted = run.network.logits(changed).argmax(1)
+    turned = predicted != labels
+    keys = batch.indices[turned.cpu()].tolist()
+    if not keys:
+        return []
+    shares = measure_stability(run.network, probe, changed[turned], labels[turned], predicted[turned], keys)
+    return [list(one) for one in zip(keys, predicted[turned].tolist(), *shares, strict=True)]
 
 
 def adversarial(run: Run) -> Adversarial | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from modeldoctor.config import DiagnoseConfig
-from modeldoctor.correlation import Noise, correlate_samples, empty_state, update_state
-from modeldoctor.data import Batch, ImageSet, make_loader
+from modeldoctor.correlation import CorrelationState, Noise, correlate_samples, empty_state, merge_states, update_state
+from modeldoctor.data import Batch, ImageSet
+from modeldoctor.diagnosis.chunks import Chunks
+from modeldoctor.diagnosis.dealing import dealt
 from modeldoctor.diagnosis.state import Predictions, RunState
+from modeldoctor.distributed import Team
 from modeldoctor.errors import DataError, InterruptedRunError
 from modeldoctor.explain import Probe, gather_evidence
 from modeldoctor.graph import Layer, LayeredNetwork
@@ -27,8 +32,6 @@ from modeldoctor.setting import AnySet
 
 Progress = Callable[[str, int, int | None], None]
 _SAVE_EVERY_S = 30.0
-_MEMORY_BYTES = 2 * 1024**3
-_MOST_ROWS = 256
 _SCALE_IMAGES = 256
 
 
@@ -46,6 +49,8 @@ class Run:
         state_path: where that is kept; None keeps nothing.
         progress: told (stage, done, total).
         stop: asked after every batch.
+        chunks: how many images and copies run at once.
+        team: the processes that share the images.
     """
 
     module: nn.Module
@@ -58,40 +63,53 @@ class Run:
     state_path: Path | None
     progress: Progress
     stop: StopRequest
+    chunks: Chunks
+    team: Team = field(default_factory=Team)
     _saved: float = field(default_factory=time.monotonic)
 
-    def rows(self, layer: Layer) -> int:
-        """How many copies may run behind a layer at once within the memory that is planned for."""
-        return max(1, min(_MOST_ROWS, _MEMORY_BYTES // max(1, layer.bytes_after)))
-
-    def loader(self, images: AnySet, indices: Sequence[int] | NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
-        """Batches of these images, none for an empty choice."""
-        if indices is not None and len(indices) == 0:
-            return iter(())
-        return iter(make_loader(images, indices, batch_size=size, workers=self.config.workers, device=self.device))
-
-    def batch_size(self) -> int:
-        """Images at once in the passes that cut the network, so that one copy of each fits the memory."""
-        return min(self.config.batch_size, *(self.rows(layer) for layer in self.layers))
+    def batches(self, images: AnySet, indices: Sequence[int] | NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
+        """This process's batches of these images; every process gets as many, the last ones perhaps empty."""
+        workers = self.config.workers
+        return dealt(self.team, images, indices, batch_size=size, workers=workers, device=self.device)
 
     def after_batch(self, stage: str, done: int, total: int | None) -> None:
-        """Show progress, keep the state now and then, and end here if asked to.
+        """Show progress, keep the state now and then, and end here if anyone was asked to.
 
         Raises:
             InterruptedRunError: the user asked to stop; the state is kept.
         """
         self.progress(stage, done, total)
         late = time.monotonic() - self._saved > _SAVE_EVERY_S
-        if self.state_path and (late or self.stop.requested):
-            self.state.save(self.state_path)
+        asked = self.team.gather((self.stop.requested, late))
+        stopped = any(stop for stop, _ in asked)
+        if self.state_path and (asked[0][1] or stopped):
+            self.merge_correlations()
+            if self.team.first:
+                self._keep_chunks()
+                self.state.save(self.state_path)
             self._saved = time.monotonic()
-        if self.stop.requested:
+        if stopped:
             kept = f"what was done is in {self.state_path}" if self.state_path else "nothing was kept"
             raise InterruptedRunError(
                 f"interrupted while it was doing: {stage}, {done} of {total if total is not None else '?'}",
                 where=kept,
                 hint="the same command with --resume goes on from here" if self.state_path else None,
             )
+
+    def _keep_chunks(self) -> None:
+        rows = {name: one.number for name, one in self.chunks.rows.items()}
+        if self.state.chunks:
+            self.state.chunks = self.state.chunks._replace(rows=rows)
+
+    def merge_correlations(self) -> None:
+        """Hand every process's sums to the first one; the others begin anew."""
+        if self.team.size == 1:
+            return
+        for layer in self.layers:
+            empty = empty_state(self.classes, layer.channels)
+            parts = self.team.collect(self.state.correlations.get(layer.name, empty))
+            if self.state.correlations:
+                self.state.correlations[layer.name] = reduce(merge_states, parts) if parts else empty
 
 
 def predict(run: Run, images: AnySet) -> Predictions:
@@ -104,13 +122,16 @@ def predict(run: Run, images: AnySet) -> Predictions:
     one = run.state.predictions.setdefault(split, Predictions())
     total = len(images) if isinstance(images, ImageSet) or one.next else None
     rest = None if one.next == 0 else np.arange(one.next, len(images))
-    for batch in run.loader(images, rest, run.config.batch_size):
+    for batch in run.batches(images, rest, run.chunks.batch):
+        rows = np.empty((4, 0))
         if len(batch.labels):
             probabilities = run.network.logits(batch.images.to(run.device)).float().softmax(1)
             confidence, predicted = (part.cpu().numpy() for part in probabilities.max(1))
-            one.rows.append(np.stack([batch.indices.numpy(), batch.labels.numpy(), predicted, confidence]))
-        one.broken += [(images.paths[bad.index], bad.reason) for bad in batch.broken]
-        one.next += len(batch.labels) + len(batch.broken)
+            rows = np.stack([batch.indices.numpy(), batch.labels.numpy(), predicted, confidence])
+        for part, broken in run.team.gather((rows, [(images.paths[bad.index], bad.reason) for bad in batch.broken])):
+            one.rows += [part] if part.shape[1] else []
+            one.broken += broken
+            one.next += part.shape[1] + len(broken)
         run.after_batch(f"predict {split}", one.next, total)
     if not one.rows:
         first = "; ".join(f"{path}: {reason}" for path, reason in one.broken[:3])
@@ -131,13 +152,16 @@ def measure_scales(run: Run, images: AnySet) -> None:
     chosen = np.sort(index)[np.unique(np.linspace(0, len(index) - 1, min(_SCALE_IMAGES, len(index))).astype(int))]
     sums = {layer.name: np.zeros(3) for layer in run.layers}
     done = 0
-    for batch in run.loader(images, chosen, run.config.batch_size):
-        for cut in run.network.cuts(batch.images.to(run.device), run.layers):
-            maps = cut.maps.double()
-            sums[cut.layer.name] += [maps.numel(), float(maps.sum()), float((maps**2).sum())]
-        done += len(batch.labels)
+    for batch in run.batches(images, chosen, run.chunks.batch):
+        if len(batch.labels):
+            for cut in run.network.cuts(batch.images.to(run.device), run.layers):
+                maps = cut.maps.double()
+                sums[cut.layer.name] += [maps.numel(), float(maps.sum()), float((maps**2).sum())]
+        done += sum(run.team.gather(len(batch.labels)))
         run.after_batch("scale", done, len(chosen))
-    for name, (count, total, squares) in sums.items():
+    everyone = run.team.gather(sums)
+    for name in sums:
+        count, total, squares = np.sum([part[name] for part in everyone], axis=0)
         run.state.scales[name] = float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))
 
 
@@ -148,27 +172,32 @@ def delta_of(run: Run, layer: Layer) -> float:
 
 def correlate(run: Run, images: AnySet, chosen: NDArray[np.int64]) -> None:
     """Second pass: Eq. 2-4 for the chosen samples, summed by class, at every layer."""
-    state, size = run.state, run.batch_size()
+    state = run.state
     for layer in run.layers:
         state.correlations.setdefault(layer.name, empty_state(run.classes, layer.channels))
-    for batch in run.loader(images, chosen[state.correlated :], size):
-        pictures, labels = batch.images.to(run.device), batch.labels.to(run.device)
-        fresh = {}
-        for cut in run.network.cuts(pictures, run.layers):
-            noise = Noise(seed=run.config.seed, delta=delta_of(run, cut.layer))
-            result = correlate_samples(
-                cut,
-                labels,
-                batch.indices.tolist(),
-                noise=noise,
-                draws=run.config.noise_draws,
-                rows=run.rows(cut.layer),
-            )
-            old = state.correlations[cut.layer.name]
-            fresh[cut.layer.name] = update_state(old, batch.labels, result, cut.maps.mean((2, 3)))
-        state.correlations = fresh
-        state.correlated += len(batch.labels)
+    for batch in run.batches(images, chosen[state.correlated :], run.chunks.batch):
+        if len(batch.labels):
+            state.correlations = _with_batch(run, batch)
+        state.correlated += sum(run.team.gather(len(batch.labels)))
         run.after_batch("correlate", state.correlated, len(chosen))
+    run.merge_correlations()
+
+
+def _with_batch(run: Run, batch: Batch) -> dict[str, CorrelationState]:
+    """Every layer's sums with a batch added; as they were, should anything go wrong on the way."""
+    labels, fresh = batch.labels.to(run.device), {}
+    for cut in run.network.cuts(batch.images.to(run.device), run.layers):
+        name = cut.layer.name
+        result = correlate_samples(
+            cut,
+            labels,
+            batch.indices.tolist(),
+            noise=Noise(seed=run.config.seed, delta=delta_of(run, cut.layer)),
+            draws=run.config.noise_draws,
+            rows=run.chunks.rows[name],
+        )
+        fresh[name] = update_state(run.state.correlations[name], batch.labels, result, cut.maps.mean((2, 3)))
+    return fresh
 
 
 def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int, probe: Probe) -> None:
@@ -182,19 +211,23 @@ def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int,
     """
     state = run.state
     index, _, predicted, confidence = state.predictions[images.split].table()
-    for batch in run.loader(images, chosen[len(state.evidence) :], run.batch_size()):
+    for batch in run.batches(images, chosen[len(state.evidence) :], run.chunks.batch):
         keys = batch.indices.tolist()
         here = np.searchsorted(index, keys)  # ascending, as images are read in order
-        evidence = gather_evidence(
-            run.network,
-            probe,
-            batch.images.to(run.device),
-            batch.masks,
-            batch.labels.to(run.device),
-            torch.from_numpy(predicted[here]).to(run.device),
-            confidence[here].tolist(),
-            (first_row + here).tolist(),
-            keys,
+        evidence = (
+            gather_evidence(
+                run.network,
+                probe,
+                batch.images.to(run.device),
+                batch.masks,
+                batch.labels.to(run.device),
+                torch.from_numpy(predicted[here]).to(run.device),
+                confidence[here].tolist(),
+                (first_row + here).tolist(),
+                keys,
+            )
+            if keys
+            else []
         )
-        state.evidence += [one._asdict() for one in evidence]
+        state.evidence += chain.from_iterable(run.team.gather([one._asdict() for one in evidence]))
         run.after_batch("explain", len(state.evidence), len(chosen))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.data import StreamSet
-from modeldoctor.diagnosis.state import RunState, fingerprint_of
+from modeldoctor.diagnosis.chunks import Chunks, measure_costs, plan_chunks
+from modeldoctor.diagnosis.state import KeptChunks, RunState, fingerprint_of
+from modeldoctor.distributed import Team
 from modeldoctor.errors import UsageError
-from modeldoctor.graph import HookedNetwork, LayeredNetwork, open_network
+from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network
+from modeldoctor.memory import Rows, default_budget
 from modeldoctor.setting import AnySet
 from modeldoctor.zoo import Network
 
-_CHANGE_NO_FIGURE = {"batch_size", "workers", "device"}
+_CHANGE_NO_FIGURE = {"batch_size", "workers", "device", "memory"}
 
 
 def splits_to_use(splits: Mapping[str, AnySet], config: DiagnoseConfig) -> tuple[AnySet, AnySet]:
@@ -41,10 +45,38 @@ def splits_to_use(splits: Mapping[str, AnySet], config: DiagnoseConfig) -> tuple
 def take_apart(network: Network, config: DiagnoseConfig, device: torch.device) -> LayeredNetwork:
     """The network, in eval mode, on its device, cut at the layers of the configuration, or behind hooks."""
     module = network.module.to(device)
-    # Any image does; a fixed generator leaves the caller's random state alone.
+    example = example_of(network, device)
+    if config.hooks:
+        return HookedNetwork(module, example)
+    return open_network(module, example, config.layers, bfloat16=config.precision == "bfloat16")
+
+
+def example_of(network: Network, device: torch.device) -> Tensor:
+    """Two images (2,C,H,W) of noise; a generator of its own leaves the caller's random state alone."""
     generator = torch.Generator().manual_seed(0)
-    example = torch.randn(2, *network.preprocessing.input_size, generator=generator).to(device)
-    return HookedNetwork(module, example) if config.hooks else open_network(module, example, config.layers)
+    return torch.randn(2, *network.preprocessing.input_size, generator=generator).to(device)
+
+
+def open_chunks(
+    layered: LayeredNetwork,
+    layers: Sequence[Layer],
+    example: Tensor,
+    config: DiagnoseConfig,
+    state: RunState,
+    team: Team,
+) -> Chunks:
+    """What fits the memory at once, by measuring; a resumed run takes what the interrupted one had, if asked the same.
+
+    Raises:
+        MemoryLimitError: not even one image fits.
+    """
+    asked = (config.batch_size, config.memory)
+    if state.chunks is None or (state.chunks.batch_asked, state.chunks.memory_asked) != asked:
+        budget = config.memory or default_budget(example.device, team.beside)
+        planned = plan_chunks(*measure_costs(layered, layers, example), budget, config.batch_size, example.device)
+        rows = {name: one.number for name, one in planned.rows.items()}
+        state.chunks = team.share(KeptChunks(*asked, planned.batch, rows))
+    return Chunks(state.chunks.batch, {name: Rows(number, name) for name, number in state.chunks.rows.items()})
 
 
 def open_state(

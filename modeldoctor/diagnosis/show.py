@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from modeldoctor.correlation import Noise
+from modeldoctor.diagnosis.dealing import dealt
 from modeldoctor.diagnosis.passes import Run
+from modeldoctor.distributed import Team
 from modeldoctor.explain import Probe
 from modeldoctor.maps import ImageMaps, image_maps, thumbnails
 from modeldoctor.records import Misdiagnosis, Shown, most_telling
@@ -36,7 +38,8 @@ def show(run: Run, images: AnySet, explained: Sequence[Misdiagnosis], first_row:
     layer = next(one for one in probe.layers if one.name == probe.profile.name)
     noise = Noise(seed=probe.seed, delta=probe.delta)
     pictures, maps, done = [], [], 0
-    for batch in run.loader(images, places, run.batch_size()):
+    # So few that every process makes them all.
+    for batch in dealt(Team(), images, places, batch_size=run.chunks.batch, workers=0, device=run.device):
         keys = batch.indices.tolist()
         classes = torch.tensor([predicted[key] for key in keys]).to(run.device)
         (cut,) = run.network.cuts(batch.images.to(run.device), [layer])

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,15 @@ class Predictions:
         return index, label, predicted, whole[3].astype(np.float32)
 
 
+class KeptChunks(NamedTuple):
+    """What was asked for, and what fitted the memory then."""
+
+    batch_asked: int
+    memory_asked: int | None
+    batch: int
+    rows: dict[str, int]
+
+
 @dataclass
 class RunState:
     """Everything that a resumed run needs.
@@ -58,6 +67,7 @@ class RunState:
         evidence: what was gathered on single images, a plain dict each.
         attacked: how many of the chosen images were attacked.
         adversarial: sample, prediction, stability and fallback of each that was turned.
+        chunks: images at once, and rows at once by layer; a resumed run rounds as the interrupted one did.
     """
 
     fingerprint: str
@@ -68,6 +78,7 @@ class RunState:
     evidence: list[dict[str, Any]] = field(default_factory=list)
     attacked: int = 0
     adversarial: list[list[Any]] = field(default_factory=list)
+    chunks: KeptChunks | None = None
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
@@ -84,6 +95,7 @@ class RunState:
             "evidence": self.evidence,
             "attacked": self.attacked,
             "adversarial": self.adversarial,
+            "chunks": None if self.chunks is None else tuple(self.chunks),
         }
         with written_aside(path) as aside:
             torch.save(content, aside)
@@ -126,6 +138,7 @@ class RunState:
             content["evidence"],
             content["attacked"],
             content["adversarial"],
+            None if content["chunks"] is None else KeptChunks(*content["chunks"]),
         )
 
 

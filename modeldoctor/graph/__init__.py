@@ -16,13 +16,16 @@ from modeldoctor.graph.layers import Layer, select_layers
 __all__ = ["Cut", "CutNetwork", "HookedNetwork", "Layer", "LayeredNetwork", "open_network", "select_layers"]
 
 
-def open_network(network: nn.Module, example: Tensor, selection: str = "all") -> LayeredNetwork:
+def open_network(
+    network: nn.Module, example: Tensor, selection: str = "all", *, bfloat16: bool = False
+) -> LayeredNetwork:
     """Cut a network at its layers; one that does not export, or not faithfully, is measured through hooks.
 
     Args:
         network: a classifier in eval mode; it is not changed.
         example: images (B,C,H,W), B >= 2, on the network's device and in its dtype.
         selection: the layers that will be cut at, as in `select_layers`; each of these cuts is checked here.
+        bfloat16: run products in it once the cuts are checked; without effect, and said so, through hooks.
 
     Raises:
         UsageError: the selection names no layer.
@@ -35,11 +38,13 @@ def open_network(network: nn.Module, example: Tensor, selection: str = "all") ->
             expected = network(example)
         logits = expected if isinstance(expected, Tensor) else next(iter(expected))
         cut.verify(example, logits, select_layers(cut.layers, selection))
+        cut.bfloat16 = bfloat16
         return cut
     except GraphError as error:
         hooked_because = error.found
     warnings.warn(
-        f"this network cannot be cut ({hooked_because}); each noise draw runs the whole of it: same numbers, slower",
+        f"this network cannot be cut ({hooked_because}); each noise draw runs the whole of it: same numbers, "
+        f"slower{', in float32' if bfloat16 else ''}",
         ModelDoctorWarning,
         stacklevel=2,
     )

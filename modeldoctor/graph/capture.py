@@ -20,11 +20,11 @@ from modeldoctor.graph.layers import FEATURES, MapsView, match_module, patch_gri
 
 aten = torch.ops.aten
 
-_CONV2D = (aten.conv2d.default, aten.conv2d.padding)
+CONV2D = (aten.conv2d.default, aten.conv2d.padding)
 _POOL_TO_ONE = (aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default)
 _RESHAPE = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 _REDUCE = (aten.mean.dim, aten.amax.default)
-_WEIGHTED = (*_CONV2D, aten.linear.default, aten.addmm.default, aten.mm.default, aten.matmul.default)
+_WEIGHTED = (*CONV2D, aten.linear.default, aten.addmm.default, aten.mm.default, aten.matmul.default)
 
 
 class Place(NamedTuple):
@@ -131,7 +131,7 @@ def node_macs(node: fx.Node, symbol: Any) -> int:
         return concrete(argument.meta["val"].shape, symbol, 1)
 
     outputs = prod(concrete(node.meta["val"].shape, symbol, 1))
-    if node.target in _CONV2D:
+    if node.target in CONV2D:
         return outputs * prod(size(1)[1:])
     if node.target is aten.linear.default:
         return outputs * size(1)[1]
@@ -141,12 +141,6 @@ def node_macs(node: fx.Node, symbol: Any) -> int:
         query, key = size(0), size(1)
         return prod(query) * key[-2] + outputs * key[-2]
     return 0
-
-
-def node_bytes(node: fx.Node, symbol: Any) -> int:
-    """Bytes of a node's value for one image; 0 for what is not one tensor."""
-    value = node.meta.get("val")
-    return prod(concrete(value.shape, symbol, 1)) * value.element_size() if isinstance(value, Tensor) else 0
 
 
 def _first_line(error: Exception) -> str:
@@ -226,7 +220,7 @@ def _features(graph: fx.Graph, image: fx.Node, logits: fx.Node, maps: set[fx.Nod
     from_image = _descendants([image])
     node: fx.Node
     for node in reversed(graph.nodes):
-        if node not in maps or not any(_pools_all(user) or _flattens(user) for user in node.users):
+        if node not in maps or not any(pools_all(user) or _flattens(user) for user in node.users):
             continue
         behind = suffix_nodes(graph, node, logits)
         beside = {parent for one in behind for parent in one.all_input_nodes} - {node, *behind}
@@ -250,7 +244,7 @@ def _flattens(node: fx.Node) -> bool:
 def _layer_names(node: fx.Node, whole: dict[fx.Node, list[tuple[str, str]]]) -> list[tuple[str, str]]:
     names = list(whole.get(node, ()))
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    if node.target in _CONV2D and stack:
+    if node.target in CONV2D and stack:
         names.insert(0, (stack[-1][0], "conv"))
     return names
 
@@ -280,13 +274,14 @@ def _descendants_with_positions(image: fx.Node) -> set[fx.Node]:
     """What the image reaches without passing a pooling over all positions: gates and pooled heads are left out."""
     seen, stack = {image}, [image]
     while stack:
-        fresh = [user for user in stack.pop().users if user not in seen and not _pools_all(user)]
+        fresh = [user for user in stack.pop().users if user not in seen and not pools_all(user)]
         seen.update(fresh)
         stack.extend(fresh)
     return seen
 
 
-def _pools_all(node: fx.Node) -> bool:
+def pools_all(node: fx.Node) -> bool:
+    """Whether a node averages or maximises over all positions."""
     if node.target in _POOL_TO_ONE:
         return list(node.args[1]) == [1, 1]  # type: ignore[arg-type]
     if node.target in _REDUCE and len(node.args) > 1:

@@ -7,14 +7,17 @@ Rows of a batch of copies are copy-major: row r*B + b is copy r of image b.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 
 from modeldoctor.errors import GraphError
-from modeldoctor.graph.capture import Captured, Place, concrete, node_bytes, node_macs, suffix_nodes
+from modeldoctor.graph.capture import Captured, Place, concrete, node_macs, suffix_nodes
+from modeldoctor.graph.frozen import Frozen, Operation
 from modeldoctor.graph.layers import Layer
+from modeldoctor.graph.pooled import PooledHead, find_pooled_head
 
 Execute = Callable[[Any, Any, Any], Any]
 """Does one operation: (function, positional arguments, named arguments) to its value."""
@@ -27,11 +30,13 @@ class Cut(NamedTuple):
         layer: which layer.
         maps: (B,K,H,W), without a graph.
         head: maps of R copies of the batch (R*B,K,H,W) to logits (R*B,N); differentiable in its argument.
+        pooled: the same head where it acts on every position alone, is averaged over them and read linearly; else None.
     """
 
     layer: Layer
     maps: Tensor
     head: Callable[[Tensor], Tensor]
+    pooled: PooledHead | None = None
 
 
 class LayeredNetwork(Protocol):
@@ -56,15 +61,23 @@ class CutNetwork:
 
     Args:
         captured: the graph; its weights are shared with the network and get no gradient.
+        frozen: the weights stay as they are, and cheaper operations may stand for the network's own.
+
+    Attributes:
+        layers: in execution order.
+        bfloat16: run products in it, sums in float32; maps, noise, derivatives and their sums keep the images' type.
 
     Raises:
         GraphError: cutting it does not give the network's own logits (`verify`).
     """
 
-    def __init__(self, captured: Captured):
+    def __init__(self, captured: Captured, *, frozen: bool = True):
         self.captured = captured
+        self.bfloat16 = False
+        self._frozen = Frozen(captured) if frozen else None
         self._order = {node: index for index, node in enumerate(captured.graph.nodes)}
         self._suffixes: dict[str, _Suffix] = {}
+        self._passes: dict[tuple[str, ...], Mapping[fx.Node, Operation]] = {}
         places = self._reaching(captured.places)
         self._places = {place.name: place for place in places}
         self.layers = tuple(self._layer(place) for place in places)
@@ -72,14 +85,25 @@ class CutNetwork:
     def logits(self, images: Tensor) -> Tensor:
         """Images (B,C,H,W) to logits (B,N), without a graph."""
         values: dict[fx.Node, Any] = {}
-        for _ in self.walk(images, (), values, self.captured.state, _without_graph):
+        for _ in self._measuring_walk(images, (), values):
             pass
         logits: Tensor = values[self.captured.logits]
-        return logits
+        return logits.to(images.dtype)
 
     def cuts(self, images: Tensor, layers: Sequence[Layer]) -> Iterator[Cut]:
         """One pass over the network that stops at each of the layers, in execution order."""
-        return self.walk(images, layers, {}, self.captured.state, _without_graph)
+        return self._measuring_walk(images, layers, {})
+
+    def _measuring_walk(self, images: Tensor, layers: Sequence[Layer], values: dict[fx.Node, Any]) -> Iterator[Cut]:
+        state = self._frozen.state if self._frozen else self.captured.state
+        if self._frozen:
+            images = images.contiguous(memory_format=torch.channels_last)
+
+        def execute(function: Any, args: Any, kwargs: Any) -> Any:
+            with torch.no_grad(), autocast(images, self.bfloat16):
+                return function(*args, **kwargs)
+
+        return self.walk(images, layers, values, state, execute)
 
     def walk(
         self,
@@ -106,8 +130,9 @@ class CutNetwork:
         for suffix in self._run(images, stops, values, state, execute):
             output = values[suffix.place.node]
             alive = [values[node] for node in suffix.alive]
-            maps = suffix.place.view.to_maps(output)
-            yield Cut(by_name[suffix.place.name], maps, suffix.bind(output, alive, len(images)))
+            maps = suffix.place.view.to_maps(output).to(images.dtype)
+            head = suffix.bind(output, alive, len(images), self.bfloat16)
+            yield Cut(by_name[suffix.place.name], maps, head, suffix.bind_pooled(alive, len(images)))
 
     def verify(self, images: Tensor, expected: Tensor, layers: Sequence[Layer]) -> None:
         """Check that each layer's suffix gives the network's own logits for two copies of the batch.
@@ -137,13 +162,13 @@ class CutNetwork:
     ) -> Iterator[_Suffix]:
         """Execute node after node into `values`, yield each suffix when it can run, and forget what is spent."""
         captured = self.captured
-        spent = self._last_uses(stops)
+        spent, instead = self._last_uses(stops), self._operations(stops)
         values.update(state)
         values[captured.image] = images
         for node in captured.graph.nodes:
             if node.op == "call_function":
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-                values[node] = execute(node.target, args, kwargs)
+                function, args, kwargs = instead.get(node, (node.target, node.args, node.kwargs))
+                values[node] = execute(function, *fx.node.map_arg((args, kwargs), values.__getitem__))
             yield from stops.get(node, ())
             for old in spent.get(node, ()):
                 del values[old]
@@ -161,9 +186,18 @@ class CutNetwork:
                 spent.setdefault(stop, []).append(node)
         return spent
 
+    def _operations(self, stops: dict[fx.Node, list[_Suffix]]) -> Mapping[fx.Node, Operation]:
+        """What a pass does instead of the network's own operations; what suffixes start from stays as it is."""
+        suffixes = [suffix for found in stops.values() for suffix in found]
+        key = tuple(suffix.place.name for suffix in suffixes)
+        if self._frozen and key not in self._passes:
+            kept = {node for suffix in suffixes for node in (suffix.place.node, *suffix.alive)}
+            self._passes[key] = self._frozen.operations(self.captured.graph.nodes, kept)
+        return self._passes.get(key, {})
+
     def _suffix(self, name: str) -> _Suffix:
         if name not in self._suffixes:
-            self._suffixes[name] = _Suffix(self.captured, self._places[name], self._order)
+            self._suffixes[name] = _Suffix(self.captured, self._places[name], self._order, self._frozen)
         return self._suffixes[name]
 
     def _reaching(self, places: Sequence[Place]) -> list[Place]:
@@ -175,7 +209,7 @@ class CutNetwork:
 
     def _reaches(self, place: Place) -> bool:
         """Whether a NaN in the maps shows in the logits."""
-        captured, suffix = self.captured, _Suffix(self.captured, place, self._order)
+        captured, suffix = self.captured, _Suffix(self.captured, place, self._order, None)
         image = captured.image.meta["val"]
         state = next(iter(captured.state.values()))
         images = torch.zeros(concrete(image.shape, captured.batch, 2), dtype=image.dtype, device=state.device)
@@ -184,7 +218,7 @@ class CutNetwork:
             output, alive = values[place.node], [values[node] for node in suffix.alive]
             maps = place.view.to_maps(output)
             with torch.no_grad():
-                logits = suffix.bind(output, alive, 2)(torch.full_like(maps, torch.nan))
+                logits = suffix.bind(output, alive, 2, False)(torch.full_like(maps, torch.nan))
         return bool(logits.isnan().any())
 
     def _layer(self, place: Place) -> Layer:
@@ -199,7 +233,6 @@ class CutNetwork:
             width=shape[3],
             depth=captured.depths[place.node] / captured.depths[captured.logits],
             macs_after=sum(node_macs(node, captured.batch) for node in after),
-            bytes_after=sum(node_bytes(node, captured.batch) for node in after),
         )
 
 
@@ -210,7 +243,7 @@ class _Suffix:
     the copies' batch and symbolic sizes are computed anew.
     """
 
-    def __init__(self, captured: Captured, place: Place, order: dict[fx.Node, int]):
+    def __init__(self, captured: Captured, place: Place, order: dict[fx.Node, int], frozen: Frozen | None):
         self.place = place
         self._captured = captured
         nodes = suffix_nodes(captured.graph, place.node, captured.logits)
@@ -220,30 +253,72 @@ class _Suffix:
         self.alive = [node for node in needed if node not in self._sizes]
         self._batch_axes = [_batch_axis(node, captured) for node in self.alive]
         self.ready = max((place.node, *self.alive), key=order.__getitem__)
-        self._module = self._build(nodes)
+        operations = frozen.operations(nodes, ()) if frozen else {}
+        self._module = self._build(nodes, captured.logits, operations)
+        self._pooled = find_pooled_head(place, nodes, captured)
+        if self._pooled:
+            below = nodes[: nodes.index(self._pooled.before) + 1]
+            self._pointwise = self._build(below, self._pooled.before, operations)
 
-    def bind(self, output: Tensor, alive: Sequence[Any], batch: int) -> Callable[[Tensor], Tensor]:
+    def bind(self, output: Tensor, alive: Sequence[Any], batch: int, bfloat16: bool) -> Callable[[Tensor], Tensor]:
         """The suffix as a function of noisy maps (R*B,K,H,W) alone."""
 
         def head(maps: Tensor) -> Tensor:
-            rows = len(maps)
-            tiled = [_tile(value, axis, rows // batch) for value, axis in zip(alive, self._batch_axes, strict=True)]
-            sizes = concrete((node.meta["val"] for node in self._sizes), self._captured.batch, rows)
-            whole = self.place.view.from_maps(maps, _tile(output, 0, rows // batch))
-            result = self._module(whole, *tiled, *sizes)
+            sizes = concrete((node.meta["val"] for node in self._sizes), self._captured.batch, len(maps))
+            with autocast(maps, bfloat16):
+                result = self._module(self._whole(maps, output, batch), *self._tiled(alive, maps, batch), *sizes)
             assert isinstance(result, Tensor)
-            return result
+            return result.to(maps.dtype)
 
         return head
 
-    def _build(self, nodes: Sequence[fx.Node]) -> fx.GraphModule:
-        graph = fx.Graph()
+    def bind_pooled(self, alive: Sequence[Any], batch: int) -> PooledHead | None:
+        """The head in its closed form, if it has one."""
+        if self._pooled is None:
+            return None
+
+        def pointwise(maps: Tensor) -> Tensor:
+            sizes = concrete((node.meta["val"] for node in self._sizes), self._captured.batch, len(maps))
+            values: Tensor = self._pointwise(maps, *self._tiled(alive, maps, batch), *sizes)
+            return values
+
+        return PooledHead(pointwise, alive[self.alive.index(self._pooled.weight)])
+
+    def _whole(self, maps: Tensor, output: Tensor, batch: int) -> Tensor:
+        view = self.place.view
+        return view.from_maps(maps, _tile(output, 0, len(maps) // batch) if view.prefix else output)
+
+    def _tiled(self, alive: Sequence[Any], maps: Tensor, batch: int) -> list[Any]:
+        return [
+            _like(_tile(value, axis, len(maps) // batch), maps)
+            for value, axis in zip(alive, self._batch_axes, strict=True)
+        ]
+
+    def _build(self, nodes: Sequence[fx.Node], last: fx.Node, instead: Mapping[fx.Node, Operation]) -> fx.GraphModule:
+        graph, constants = fx.Graph(), nn.Module()
         inputs = (self.place.node, *self.alive, *self._sizes)
         copies = {node: graph.placeholder(f"value_{index}") for index, node in enumerate(inputs)}
+
+        def argument(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return fx.node.map_arg(value, copies.__getitem__)
+            name = f"constant_{len(list(constants.buffers()))}"
+            constants.register_buffer(name, value)
+            return graph.get_attr(name)
+
         for node in nodes:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-        graph.output(copies[self._captured.logits])
-        return fx.GraphModule(nn.Module(), graph)
+            if node in instead:
+                function, args, kwargs = instead[node]
+                copies[node] = graph.call_function(function, tuple(map(argument, args)), kwargs)
+            else:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+        graph.output(copies[last])
+        return fx.GraphModule(constants, graph)
+
+
+def autocast(like: Tensor, bfloat16: bool) -> AbstractContextManager[None]:
+    """Products in bfloat16 with float32 sums, on the device of a tensor, or nothing."""
+    return torch.autocast(like.device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
 
 def _without_graph(function: Any, args: Any, kwargs: Any) -> Any:
@@ -261,10 +336,16 @@ def _batch_axis(node: fx.Node, captured: Captured) -> int | None:
     return symbolic[0] if symbolic else None
 
 
+def _like(value: Any, maps: Tensor) -> Any:
+    """What autocast left in a smaller type, in that of the maps."""
+    smaller = isinstance(value, Tensor) and value.is_floating_point() and value.element_size() < maps.element_size()
+    return value.to(maps.dtype) if smaller and maps.dtype == torch.float32 else value
+
+
 def _tile(value: Any, axis: int | None, copies: int) -> Any:
     if axis is None or copies == 1:
         return value
-    return value.repeat(*(copies if index == axis else 1 for index in range(value.ndim)))
+    return torch.cat([value] * copies, axis)  # keeps the memory format, as repeat does not
 
 
 def _shape(node: fx.Node, captured: Captured, batch: int) -> tuple[int, ...]:

@@ -85,8 +85,6 @@ class HookedNetwork:
             head = kind == "conv" and index == len(found) - 1 > linear
             if name in self._calls and not head and self._reaches(name, example):
                 layers.append((name, kind, shape))
-        # A draw costs the whole network here; activations and normalisations about treble what the layers put out.
-        values = 3 * example.element_size() * sum(shape.numel() for _, _, shape in found)
         return tuple(
             Layer(
                 name=name,
@@ -96,7 +94,6 @@ class HookedNetwork:
                 width=shape[3],
                 depth=(index + 1) / len(layers),
                 macs_after=0,
-                bytes_after=values,
             )
             for index, (name, kind, shape) in enumerate(layers)
         )

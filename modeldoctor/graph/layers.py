@@ -30,7 +30,6 @@ class Layer:
         depth: weighted operations on the longest path up to it, as a share of those up to the logits; a shortcut's
             convolution is shallower than the branch that it bridges, whichever is executed last.
         macs_after: multiply-accumulates for one image between this layer and the logits.
-        bytes_after: of all values that one image has between this layer and the logits; bounds what a copy needs.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Layer:
     width: int
     depth: float
     macs_after: int
-    bytes_after: int
 
 
 class MapsView(NamedTuple):
@@ -59,7 +57,9 @@ class MapsView(NamedTuple):
         return output.permute(0, 3, 1, 2) if self.form == "channels_last" else output
 
     def from_maps(self, maps: Tensor, output: Tensor) -> Tensor:
-        """A raw output with its maps replaced; class and register tokens come from `output` (same batch)."""
+        """A raw output with its maps replaced; class and register tokens, if any, come from `output` (same batch)."""
+        if self.form == "tokens" and not self.prefix:
+            return maps.flatten(2).transpose(1, 2)
         if self.form == "tokens":
             return torch.cat([output[:, : self.prefix], maps.flatten(2).transpose(1, 2)], dim=1)
         return maps.permute(0, 2, 3, 1) if self.form == "channels_last" else maps

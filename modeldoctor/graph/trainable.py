@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from modeldoctor.distributed import Team
 from modeldoctor.errors import GraphError, ModelDoctorWarning
 from modeldoctor.graph.auxiliary import auxiliary_outputs, auxiliary_weight
 from modeldoctor.graph.capture import Captured, capture
-from modeldoctor.graph.cut import Cut, CutNetwork
+from modeldoctor.graph.cut import Cut, CutNetwork, Execute
 from modeldoctor.graph.layers import Layer
 
 aten = torch.ops.aten
@@ -31,12 +33,39 @@ def _batch_norm(
     return (F.batch_norm(x, mean, variance, weight, bias, True, momentum, eps),)
 
 
-# What an operation of the eval-mode graph is in training mode.
-_IN_TRAINING: dict[Any, Callable[..., Any]] = {aten._native_batch_norm_legit_no_training.default: _batch_norm}
+def _shared_batch_norm(
+    team: Team,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor]:
+    """By the statistics of the images of all processes, as one process would have them; differentiable in all."""
+    axes, shape = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
+    number = float(team.total(torch.tensor(x.numel() / x.shape[1], dtype=torch.float64)))
+    batch_mean = team.differentiable_total(x.sum(axes)) / number
+    centred = x - batch_mean.view(shape)
+    batch_variance = team.differentiable_total(centred.square().sum(axes)) / number
+    with torch.no_grad():
+        mean.lerp_(batch_mean.to(mean), momentum)
+        variance.lerp_((batch_variance * number / max(number - 1, 1)).to(variance), momentum)
+    scale = (batch_variance + eps).rsqrt() if weight is None else (batch_variance + eps).rsqrt() * weight
+    normalised = centred * scale.view(shape)
+    return (normalised if bias is None else normalised + bias.view(shape),)
 
 
-def _in_training(function: Any, args: Any, kwargs: Any) -> Any:
-    return _IN_TRAINING.get(function, function)(*args, **kwargs)
+def _in_training(team: Team) -> Execute:
+    """What an operation of the eval-mode graph is in training mode."""
+    norm: Callable[..., Any] = _batch_norm if team.size == 1 else partial(_shared_batch_norm, team)
+    instead = {aten._native_batch_norm_legit_no_training.default: norm}
+
+    def execute(function: Any, args: Any, kwargs: Any) -> Any:
+        return instead.get(function, function)(*args, **kwargs)
+
+    return execute
 
 
 class TrainableNetwork:
@@ -48,18 +77,20 @@ class TrainableNetwork:
     Args:
         network: its parameters are the ones that get gradients; captured in eval mode and left in its own.
         example: images (B,C,H,W), B >= 2, on the network's device.
+        team: processes that each pass a share of every batch; BatchNorm takes the statistics of the whole.
 
     Raises:
         GraphError: the network cannot be captured.
     """
 
-    def __init__(self, network: nn.Module, example: Tensor):
+    def __init__(self, network: nn.Module, example: Tensor, team: Team | None = None):
         training = [module for module in network.modules() if module.training]
         try:
-            self._cut = CutNetwork(_with_heads(network.eval(), example))
+            self._cut = CutNetwork(_with_heads(network.eval(), example), frozen=False)
         finally:
             for module in training:
                 module.training = True
+        self._execute = _in_training(team or Team())
         captured, live = self._cut.captured, dict([*network.named_parameters(), *network.named_buffers()])
         self._state = {node: live.get(captured.names[node], tensor) for node, tensor in captured.state.items()}
         self.layers = self._cut.layers
@@ -74,15 +105,17 @@ class TrainableNetwork:
         """One forward pass in training mode, differentiable in the network's parameters.
 
         Args:
-            images: (B,C,H,W).
+            images: (B,C,H,W), this process's share of the batch.
             layers: where to cut.
 
         Returns:
             Logits (B,N), and for each layer its maps and the suffix, both with their graph.
         """
         values: dict[fx.Node, Any] = {}
-        cuts = list(self._cut.walk(images, layers, values, self._state, _in_training))
+        cuts = list(self._cut.walk(images, layers, values, self._state, self._execute))
         self._auxiliary = [values[node] for node in self._cut.captured.auxiliary]
+        # Under autocast, too, what is differentiated twice is in float32: suffixes follow their maps' type.
+        cuts = [cut._replace(maps=cut.maps.float() if cut.maps.element_size() < 4 else cut.maps) for cut in cuts]
         return values[self._cut.captured.logits], cuts
 
     def loss(self, logits: Tensor, criterion: Callable[[Tensor], Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from modeldoctor.checkpoint import read_checkpoint
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.data import open_data
+from modeldoctor.distributed import Team
 from modeldoctor.errors import DataError, ModelDoctorWarning, StoreError, UsageError
 from modeldoctor.files import written_aside
 from modeldoctor.graph.trainable import TrainableNetwork
@@ -59,6 +60,7 @@ def treat(
     *,
     resume: bool = False,
     progress: Progress | None = None,
+    team: Team | None = None,
 ) -> Trial:
     """Fine-tune a network under constraints made from its diagnosis, and say whether that helped.
 
@@ -68,6 +70,7 @@ def treat(
         diagnosis: of this network, with the layers that are constrained.
         resume: go on with the interrupted trial in `config.output`.
         progress: called with (stage, done, total).
+        team: the processes that share the work (`modeldoctor.distributed.job`); the first alone writes.
 
     Returns:
         The trial; `config.output` holds it as trial.json, with treated.<ext>, maps.h5, history.csv and config.yaml.
@@ -78,7 +81,7 @@ def treat(
         StoreError: the trial to resume had other settings.
         InterruptedRunError: Ctrl-C; whole epochs are kept.
     """
-    return carry_out(prepare(config, network), network, diagnosis, resume=resume, progress=progress)
+    return carry_out(prepare(config, network), network, diagnosis, resume=resume, progress=progress, team=team)
 
 
 class Prepared(NamedTuple):
@@ -120,6 +123,7 @@ def carry_out(
     *,
     resume: bool = False,
     progress: Progress | None = None,
+    team: Team | None = None,
 ) -> Trial:
     """Run a prepared trial and write its files; see `treat`."""
     config = prepared.config
@@ -130,12 +134,18 @@ def carry_out(
             expected=f"one of {network.path} ({network.checkpoint_sha256[:12]}...)",
             hint="diagnose this checkpoint, or leave the diagnosis out",
         )
-    _begin(config, network, resume)
-    with graceful_stop() as stop:
+    team = team or Team()
+    _check_team(config, team)
+    if team.first:
+        _begin(config, network, resume)
+    team.share(None)
+    with graceful_stop(patient=team.size > 1) as stop:
         trial, weights = run_trial(
             network, prepared.splits, diagnosis, config, progress=progress or (lambda stage, done, total: None),
-            stop=stop,
+            stop=stop, team=team,
         )  # fmt: skip
+    if not team.first:
+        return trial
     write_treated(network, weights, config.output)
     write_trial(trial, config.output / "trial.json")
     return trial
@@ -199,6 +209,16 @@ def _begin(config: TreatConfig, network: Network, resume: bool) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def _check_team(config: TreatConfig, team: Team) -> None:
+    if (size := config.training.batch_size or 1) < team.size:
+        raise UsageError(
+            f"{team.size} processes for batches of {size} images",
+            where="training.batch_size",
+            expected="an image of every batch for each process",
+            hint="larger batches or fewer processes",
+        )
+
+
 def run_trial(
     network: Network,
     splits: Splits,
@@ -207,6 +227,7 @@ def run_trial(
     *,
     progress: Progress,
     stop: StopRequest,
+    team: Team,
 ) -> tuple[Trial, dict[str, Tensor]]:
     """Train every arm under every seed and read the test split once; the trial and the weights that won.
 
@@ -217,7 +238,7 @@ def run_trial(
         DataError: the space constraint has no annotated image.
         InterruptedRunError: Ctrl-C; whole epochs are kept.
     """
-    device = resolve_device(config.device)
+    device = resolve_device(config.device, team.local)
     module = network.module.to(device)
     annotated = annotated_images(splits.train, diagnosis, config) if needs_masks(config) else None
     if annotated is not None and annotated.invalid:
@@ -229,7 +250,7 @@ def run_trial(
     with in_eval_mode(module), _weights_given_back(module) as original:
         setting = Setting(
             network=module,
-            trainable=TrainableNetwork(module, _example(network).to(device)),
+            trainable=TrainableNetwork(module, _example(network).to(device), team),
             original=original,
             splits=splits,
             annotated=np.empty(0, dtype=np.int64) if annotated is None else annotated.indices,
@@ -237,8 +258,9 @@ def run_trial(
             states=config.output / "arms",
             progress=progress,
             stop=stop,
+            team=team,
         )
-        arms = Arms(setting, diagnosis, History(config))
+        arms = Arms(setting, diagnosis, History(config, writes=team.first))
         config, rungs = pick_weights(config, arms.pilot)
         provenance = {
             "arch": network.arch,
@@ -251,7 +273,8 @@ def run_trial(
         }
         runs = arms.run(config)
         found = judge(network, setting, config, runs, provenance)
-        write_shown(network, setting, config, runs)
+        if team.first:
+            write_shown(network, setting, config, runs)
         return found
 
 

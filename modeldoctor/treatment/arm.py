@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modeldoctor.data import make_loader
+from modeldoctor.distributed import Team
 from modeldoctor.errors import InterruptedRunError, ModelDoctorWarning
 from modeldoctor.files import written_aside
 from modeldoctor.graph.trainable import TrainableNetwork
@@ -83,6 +84,7 @@ class Setting:
         splits: of the data.
         annotated: indices of annotated training images.
         device: of the network.
+        team: the processes that each take a share of every batch; the first alone writes.
         states: the folder where runs are kept after every epoch.
         progress, stop: as in a diagnosis.
     """
@@ -96,6 +98,7 @@ class Setting:
     states: Path
     progress: Progress
     stop: StopRequest
+    team: Team = field(default_factory=Team)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +152,10 @@ class Arm:
                 return
             sums += figures
             if steps % self.config.training.accumulate == 0:
-                optimisation.update(epoch * self._updates() + steps // self.config.training.accumulate - 1)
+                self._update(optimisation, epoch * self._updates() + steps // self.config.training.accumulate - 1)
             self._after_step(epoch, steps)
         if steps % self.config.training.accumulate:
-            optimisation.update((epoch + 1) * self._updates() - 1)
+            self._update(optimisation, (epoch + 1) * self._updates() - 1)
         right, score = self._judge(optimisation.judged)
         loss, channel, space = (sums / max(steps, 1)).tolist()
         done.history.append(
@@ -167,22 +170,28 @@ class Arm:
         self, batch: TrainingBatch, optimisation: Optimisation, number: int
     ) -> NDArray[np.float64] | None:
         """The loss and the constraints' relative values of one batch, or None if it is not finite."""
-        penalty = self.penalty
+        penalty, team = self.penalty, self.setting.team
+        share = len(batch.labels) / int(team.total(torch.tensor(len(batch.labels))))
         with optimisation.forward_type():
             logits, cuts = self.setting.trainable.training_pass(batch.images, penalty.layers if penalty else ())
         smoothing = self.config.training.label_smoothing or 0.0
-        loss = self.setting.trainable.loss(logits, lambda one: batch.loss(one.float(), smoothing))
+        loss = share * self.setting.trainable.loss(logits, lambda one: batch.loss(one.float(), smoothing))
         terms = penalty.terms(logits, cuts, batch, noise_seed(self.seed, number)) if penalty else {}
         total = loss + penalty.total(terms).to(loss) if penalty else loss
-        if not math.isfinite(float(total.detach())):
+        if not math.isfinite(float(team.total(total))):
             return None
         optimisation.add_gradient(total)
-        return np.array([float(loss.detach()), *(penalty.relative(terms) if penalty else (math.nan, math.nan))])
+        terms = {key: team.total(term) for key, term in terms.items()}
+        return np.array([float(team.total(loss)), *(penalty.relative(terms) if penalty else (math.nan, math.nan))])
+
+    def _update(self, optimisation: Optimisation, number: int) -> None:
+        self.setting.team.add_up_gradients(self.setting.network.parameters())
+        optimisation.update(number)
 
     def _after_step(self, epoch: int, steps: int) -> None:
         stage, total = f"{self.name}, seed {self.seed}", self.config.training.epochs * self._steps()
         self.setting.progress(stage, epoch * self._steps() + steps, total)
-        if self.setting.stop.requested:
+        if any(self.setting.team.gather(self.setting.stop.requested)):
             raise InterruptedRunError(
                 f"interrupted in epoch {epoch + 1} of {stage}",
                 where=f"whole epochs are kept in {self.setting.states}",
@@ -192,7 +201,7 @@ class Arm:
     def _judge(self, network: nn.Module) -> tuple[float, float]:
         """Accuracy and the metric that chooses, on validation."""
         val = self.setting.splits.val
-        predicted = predict_part(network, val, self.config, self.setting.device)
+        predicted = predict_part(network, val, self.config, self.setting.device, self.setting.team)
         return float(np.mean(predicted == val.labels)), val.score(predicted, self.config.metric)
 
     def _measure_start(self) -> dict[tuple[str, str], float]:
@@ -202,7 +211,7 @@ class Arm:
         for step, batch in zip(range(_START_BATCHES), self._batches(0), strict=False):
             logits, cuts = self.setting.trainable.training_pass(batch.images, self.penalty.layers)
             for key, term in self.penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
-                sums.setdefault(key, []).append(float(term.detach()))
+                sums.setdefault(key, []).append(float(self.setting.team.total(term)))
         self.setting.network.load_state_dict(self.setting.original)  # the passes moved BatchNorm's statistics
         return {key: max(float(np.mean(values)), 1e-12) for key, values in sums.items()}
 
@@ -212,7 +221,8 @@ class Arm:
             setting.splits.train, setting.annotated, self.config, seed=self.seed, epoch=epoch
         ):
             masks = batch.masks if self.change_masks is None else self.change_masks(batch.masks, batch.keys[0])
-            yield replace(batch, masks=masks).to(setting.device)
+            mine = setting.team.share_of(len(batch.labels))
+            yield replace(batch, masks=masks).part(mine).to(setting.device)
 
     def _steps(self) -> int:
         assert self.config.training.batch_size is not None
@@ -235,6 +245,8 @@ class Arm:
         return self.setting.states / f"{self.name}-{self.seed}.pt"
 
     def _save(self, done: Progressed) -> None:
+        if not self.setting.team.first:
+            return
         content = {**vars(done), "history": [asdict(epoch) for epoch in done.history]}
         with written_aside(self._state_path) as aside:
             torch.save(content, aside)
@@ -246,22 +258,25 @@ class Arm:
         return Progressed(**{**content, "history": [Epoch(**epoch) for epoch in content["history"]]})
 
 
-def predict_part(network: nn.Module, part: Part, config: TreatConfig, device: torch.device) -> NDArray[np.int64]:
+def predict_part(
+    network: nn.Module, part: Part, config: TreatConfig, device: torch.device, team: Team | None = None
+) -> NDArray[np.int64]:
     """Predicted classes (S,) of a part's images, -1 for one that cannot be read.
 
     Args:
         network: in eval mode.
+        team: processes that each take a share of the images.
     """
-    predicted = np.full(len(part.indices), -1, dtype=np.int64)
+    team = team or Team()
+    indices = part.indices[team.share_of(len(part.indices))]
+    predicted = np.full(len(indices), -1, dtype=np.int64)
     assert config.training.batch_size is not None
     with torch.no_grad():
-        for batch in make_loader(
-            part.images, part.indices, batch_size=config.training.batch_size, workers=config.workers
-        ):
+        for batch in make_loader(part.images, indices, batch_size=config.training.batch_size, workers=config.workers):
             if len(batch.labels):
-                rows = np.searchsorted(part.indices, batch.indices.numpy())
+                rows = np.searchsorted(indices, batch.indices.numpy())
                 predicted[rows] = network(batch.images.to(device)).argmax(1).cpu().numpy()
-    return predicted
+    return np.concatenate(team.gather(predicted))
 
 
 def noise_seed(seed: int, step: int) -> int:

@@ -86,6 +86,7 @@ class Arms:
             correlated=correlated,
             scales={layer.name: self._diagnosis[layer.name].activation_std for layer in (*channel, *space)},
             expand_px=self._expand_px(config),
+            team=self._setting.team,
         )
 
     def _correlated(self, layers: tuple[Layer, ...], config: TreatConfig) -> dict[str, Tensor]:

@@ -48,6 +48,10 @@ class TrainingBatch:
         )
         return (self.share * own + (1 - self.share) * other).mean()
 
+    def part(self, rows: slice) -> TrainingBatch:
+        """Some of the images."""
+        return replace(self, **{one.name: getattr(self, one.name)[rows] for one in fields(self)})
+
     def to(self, device: torch.device) -> TrainingBatch:
         """The same on a device."""
         tensors = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "keys"}

@@ -17,18 +17,22 @@ from modeldoctor.treatment.arm import Epoch
 class History:
     """The epochs of all runs so far; written anew with each, so that a resumed trial leaves the same file.
 
+    Args:
+        config: where to, and whether for TensorBoard, too.
+        writes: False in all but the first of several processes.
+
     Raises:
         UsageError: TensorBoard's events are asked for, and it is not installed.
     """
 
-    def __init__(self, config: TreatConfig):
+    def __init__(self, config: TreatConfig, *, writes: bool = True):
         if config.tensorboard and find_spec("tensorboard") is None:
             raise UsageError(
                 "TensorBoard is not installed",
                 where="tensorboard: true",
                 hint="pip install tensorboard, or leave it out",
             )
-        self._output, self._tensorboard = config.output, config.tensorboard
+        self._output, self._tensorboard, self._writes = config.output, config.tensorboard and writes, writes
         self._ended: list[Epoch] = []
 
     def grown(self, epochs: Sequence[Epoch]) -> None:
@@ -43,6 +47,8 @@ class History:
         self._write(self._ended)
 
     def _write(self, epochs: Sequence[Epoch]) -> None:
+        if not self._writes:
+            return
         path = self._output / "history.csv"
         with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [one.name for one in fields(Epoch)])

@@ -39,7 +39,7 @@ def judge(
     def answers(weights: dict[str, Tensor]) -> NDArray[np.int64]:
         stored = as_stored(checkpoint, weights, untreated=untreated)
         setting.network.load_state_dict({name: stored.get(name, tensor) for name, tensor in weights.items()})
-        return predict_part(setting.network, splits.test, config, setting.device)
+        return predict_part(setting.network, splits.test, config, setting.device, setting.team)
 
     best = {name: [done.best or original for done in dones] for name, dones in runs.items()}
     arms = [Predictions(arm="original", seeds=(0,), predicted=answers(original)[None])]

@@ -68,7 +68,7 @@ class Optimisation:
             updates_per_epoch=updates_per_epoch,
         )
         self._average = ModelEmaV3(network, decay=training.ema) if training.ema else None
-        self._scaler = torch.amp.GradScaler(self._device, enabled=training.amp == "float16" and self._device == "cuda")
+        self._scaler = torch.amp.GradScaler(self._device, enabled=training.amp == "float16")
 
     @property
     def judged(self) -> nn.Module:
@@ -81,9 +81,9 @@ class Optimisation:
         return float(self._optimizer.param_groups[0]["lr"])
 
     def forward_type(self) -> AbstractContextManager[None]:
-        """While this lasts, the network runs in the configured type; on a CPU always in float32."""
-        reduced = self._device == "cuda" and self._training.amp != "none"
-        return torch.autocast(self._device, _TYPES.get(self._training.amp, torch.bfloat16), enabled=reduced)
+        """While this lasts, the network runs in the configured type."""
+        name = self._training.amp
+        return torch.autocast(self._device, _TYPES.get(name, torch.bfloat16), enabled=name != "none")
 
     def add_gradient(self, loss: Tensor) -> None:
         """Add one batch's part of the step's gradient."""

@@ -20,6 +20,7 @@ from modeldoctor.constraints import (
     space_constraint,
 )
 from modeldoctor.correlation import Noise
+from modeldoctor.distributed import Team
 from modeldoctor.graph import Cut, Layer
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import TrainingBatch
@@ -35,6 +36,7 @@ class Penalty:
         correlated: by channel layer (N,K) bool, whether Â[n,k] >= v.
         scales: activation standard deviation by layer.
         expand_px: pixels of the network's input.
+        team: processes that each hold a share of every batch; means are over the images of all.
         start: each constraint's value when treatment began, by (constraint, layer); 1 until it is measured.
     """
 
@@ -44,6 +46,7 @@ class Penalty:
     correlated: dict[str, Tensor]
     scales: dict[str, float]
     expand_px: int
+    team: Team = field(default_factory=Team)
     start: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
@@ -54,6 +57,8 @@ class Penalty:
     def terms(self, logits: Tensor, cuts: list[Cut], batch: TrainingBatch, seed: int) -> dict[tuple[str, str], Tensor]:
         """Each constraint's mean over the images that it applies to; none of them for a constraint without images.
 
+        In a team, this process's part of the mean: the parts of all add up to it.
+
         Args:
             logits: (B,N) of the training pass.
             cuts: of the same pass.
@@ -61,13 +66,14 @@ class Penalty:
             seed: of the noise.
         """
         terms = {}
+        annotated = self._number(batch.annotated.sum())
         channel = {layer.name for layer in self.channel_layers}
         space = {layer.name for layer in self.space_layers}
         for cut in cuts:
             if cut.layer.name in channel:
                 terms["channel", cut.layer.name] = self._channel(cut, logits, batch, seed)
-            if cut.layer.name in space and batch.annotated.any():
-                terms["space", cut.layer.name] = self._space(cut, batch, seed)
+            if cut.layer.name in space and annotated:
+                terms["space", cut.layer.name] = self._space(cut, batch, seed) / annotated
         return terms
 
     def total(self, terms: dict[tuple[str, str], Tensor]) -> Tensor:
@@ -92,14 +98,17 @@ class Penalty:
         noise = self._noise(cut, batch.keys, seed)
         own, second = attribute(cut, classes, noise, Attribution(self.config.channel.attribution))
         correlated = self.correlated[cut.layer.name].to(own.device)[batch.labels]
-        return channel_constraint(own, second, correlated).mean()
+        return channel_constraint(own, second, correlated).sum() / self._number(torch.tensor(len(own)))
 
     def _space(self, cut: Cut, batch: TrainingBatch, seed: int) -> Tensor:
         attribution = Attribution(self.config.space.attribution)
         own = attribute(cut, batch.labels, self._noise(cut, batch.keys, seed), attribution)
         height, width = cut.maps.shape[-2:]
         background = background_cells(batch.masks, self.expand_px, (height, width))
-        return space_constraint(own, background, attribution)[batch.annotated].mean()
+        return space_constraint(own, background, attribution)[batch.annotated].sum()
+
+    def _number(self, mine: Tensor) -> int:
+        return int(self.team.total(mine))
 
     def _noise(self, cut: Cut, keys: tuple[int, ...], seed: int) -> Tensor | None:
         if not self.config.noise_draws:

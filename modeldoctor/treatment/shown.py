@@ -17,6 +17,7 @@ from modeldoctor.correlation import Noise
 from modeldoctor.data import make_loader
 from modeldoctor.graph import open_network, select_layers
 from modeldoctor.maps import background_share, image_maps, thumbnails
+from modeldoctor.memory import Rows
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.arm import Progressed, Setting
 from modeldoctor.treatment.parts import Part
@@ -97,7 +98,7 @@ def show_arms(
         spread = spread or float(cut.maps.std())
         confidence, predicted = layered.logits(images).softmax(1).max(1)
         noise = Noise(seed=config.seeds[0], delta=config.delta * spread, stream="shown")
-        maps = image_maps(cut, predicted, keys, noise=noise, draws=config.noise_draws, rows=_ROWS)
+        maps = image_maps(cut, predicted, keys, noise=noise, draws=config.noise_draws, rows=Rows(_ROWS))
         shares = [background_share(one, mask) for one, mask in zip(maps.contribution, masks, strict=True)]
         of_arm = {name: one.float().numpy() for name, one in maps._asdict().items()}
         of_arm |= {"predicted": predicted.cpu().numpy(), "confidence": confidence.cpu().numpy()}

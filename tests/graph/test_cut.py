@@ -18,6 +18,7 @@ from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.errors import GraphError, ModelDoctorWarning
 from modeldoctor.graph import CutNetwork, HookedNetwork, LayeredNetwork, open_network, select_layers
 from modeldoctor.graph.capture import capture
+from modeldoctor.memory import Rows
 
 
 def vision(name: str, **options: object) -> Callable[[], nn.Module]:
@@ -52,8 +53,9 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int, str, int]] = {
 def architecture(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, CutNetwork, str, int]:
     build, size, last, kernels = ARCHITECTURES[request.param]
     torch.manual_seed(0)
-    network = randomised(build())
-    images = torch.randn(3, 3, size, size)
+    # In float32 a rounding difference turns the sign of some activation near 0, and its derivative with it.
+    network = randomised(build()).double()
+    images = torch.randn(3, 3, size, size, dtype=torch.float64)
     cut = open_network(network, images[:2], "last")
     assert isinstance(cut, CutNetwork)
     return network, images, cut, last, kernels
@@ -68,9 +70,9 @@ def test_prefix_then_suffix_gives_the_networks_logits(architecture) -> None:
     spread = [cut.layers[0], cut.layers[len(cut.layers) // 2], cut.layers[-1]]
     for one in cut.cuts(images, spread):
         with torch.no_grad():
-            torch.testing.assert_close(one.head(one.maps), wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one.head(one.maps), wanted)
             copies = one.head(one.maps.repeat(2, 1, 1, 1))
-        torch.testing.assert_close(copies, wanted.repeat(2, 1), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(copies, wanted.repeat(2, 1))
 
 
 def test_eq_4_behind_a_cut_equals_eq_4_through_hooks(architecture) -> None:
@@ -80,16 +82,15 @@ def test_eq_4_behind_a_cut_equals_eq_4_through_hooks(architecture) -> None:
     common = [layer for layer in cut.layers if layer.name in {one.name for one in hooked.layers}]
     for name in dict.fromkeys([common[len(common) // 2].name, last]):
         results = [correlation_at(network_of, name, images, labels) for network_of in (cut, hooked)]
-        # Whole network and suffix run other batch sizes, and so other convolution algorithms.
         scale = float(results[1].abs().max())
         assert scale > 0
-        torch.testing.assert_close(results[0], results[1], rtol=2e-3, atol=2e-4 * scale)
+        torch.testing.assert_close(results[0], results[1], rtol=1e-8, atol=1e-10 * scale)
 
 
 def correlation_at(network: LayeredNetwork, name: str, images: Tensor, labels: Tensor) -> Tensor:
     (one,) = network.cuts(images, [layer for layer in network.layers if layer.name == name])
     noise = Noise(seed=0, delta=0.1 * float(one.maps.std()))
-    return correlate_samples(one, labels, [4, 5, 6], noise=noise, draws=2, rows=6).correlation
+    return correlate_samples(one, labels, [4, 5, 6], noise=noise, draws=2, rows=Rows(6)).correlation
 
 
 def test_last_is_the_layer_that_feeds_the_classifier(architecture) -> None:

@@ -10,7 +10,7 @@ from modeldoctor.graph.layers import Layer, MapsView, match_module, select_layer
 
 
 def layer(name: str, size: int, depth: float, kind: str = "conv") -> Layer:
-    return Layer(name=name, kind=kind, channels=8, height=size, width=size, depth=depth, macs_after=1, bytes_after=1)
+    return Layer(name=name, kind=kind, channels=8, height=size, width=size, depth=depth, macs_after=1)
 
 
 # As in a ResNet: the shortcut of the last stage is executed after the branch that it bridges.

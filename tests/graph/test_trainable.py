@@ -12,6 +12,7 @@ from networks import Branched, Pooled, randomised
 from torch import nn
 from torch.nn import functional as F
 
+from modeldoctor.constraints import Attribution, attribute
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 
@@ -73,3 +74,28 @@ def test_modes_are_given_back_when_capturing_fails() -> None:
     with pytest.raises(Exception, match="cannot capture"):
         TrainableNetwork(network, torch.randn(2, 3, 4, 4))
     assert all(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize("name", ["pooled", "branched", "resnet", "densenet", "vit"])
+def test_under_autocast_what_is_differentiated_twice_is_in_float32(name: str) -> None:
+    made = {
+        "densenet": lambda: torchvision.models.densenet121(num_classes=4),
+        "vit": lambda: timm.create_model("test_vit", num_classes=4, img_size=32, patch_size=8),
+        **NETWORKS,
+    }[name]
+    torch.manual_seed(0)
+    network, images = randomised(made()), torch.randn(4, 3, 32, 32)
+    trainable = TrainableNetwork(network, images)
+    layers = select_layers(trainable.layers, "last")
+    state = copy.deepcopy(network.state_dict())
+    _, (plain,) = trainable.training_pass(images, layers)
+    network.load_state_dict(state)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, (cut,) = trainable.training_pass(images, layers)
+    assert cut.maps.dtype == torch.float32
+    labels = torch.tensor([0, 1, 2, 3])
+    one, other = (attribute(each, labels, None, Attribution.GRADIENT_X_ACTIVATION) for each in (plain, cut))
+    assert other.dtype == torch.float32
+    assert (one - other).norm() < 0.3 * one.norm()  # bfloat16 has 8 bits, and there are up to 121 layers of it
+    (F.cross_entropy(logits.float(), labels) + other.mean()).backward()
+    assert all(one.grad is None or one.grad.isfinite().all() for one in network.parameters())

@@ -1,0 +1,204 @@
+"""How much memory there is, how much a call takes, and going on with less at once where there was too little.
+
+Shapes: B images, R copies of the batch.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from modeldoctor.errors import MemoryLimitError, ModelDoctorWarning
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_SHARE = {"cpu": 0.25, "cuda": 0.5}
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass
+class Rows:
+    """How many rows R*B may run at once in one place; halved for good when memory runs out.
+
+    Attributes:
+        number: at least 1.
+        place: what a warning calls it.
+    """
+
+    number: int
+    place: str = "this layer"
+    _said: bool = False
+
+    def each(self, items: Sequence[Item], batch: int, call: Callable[[Sequence[Item]], Result]) -> Iterator[Result]:
+        """What a call gives for part after part of some items, each of which is one copy of a batch.
+
+        Args:
+            items: such as noise draws; order is kept, and how they are split must not matter.
+            batch: rows of one item.
+            call: does one part.
+
+        Raises:
+            MemoryLimitError: there is not enough memory for one item.
+        """
+        done = 0
+        while done < len(items):
+            part = items[done : done + max(1, self.number // batch)]
+            found, failed = _attempt(call, part)
+            if failed:
+                self._halve(len(part), batch)
+                continue
+            yield found  # type: ignore[misc]
+            done += len(part)
+
+    def _halve(self, copies: int, batch: int) -> None:
+        if copies == 1:
+            raise MemoryLimitError(
+                f"out of memory with one copy of {batch} images",
+                where=self.place,
+                expected=f"memory for {batch} rows at once",
+                hint="a smaller --batch-size, or a device with more memory",
+            )
+        self.number = max(1, copies // 2) * batch
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self._said:
+            return
+        self._said = True
+        warnings.warn(
+            f"out of memory at {self.place} with {copies * batch} rows at once; going on with {self.number} "
+            f"or fewer, which changes no figure. A smaller --memory avoids this",
+            ModelDoctorWarning,
+            stacklevel=4,
+        )
+
+
+def _attempt(call: Callable[[Sequence[Item]], Result], part: Sequence[Item]) -> tuple[Result | None, bool]:
+    """A call's result, and whether memory ran out; the exception, which holds tensors, is gone on return."""
+    try:
+        return call(part), False
+    except MemoryError:
+        return None, True
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return None, True
+        raise
+
+
+def default_budget(device: torch.device, processes: int = 1) -> int:
+    """Bytes to plan for where nobody says: a quarter of what is free on a CPU, half of it on a GPU.
+
+    Args:
+        device: where the network is.
+        processes: that share this machine's memory; each GPU serves one.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * _SHARE["cuda"])
+    return int(_free_memory() * _SHARE["cpu"] / processes)
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take, by the machine and by its control group."""
+    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = [int(line.split()[1]) * 1024]
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        if limit.isdigit():
+            free.append(int(limit) - int((_CGROUP / "memory.current").read_text()))
+    except OSError:  # no Linux, or no control group
+        pass
+    return max(min(free), 0)
+
+
+class PeakMeter(Protocol):
+    """Bytes of tensors alive."""
+
+    def now(self) -> float:
+        """At this moment."""
+
+    def peak(self) -> float:
+        """The most since `restart`."""
+
+    def restart(self) -> None:
+        """Forget the peak so far."""
+
+
+@contextmanager
+def peak_meter(device: torch.device) -> Iterator[PeakMeter]:
+    """While this lasts, a meter of the tensors that are made on a device."""
+    if device.type == "cuda":
+        yield _OfAllocator(device)
+    else:
+        with _OfOperations() as meter:
+            yield meter
+
+
+class _OfAllocator:
+    """What the allocator of a GPU tells, less what was there before."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._before = torch.cuda.memory_allocated(device)
+        self.restart()
+
+    def now(self) -> float:
+        return float(torch.cuda.memory_allocated(self._device) - self._before)
+
+    def peak(self) -> float:
+        return float(torch.cuda.max_memory_allocated(self._device) - self._before)
+
+    def restart(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+
+class _OfOperations(TorchDispatchMode):
+    """Storages that operations make, counted while they live; a CPU's allocator tells nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = self._peak = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def now(self) -> float:
+        return self._now
+
+    def peak(self) -> float:
+        return self._peak
+
+    def restart(self) -> None:
+        self._peak = self._now
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            self._known.add(tensor.untyped_storage())
+        result = function(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage not in self._known:
+                self._known.add(storage)
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._add, -storage.nbytes())
+        return result
+
+    def _add(self, size: int) -> None:
+        self._now += size
+        self._peak = max(self._peak, self._now)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    return (value for value in tree_leaves(values) if isinstance(value, Tensor))

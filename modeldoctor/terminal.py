@@ -1,0 +1,42 @@
+"""What the commands share of the terminal: results on stdout, bars and warnings on stderr, ending on a signal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from modeldoctor.errors import ExitCode, ModelDoctorWarning
+
+out = Console()
+err = Console(stderr=True)
+
+
+@contextmanager
+def shown_progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar on stderr for each stage."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def show_warning(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+    """Our warnings are for the user; other libraries' are not."""
+    if issubclass(category, ModelDoctorWarning):
+        err.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
+
+
+def interrupted(number: int, frame: object) -> NoReturn:
+    """A signal handler: end, with the exit code that says why."""
+    raise SystemExit(ExitCode.INTERRUPTED)

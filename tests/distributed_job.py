@@ -1,0 +1,72 @@
+"""What each process of a test job does: a diagnosis, and one step's gradients, into the folder that is named.
+
+torchrun --nproc-per-node 2 tests/distributed_job.py FOLDER CHECKPOINT DATA MASKS
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from networks import Pooled, randomised
+
+from modeldoctor.config import DiagnoseConfig
+from modeldoctor.diagnosis import diagnose
+from modeldoctor.distributed import Team, job
+from modeldoctor.graph import select_layers
+from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.treatment.batches import TrainingBatch
+from modeldoctor.treatment.penalty import Penalty
+from modeldoctor.zoo import load_model
+
+DIAGNOSIS = DiagnoseConfig(
+    layers="layer2.0.conv2,layer3.0.conv3", noise_draws=2, batch_size=7, samples_per_class=10, device="cpu"
+)
+
+
+def gradients(team: Team) -> dict[str, torch.Tensor]:
+    """One training step's gradients, running statistics and figures, on five images of which two are annotated."""
+    torch.manual_seed(0)
+    network = randomised(Pooled()).double()
+    images, labels = torch.randn(5, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 2, 0])
+    masks = torch.rand(5, 8, 8) < 0.1
+    annotated = torch.tensor([True, True, False, False, False])  # all in the first process's share
+    trainable = TrainableNetwork(network, images, team)
+    (layer,) = select_layers(trainable.layers, Pooled.layer)
+    attribution = SimpleNamespace(weight=1.0, attribution="gradient_x_activation")
+    penalty = Penalty(
+        config=SimpleNamespace(channel=attribution, space=attribution, noise_draws=3, delta=0.1),
+        channel_layers=(layer,),
+        space_layers=(layer,),
+        correlated={layer.name: torch.rand(4, 5) < 0.5},
+        scales={layer.name: 1.0},
+        expand_px=0,
+        team=team,
+    )
+    mine = team.share_of(5)
+    logits, cuts = trainable.training_pass(images[mine], penalty.layers)
+    batch = TrainingBatch(
+        images=images, labels=labels, other_labels=labels, share=torch.ones(5), masks=masks, annotated=annotated,
+        keys=tuple(range(5)),
+    ).part(mine)  # fmt: skip
+    terms = penalty.terms(logits, cuts, batch, seed=1)
+    loss = batch.loss(logits, 0.0) * len(batch.labels) / 5
+    (loss + penalty.total(terms)).backward()
+    team.add_up_gradients(network.parameters())
+    figures = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
+    figures |= {name: one for name, one in network.named_buffers() if "running" in name}
+    return figures | {"/".join(key): team.total(term) for key, term in terms.items()} | {"loss": team.total(loss)}
+
+
+def main(folder: Path, checkpoint: Path, data: Path, masks: Path) -> None:
+    torch.set_num_threads(1)
+    with job() as team:
+        found = diagnose(load_model(checkpoint), data, config=DIAGNOSIS, masks=masks, output=folder / "d.h5", team=team)
+        torch.save(gradients(team), folder / f"gradients-{team.rank}.pt")
+        (folder / f"wrong-{team.rank}.txt").write_text(str(found.wrong))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
