@@ -4,6 +4,8 @@
 >>> network = modeldoctor.load_model("ckpt.pt")
 >>> diagnosis = modeldoctor.diagnose(network, "photos/")
 >>> diagnosis["layer4.1.conv2"].correlation  # (N,K)
+>>> config = modeldoctor.TreatConfig(checkpoint="ckpt.pt", data={"path": "photos/", "masks": "masks/"})
+>>> modeldoctor.load_and_treat(config).ruling.outcome
 """
 
 from __future__ import annotations
@@ -14,21 +16,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modeldoctor.config import DiagnoseConfig
     from modeldoctor.diagnosis import diagnose, list_layers
+    from modeldoctor.pipeline import load_and_treat
     from modeldoctor.records import Diagnosis
     from modeldoctor.report import make_report
     from modeldoctor.store import read_diagnosis, write_diagnosis
+    from modeldoctor.treat_config import TreatConfig
+    from modeldoctor.trial_records import Trial, read_trial
     from modeldoctor.zoo import Network, identify_file, load_model
 
 __all__ = [
     "DiagnoseConfig",
     "Diagnosis",
     "Network",
+    "TreatConfig",
+    "Trial",
     "diagnose",
     "identify_file",
     "list_layers",
+    "load_and_treat",
     "load_model",
     "make_report",
     "read_diagnosis",
+    "read_trial",
     "write_diagnosis",
 ]
 
@@ -37,12 +46,16 @@ _HOMES = {
     "DiagnoseConfig": "config",
     "Diagnosis": "records",
     "Network": "zoo",
+    "TreatConfig": "treat_config",
+    "Trial": "trial_records",
     "diagnose": "diagnosis",
     "identify_file": "zoo",
     "list_layers": "diagnosis",
+    "load_and_treat": "pipeline",
     "load_model": "zoo",
     "make_report": "report",
     "read_diagnosis": "store",
+    "read_trial": "trial_records",
     "write_diagnosis": "store",
 }
 

@@ -69,7 +69,7 @@ def treat(
         network: from `load_model(config.checkpoint)`.
         diagnosis: of this network, with the layers that are constrained.
         resume: go on with the interrupted trial in `config.output`.
-        progress: called with (stage, done, total).
+        progress: called with (stage, done, total); figures of a stage that trains stand behind " · " in its text.
         team: the processes that share the work (`modeldoctor.distributed.job`); the first alone writes.
 
     Returns:

@@ -153,7 +153,7 @@ class Arm:
             sums += figures
             if steps % self.config.training.accumulate == 0:
                 self._update(optimisation, epoch * self._updates() + steps // self.config.training.accumulate - 1)
-            self._after_step(epoch, steps)
+            self._after_step(epoch, steps, sums / steps)
         if steps % self.config.training.accumulate:
             self._update(optimisation, (epoch + 1) * self._updates() - 1)
         right, score = self._judge(optimisation.judged)
@@ -188,9 +188,11 @@ class Arm:
         self.setting.team.add_up_gradients(self.setting.network.parameters())
         optimisation.update(number)
 
-    def _after_step(self, epoch: int, steps: int) -> None:
+    def _after_step(self, epoch: int, steps: int, means: NDArray[np.float64]) -> None:
         stage, total = f"{self.name}, seed {self.seed}", self.config.training.epochs * self._steps()
-        self.setting.progress(stage, epoch * self._steps() + steps, total)
+        figures = zip(("loss", "channel", "space"), means.tolist(), strict=True)
+        said = ", ".join(f"{name} {value:.2f}" for name, value in figures if not math.isnan(value))
+        self.setting.progress(f"{stage} · {said}", epoch * self._steps() + steps, total)
         if any(self.setting.team.gather(self.setting.stop.requested)):
             raise InterruptedRunError(
                 f"interrupted in epoch {epoch + 1} of {stage}",
