@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from modeldoctor.errors import JobError, ModelDoctorError
 
@@ -86,7 +85,7 @@ class Team:
         if self.size == 1:
             return values
         with _others_alive():
-            summed: Tensor = all_reduce(values)
+            summed: Tensor = _Sum.apply(values)
         return summed
 
     def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -101,6 +100,23 @@ class Team:
     def share_of(self, number: int) -> slice:
         """Which of so many rows are this process's: all are dealt out, in order, as evenly as can be."""
         return slice(number * self.rank // self.size, number * (self.rank + 1) // self.size)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; everyone's loss depends on it, so its derivative is summed over them, too."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        summed = values.detach().clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, derivative: Tensor) -> Tensor:
+        summed = derivative.clone()
+        with _others_alive():
+            dist.all_reduce(summed)
+        return summed
 
 
 @contextmanager

@@ -114,7 +114,8 @@ def test_a_dead_process_ends_the_job_with_a_message_and_the_rest_can_be_resumed(
         load_model(clinic.checkpoint), clinic.data, config=distributed_job.DIAGNOSIS, masks=clinic.masks,
         output=tmp_path / "d.h5", resume=True, progress=lambda stage, *_: stages.append(stage),
     )  # fmt: skip
-    assert set(stages) == {"correlate", "explain"}
+    assert {"correlate", "explain"} <= set(stages)
+    assert not [stage for stage in stages if stage.startswith(("predict", "scale"))]
     one, other = read_diagnosis(tmp_path / "d.h5"), read_diagnosis(two / "d.h5")
     for name in one.layers:
         np.testing.assert_allclose(one[name].correlation, other[name].correlation, rtol=1e-5)

@@ -61,7 +61,8 @@ class CutNetwork:
 
     Args:
         captured: the graph; its weights are shared with the network and get no gradient.
-        frozen: the weights stay as they are, and cheaper operations may stand for the network's own.
+        frozen: cheaper operations may stand for the network's own while its weights stay as they are; they are made
+            anew when weights were written to.
 
     Attributes:
         layers: in execution order.
@@ -95,6 +96,10 @@ class CutNetwork:
         return self._measuring_walk(images, layers, {})
 
     def _measuring_walk(self, images: Tensor, layers: Sequence[Layer], values: dict[fx.Node, Any]) -> Iterator[Cut]:
+        if self._frozen and self._frozen.stale(self.captured):
+            self._frozen = Frozen(self.captured)
+            self._suffixes.clear()
+            self._passes.clear()
         state = self._frozen.state if self._frozen else self.captured.state
         if self._frozen:
             images = images.contiguous(memory_format=torch.channels_last)

@@ -36,11 +36,12 @@ class Frozen:
     """A captured network's state in channels_last, and what to do instead of its operations.
 
     Args:
-        captured: its weights are read now; a later change of them is not seen.
+        captured: its weights are read now; when they change, this is stale.
     """
 
     def __init__(self, captured: Captured):
         self._state = captured.state
+        self._versions = _versions(captured)
         self._folded: dict[fx.Node, tuple[Tensor, Tensor]] = {}
         weights = {node.args[1] for node in captured.graph.nodes if node.target in CONV2D}
         self.state = {
@@ -49,6 +50,10 @@ class Frozen:
             else tensor
             for node, tensor in captured.state.items()
         }
+
+    def stale(self, captured: Captured) -> bool:
+        """Whether the weights have changed since they were read."""
+        return self._versions != _versions(captured)
 
     def operations(self, nodes: Iterable[fx.Node], kept: Collection[fx.Node]) -> dict[fx.Node, Operation]:
         """The nodes that are done otherwise, when these are executed in this order.
@@ -98,6 +103,11 @@ class Frozen:
         assert variance is not None
         scale = (variance + eps).rsqrt() * (1.0 if weight is None else weight)
         return scale, (0.0 if bias is None else bias) - mean * scale
+
+
+def _versions(captured: Captured) -> list[int]:
+    """How often each tensor of the state was written to, which views of it share."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in captured.state.values()]
 
 
 def _in_place(node: fx.Node, fresh: set[fx.Node]) -> Operation | None:

@@ -214,6 +214,19 @@ def flags(network: nn.Module) -> list[tuple[object, ...]]:
     return [*modules, *((name, one.requires_grad) for name, one in network.named_parameters())]
 
 
+def test_new_weights_in_the_same_network_are_seen() -> None:
+    network, images = randomised(vision("resnet18")()), torch.randn(2, 3, 64, 64)
+    cut = open_network(network, images, "layer2.0.conv1")
+    layers = select_layers(cut.layers, "layer2.0.conv1")
+    for seed in (0, 1):
+        network.load_state_dict(randomised(vision("resnet18")(), seed).state_dict())
+        with torch.no_grad():
+            wanted = network(images)
+            torch.testing.assert_close(cut.logits(images), wanted, rtol=1e-3, atol=1e-4)
+            (one,) = cut.cuts(images, layers)
+            torch.testing.assert_close(one.head(one.maps), wanted, rtol=1e-3, atol=1e-4)
+
+
 def test_training_mode_is_refused() -> None:
     with pytest.raises(GraphError, match="training mode"):
         capture(Pooled(), torch.randn(2, 3, 8, 8))
