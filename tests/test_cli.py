@@ -360,7 +360,7 @@ def test_a_treatment_without_a_config_shows_its_trial_and_writes_one(
     for word in ("original", "treat", "continue", "the treated checkpoint holds"):
         assert word in out
     assert sorted(path.name for path in Path("run").iterdir()) == [
-        "arms", "config.yaml", "diagnosis.h5", "history.csv", "treated.pt", "trial.json"
+        "arms", "config.yaml", "diagnosis.h5", "history.csv", "maps.h5", "treated.pt", "trial.json"
     ]  # fmt: skip
     assert listing(clinic.checkpoint.parent) == before
     code, _, err = call("treat", "--config", "run/config.yaml")

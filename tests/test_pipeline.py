@@ -63,7 +63,7 @@ def finished(clinic: Clinic, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_diagnosis_that_is_needed_is_made(clinic: Clinic, finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
-        "arms", "config.yaml", "diagnosis.h5", "history.csv", "treated.pt", "trial.json"
+        "arms", "config.yaml", "diagnosis.h5", "history.csv", "maps.h5", "treated.pt", "trial.json"
     }  # fmt: skip
     assert list(read_diagnosis(finished / "diagnosis.h5").layers) == [LAYER]
 
