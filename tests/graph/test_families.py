@@ -109,6 +109,26 @@ def check_constraints(network: nn.Module, trainable: TrainableNetwork, images: T
         assert sum(float(one.abs().sum()) for one in moved) > 0
 
 
+# Widths as the networks' papers give them, at 64 px.
+FURTHER = {
+    "convit_tiny": ("blocks.10", (192, 4, 4)),  # the last block hands on the class token alone
+    "pvt_v2_b0": ("stages.3.blocks.1", (256, 2, 2)),
+    "gcvit_xxtiny": ("stages.3.blocks.1", (512, 2, 2)),
+    "edgenext_xx_small": ("stages.3.blocks.1", (168, 2, 2)),
+    "tiny_vit_5m_224": ("stages.3.blocks.1", (320, 2, 2)),
+    "swinv2_cr_tiny_ns_224": ("stages.3.blocks.1", (768, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_blocks_of_further_families(name: str) -> None:
+    sized = {"img_size": 64} if timm.get_pretrained_cfg_value(name, "fixed_input_size") else {}
+    network = randomised(timm.create_model(name, num_classes=4, **sized))
+    last = HookedNetwork(network, torch.randn(2, 3, 64, 64)).layers[-1]
+    assert last.name == FURTHER[name][0]
+    assert (last.channels, last.height, last.width) == FURTHER[name][1]
+
+
 class Windows(nn.Module):
     """Its second convolution sees four windows of an image as four images."""
 
