@@ -154,7 +154,7 @@ def _telling(summary: dict[str, Any]) -> Table:
 
 def _misfits(candidate: dict[str, Any]) -> str:
     if not candidate["compared"]:
-        return ""
+        return "–"
     groups = (("missing", "missing"), ("unexpected", "too many"), ("misshapen", "of another shape"))
     said = [
         f"{one['count']} {what} ({', '.join(one['first'])}{', ...' * (one['count'] > len(one['first']))})"

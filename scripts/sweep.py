@@ -17,9 +17,9 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,7 +72,7 @@ class Outcome:
     layers: int = 0
     named: str = ""
     seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
+    ended: bool = False
 
 
 def carry_through(arch: str, folder: Path, *, size: int | None = None, channels: int = 3) -> Iterator[Outcome]:
@@ -206,17 +206,17 @@ def train_a_step(network: Network, size: int, channels: int) -> None:
         raise AssertionError("no weight moved")
 
 
-def run_one(arch: str, options: dict[str, Any]) -> Outcome:
-    """Carry one architecture through, and say at which step it ended, if it did."""
+def run_one(arch: str, options: dict[str, Any], tell: Callable[[Outcome], None] = lambda outcome: None) -> Outcome:
+    """Carry one architecture through, and say at which step it ended, if it did; `tell` hears of every step."""
     outcome, start = Outcome(arch), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for outcome in carry_through(arch, Path(folder), **options):  # noqa: B007
-                pass
+            for outcome in carry_through(arch, Path(folder), **options):
+                tell(outcome)
         except Exception as error:  # this is what the sweep is for
             found = error.found if isinstance(error, ModelDoctorError) else f"{type(error).__name__}: {error}"
             outcome.state, outcome.reason = "fails", f"{outcome.step}: {found}"
-    outcome.seconds = time.perf_counter() - start
+    outcome.seconds, outcome.ended = time.perf_counter() - start, True
     return outcome
 
 
@@ -239,25 +239,29 @@ def _child(arch: str, options: dict[str, Any], answer: Connection) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     export_once()
-    answer.send(run_one(arch, options))
+    answer.send(run_one(arch, options, answer.send))
 
 
 def isolated(arch: str, options: dict[str, Any], limit: float) -> Outcome:
     """The same in a process of its own, which is ended at the time limit; what crashes it is a failure."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_child, args=(arch, options, theirs))
-    start = time.perf_counter()
+    outcome, start = Outcome(arch), time.perf_counter()
     process.start()
     theirs.close()
     try:
-        outcome: Outcome = ours.recv() if ours.poll(limit) else Outcome(arch, "fails", reason=f"over {limit:g} s")
+        while not outcome.ended and ours.poll(max(0.0, start + limit - time.perf_counter())):
+            outcome = ours.recv()
+        reason = "" if outcome.ended else f"over {limit:g} s"
     except EOFError:
         process.join()
-        outcome = Outcome(arch, "fails", reason=f"its process ended with {process.exitcode}")
+        reason = f"its process ended with {process.exitcode}"
     finally:
         process.kill()
         process.join()
-    outcome.seconds = outcome.seconds or time.perf_counter() - start
+    if reason:
+        outcome.state, outcome.reason = "fails", f"{outcome.step}: {reason}"
+        outcome.seconds = time.perf_counter() - start
     return outcome
 
 
@@ -300,7 +304,7 @@ def show(title: str, outcomes: list[Outcome], console: Console) -> None:
 def main(
     archs: Annotated[list[str] | None, typer.Argument()] = None,
     sample: Annotated[int, typer.Option(help="how many of the libraries' architectures, drawn at random")] = 100,
-    budget: Annotated[float, typer.Option(help="million parameters that these have at most")] = 30.0,
+    budget: Annotated[float, typer.Option(help="million parameters that these have at most")] = 10.0,
     seed: int = 0,
     limit: Annotated[float, typer.Option(help="seconds an architecture")] = 600.0,
     out: Annotated[Path | None, typer.Option(help="append each outcome to this file as a line of JSON")] = None,

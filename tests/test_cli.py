@@ -154,6 +154,24 @@ def test_a_report_is_written_whole_before_its_gates_speak(call: Call, tmp_path: 
     assert call("report", run, "-o", run / "trial.json")[0] == ExitCode.USAGE
 
 
+def test_weights_are_identified(call: Call, clinic: Clinic, tmp_path: Path) -> None:
+    bare = tmp_path / "[b]bare.pt"
+    torch.save({f"[i].{n}": t for n, t in torch.load(clinic.checkpoint)["state_dict"].items()}, bare)
+    code, out, _ = call("identify", bare)
+    assert code == 0
+    assert "timm/test_resnet: of" in out
+    assert "4 classes, 3 input channels" in out
+    assert "names carry the prefix '[i].'" in " ".join(out.split())
+    code, out, _ = call("identify", bare, "--json")
+    found = json.loads(out)
+    assert (code, found["arch"], found["fits"]) == (0, "timm/test_resnet", True)
+    torch.save({"weight": torch.ones(2)}, bare)
+    code, out, err = call("identify", bare)
+    assert (code, out) == (ExitCode.INPUT, "")
+    assert "of no architecture that is known" in err
+    assert not list(Path.cwd().iterdir())
+
+
 def test_layers_are_listed_without_data(call: Call, clinic: Clinic) -> None:
     code, out, err = call("diagnose", clinic.checkpoint, "--list-layers", "--layers", "layer3.*", "--device", "cpu")
     assert code == 0, err

@@ -51,10 +51,10 @@ def test_a_failure_names_its_step(sweep, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_takes_too_long_or_crashes_fails(sweep, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(sweep, "run_one", lambda arch, options: time.sleep(60))
-    assert sweep.isolated("timm/test_vit", {}, limit=0.5).reason == "over 0.5 s"
-    monkeypatch.setattr(sweep, "run_one", lambda arch, options: os._exit(3))
-    assert sweep.isolated("timm/test_vit", {}, limit=30).reason == "its process ended with 3"
+    monkeypatch.setattr(sweep, "run_one", lambda arch, options, tell: time.sleep(60))
+    assert sweep.isolated("timm/test_vit", {}, limit=0.5).reason == "build: over 0.5 s"
+    monkeypatch.setattr(sweep, "run_one", lambda arch, options, tell: os._exit(3))
+    assert sweep.isolated("timm/test_vit", {}, limit=30).reason == "build: its process ended with 3"
 
 
 def test_the_sample_is_the_same_for_a_seed_and_keeps_the_budget(sweep) -> None:  # type: ignore[no-untyped-def]

@@ -201,7 +201,7 @@ def _places(graph: fx.Graph, image: fx.Node, logits: fx.Node, network: nn.Module
     whole = _module_outputs(graph)
     places, calls = [], Counter[str]()
     for node in graph.nodes:
-        if node not in positioned or node not in reaching or not isinstance(node.meta.get("val"), Tensor):
+        if node not in positioned or node not in reaching or not _is_of_images(node, image):
             continue
         for path, type_name in _layer_names(node, whole):
             row = match_module(type_name)
@@ -213,6 +213,15 @@ def _places(graph: fx.Graph, image: fx.Node, logits: fx.Node, network: nn.Module
             places.append(Place(name, row.kind if row else "conv", node, view))
     features = _features(graph, image, logits, positioned & reaching)
     return [*places, *([] if features is None else [Place(FEATURES, FEATURES, features, MapsView("maps"))])]
+
+
+def _is_of_images(node: fx.Node, image: fx.Node) -> bool:
+    """Whether a value is a tensor with one row an image: windows and patches may be folded into its first dimension."""
+    value, batch = node.meta.get("val"), image.meta["val"].shape[0]
+    if not isinstance(value, Tensor) or not value.ndim:
+        return False
+    rows: Any = value.shape[0]
+    return isinstance(rows, torch.SymInt) and bool(rows.node.expr == batch.node.expr)
 
 
 def _features(graph: fx.Graph, image: fx.Node, logits: fx.Node, maps: set[fx.Node]) -> fx.Node | None:

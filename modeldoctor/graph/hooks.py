@@ -37,7 +37,7 @@ class HookedNetwork:
     def __init__(self, network: nn.Module, example: Tensor):
         self._network = network
         self._calls: dict[str, _Call] = {}
-        self.layers = self._find_layers(example[:1])
+        self.layers = self._find_layers(example[:2])
 
     def logits(self, images: Tensor) -> Tensor:
         """Images (B,C,H,W) to logits (B,N), without a graph."""
@@ -109,7 +109,9 @@ class HookedNetwork:
                     return
                 numbers[path] += 1
                 name = path if numbers[path] == 1 else f"{path}#{numbers[path]}"
-                view = None if _is_pooled(module, args) else view_of(row, output.shape, grid)
+                # Windows and patches may be folded into the first dimension: such maps are not one image's.
+                of_images = output.shape[:1] == example.shape[:1] and not _is_pooled(module, args)
+                view = view_of(row, output.shape, grid) if of_images else None
                 if view is not None:
                     self._calls[name] = _Call(module, numbers[path], view)
                     found.append((name, row.kind if row else "conv", view.to_maps(output).shape))

@@ -82,13 +82,18 @@ _STAGES = 4
 MODULE_LAYERS: tuple[ModuleLayer, ...] = (
     # Swin works on (B,H,W,K).
     ModuleLayer("swin-block", "channels_last", ("*.swin_transformer.SwinTransformerBlock*",)),
-    ModuleLayer("swin-block", "channels_last", ("*.swin_transformer_v2.SwinTransformerV2Block",)),
+    ModuleLayer("swin-block", "channels_last", ("*.SwinTransformerV2Block", "*.SwinTransformerV2CrBlock")),
     # Plain token blocks: (B, P + H*W, K).
     ModuleLayer("token-block", "tokens", ("timm.models.vision_transformer*.*Block", "timm.models.deit.*Block")),
     ModuleLayer("token-block", "tokens", ("torchvision.models.vision_transformer.EncoderBlock",)),
     ModuleLayer("token-block", "tokens", ("timm.models.eva.*Block", "timm.models.beit.*Block")),
     ModuleLayer("token-block", "tokens", ("timm.models.mlp_mixer.*Block", "timm.models.cait.LayerScaleBlock")),
-    ModuleLayer("token-block", "tokens", ("timm.models.xcit.XCABlock",)),
+    ModuleLayer("token-block", "tokens", ("timm.models.xcit.XCABlock", "timm.models.convit.Block")),
+    ModuleLayer("token-block", "tokens", ("timm.models.pvt_v2.Block", "timm.models.twins.Block")),
+    ModuleLayer("attention-block", "channels_last", ("*.gcvit.GlobalContextVitBlock", "*.sequencer.Sequencer2dBlock")),
+    ModuleLayer("attention-block", "channels_last", ("*.volo.Transformer", "*.volo.Outlooker", "*.TinyVitBlock")),
+    ModuleLayer("attention-block", "maps", ("*.davit.SpatialBlock", "*.davit.ChannelBlock")),
+    ModuleLayer("attention-block", "maps", ("*.focalnet.FocalNetBlock", "*.edgenext.SplitTransposeBlock")),
     # Attention and linear layers that hand on maps: MaxViT, CoAtNet, ConvNeXt, whose last convolution is well before.
     ModuleLayer("attention-block", "maps", ("*.maxxvit.*MaxxVitBlock", "*.maxxvit.TransformerBlock2d")),
     ModuleLayer("attention-block", "maps", ("torchvision.models.maxvit.MaxVitLayer",)),

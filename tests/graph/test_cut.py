@@ -41,7 +41,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int, str, int]] = {
     "timm resnet10t": (image_model("resnet10t"), 64, "layer4.0.conv2", 512),
     "timm seresnet50": (image_model("seresnet50"), 64, "layer4.2.conv3", 2048),
     "timm mobilenetv3": (image_model("mobilenetv3_small_050"), 64, "blocks.5.0.conv", 288),
-    "timm convnext": (image_model("convnext_atto"), 64, "stages.3.blocks.1.mlp.fc2", 320),
+    "timm convnext": (image_model("convnext_atto"), 64, "stages.3.blocks.1", 320),
     "timm efficientnetv2": (image_model("tf_efficientnetv2_b0"), 64, "conv_head", 1280),
     "timm vit": (image_model("vit_tiny_patch16_224", img_size=64), 64, "blocks.10", 192),
     "timm vit, registers": (image_model("vit_small_patch14_reg4_dinov2", img_size=56), 56, "blocks.10", 384),

@@ -16,7 +16,8 @@ from networks import randomised
 from torch import Tensor, nn
 
 from modeldoctor.constraints import Attribution, attribute, channel_constraint, runner_up, space_constraint
-from modeldoctor.graph import select_layers
+from modeldoctor.graph import CutNetwork, HookedNetwork, select_layers
+from modeldoctor.graph.capture import capture
 from modeldoctor.graph.trainable import TrainableNetwork
 
 Make = Callable[[], nn.Module]
@@ -106,3 +107,52 @@ def check_constraints(network: nn.Module, trainable: TrainableNetwork, images: T
         moved = [one for one in gradients if one is not None]
         assert all(one.isfinite().all() for one in moved)
         assert sum(float(one.abs().sum()) for one in moved) > 0
+
+
+# Widths as the networks' papers give them, at 64 px.
+FURTHER = {
+    "convit_tiny": ("blocks.10", (192, 4, 4)),  # the last block hands on the class token alone
+    "pvt_v2_b0": ("stages.3.blocks.1", (256, 2, 2)),
+    "gcvit_xxtiny": ("stages.3.blocks.1", (512, 2, 2)),
+    "edgenext_xx_small": ("stages.3.blocks.1", (168, 2, 2)),
+    "tiny_vit_5m_224": ("stages.3.blocks.1", (320, 2, 2)),
+    "swinv2_cr_tiny_ns_224": ("stages.3.blocks.1", (768, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_blocks_of_further_families(name: str) -> None:
+    sized = {"img_size": 64} if timm.get_pretrained_cfg_value(name, "fixed_input_size") else {}
+    network = randomised(timm.create_model(name, num_classes=4, **sized))
+    last = HookedNetwork(network, torch.randn(2, 3, 64, 64)).layers[-1]
+    assert last.name == FURTHER[name][0]
+    assert (last.channels, last.height, last.width) == FURTHER[name][1]
+
+
+class Windows(nn.Module):
+    """Its second convolution sees four windows of an image as four images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.inner = nn.Conv2d(6, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 5, 3, padding=1)
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv1(images)
+        windows = maps.unflatten(2, (2, -1)).unflatten(4, (2, -1)).permute(0, 2, 4, 1, 3, 5)
+        inside = self.inner(windows.flatten(0, 2)).unflatten(0, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5)
+        return self.fc(torch.tanh(self.conv2(inside.flatten(4, 5).flatten(2, 3))).square().mean((2, 3)))
+
+
+@pytest.mark.parametrize("open_as", [lambda network, images: CutNetwork(capture(network, images)), HookedNetwork])
+def test_maps_of_windows_are_no_image_s_and_no_layer(open_as: Callable[..., Any]) -> None:
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    network = Windows().eval()
+    opened = open_as(network, images)
+    names = [layer.name for layer in opened.layers]
+    assert "inner" not in names
+    assert names[:2] == ["conv1", "conv2"]
+    for cut in opened.cuts(images, opened.layers[:2]):
+        torch.testing.assert_close(cut.head(cut.maps.repeat(2, 1, 1, 1)), network(images).repeat(2, 1))
