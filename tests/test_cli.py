@@ -238,7 +238,7 @@ def test_bad_input_is_said_and_nothing_is_written(call: Call, clinic: Clinic, tm
     text.write_text("no checkpoint")
     empty.mkdir()
     nameless = tmp_path / "nameless.pt"
-    torch.save({"state_dict": clinic.network().state_dict()}, nameless)
+    torch.save({"state_dict": {"encoder.weight": torch.zeros(7, 5), "encoder.bias": torch.zeros(7)}}, nameless)
     data = ("--data", clinic.data)
     cases = {
         "no such checkpoint": ("nowhere.pt", *data),
