@@ -39,16 +39,15 @@ def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
 
 def render_trial(trial: Trial) -> Iterator[RenderableType]:
     """A trial's arms with their intervals, and the verdict."""
-    table = _table(f"Test split, {trial.arms[0].images} images", "arm", "seeds")
-    metrics = list(trial.arms[0].metrics)
-    for metric in metrics:
-        table.add_column(metric.replace("_", " "), justify="right")
+    table = _table(f"Test split, {trial.arms[0].images} images", "")
     for arm in trial.arms:
-        cells = [
-            f"{_percent(one.value)} [dim]{100 * one.low:.1f}–{100 * one.high:.1f}[/]"
-            for one in (arm.metrics[metric] for metric in metrics)
-        ]
-        table.add_row(arm.arm, str(len(arm.seeds)), *cells)
+        table.add_column(
+            f"{arm.arm}\n[dim]{len(arm.seeds)} seed{'s' * (len(arm.seeds) > 1)}[/]", justify="right", no_wrap=True
+        )
+    for metric in trial.arms[0].metrics:
+        found = (arm.metrics[metric] for arm in trial.arms)
+        cells = [f"{_percent(one.value)}\n[dim]{100 * one.low:.1f}–{100 * one.high:.1f}[/]" for one in found]
+        table.add_row(metric.replace("_", " "), *cells)
     table.caption = "mean over seeds, 95% interval over images and seeds"
     table.caption_justify = "left"
     yield table

@@ -54,6 +54,8 @@ def line_chart(
     known = [(x, y) for line in lines for x, y in line.points if not math.isnan(y)]
     low_x, high_x = x_range or (min((x for x, _ in known), default=0), max((x for x, _ in known), default=1))
     low_y, high_y = (0.0, 1.0) if share and whole else _round_range([y for _, y in known], from_zero=not share)
+    if share and high_y > 1:  # no axis runs past 100%
+        low_y, high_y = max(0.0, low_y - (high_y - 1)), 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - low_x) / (high_x - low_x) if high_x > low_x else 0.5
