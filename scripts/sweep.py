@@ -85,7 +85,6 @@ def carry_through(arch: str, folder: Path, *, size: int | None = None, channels:
     yield outcome
     torch.manual_seed(0)
     built, outcome.size = smallest(arch, size, channels)
-    fill_at_random(built.module)
     path = folder / "ckpt.pt"
     torch.save(built.module.state_dict(), path)
     outcome.step = "identify"
@@ -130,8 +129,7 @@ def smallest(arch: str, size: int | None, channels: int) -> tuple[Built, int]:
         try:
             built = build(replace(plan, image_size=(edge, edge)))
             fill_at_random(built.module)
-            with torch.no_grad():
-                built.module.eval()(torch.zeros(2, channels, edge, edge))
+            calibrate(built.module, torch.randn(8, channels, edge, edge))
             return built, edge
         except Exception as error:  # each network has its own way to refuse a size
             refusals.append(f"{edge} px: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
@@ -152,6 +150,22 @@ def fill_at_random(module: nn.Module) -> None:
                 tensor.normal_(0, 0.1)
             else:
                 tensor.normal_(0, 1 / max(1, tensor[0].numel()) ** 0.5)
+
+
+def calibrate(module: nn.Module, images: Tensor) -> None:
+    """Give BatchNorm the statistics of some images: in a deep network values would grow without end otherwise."""
+    module.eval()
+    norms = [one for one in module.modules() if isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for one in norms:
+        one.train()
+        one.momentum = 1.0
+    with torch.no_grad():
+        module(images)
+        module.eval()
+        for one in norms:
+            if one.running_var is not None:
+                one.running_var.clamp_(min=0.01)
+        module(images)
 
 
 def write_images(folder: Path, size: int, channels: int) -> Path:

@@ -226,6 +226,13 @@ def test_counters_of_batch_normalisation_may_be_on_one_side_alone(tmp_path: Path
     assert list(torch.load(tmp_path / "new.pt")) == list(state)
 
 
+def test_indices_that_the_file_has_not_are_not_added(tmp_path: Path) -> None:
+    torch.save({"table": torch.zeros(3)}, tmp_path / "a.pt")
+    state = {"table": torch.ones(3), "relative_position_index": torch.arange(9)}
+    output = write_checkpoint(read_checkpoint(tmp_path / "a.pt"), state, tmp_path / "b.pt")
+    assert {name: tensor.tolist() for name, tensor in load(output).items()} == {"table": [1.0, 1.0, 1.0]}
+
+
 def test_what_the_network_does_not_have_stays(tmp_path: Path) -> None:
     auxiliary = {"aux1.fc.weight": torch.randn(5, 4), "aux1.fc.bias": torch.randn(5)}
     torch.save({"model": {**torchvision_network().state_dict(), **auxiliary}}, tmp_path / "aux.pt")

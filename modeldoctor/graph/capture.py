@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
+from torch.nn import functional
 
 from modeldoctor.errors import GraphError
 from modeldoctor.graph.layers import FEATURES, MapsView, match_module, patch_grid, view_of
@@ -91,6 +92,8 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
         # A noisy map may have other strides than the traced one; reshape is view where view is possible.
         if node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
+        elif node.target is aten.hardsigmoid.default:
+            node.target = hard_sigmoid
     logits, *auxiliary = _logits(graph)
     symbol = batch.node.expr
     places = _places(graph, image, logits, network)
@@ -141,6 +144,11 @@ def node_macs(node: fx.Node, symbol: Any) -> int:
         query, key = size(0), size(1)
         return prod(query) * key[-2] + outputs * key[-2]
     return 0
+
+
+def hard_sigmoid(x: Tensor) -> Tensor:
+    """PyTorch's own has no second derivative."""
+    return functional.relu6(x + 3) / 6
 
 
 def _first_line(error: Exception) -> str:

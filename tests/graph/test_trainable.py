@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import timm
 import torch
 import torchvision
 from networks import Branched, Pooled, randomised
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeldoctor.constraints import Attribution, attribute
@@ -99,3 +100,38 @@ def test_under_autocast_what_is_differentiated_twice_is_in_float32(name: str) ->
     assert (one - other).norm() < 0.3 * one.norm()  # bfloat16 has 8 bits, and there are up to 121 layers of it
     (F.cross_entropy(logits.float(), labels) + other.mean()).backward()
     assert all(one.grad is None or one.grad.isfinite().all() for one in network.parameters())
+
+
+class Gated(nn.Module):
+    """A gate by hard sigmoid, of which PyTorch has no second derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
+        self.gate = nn.Conv2d(5, 5, 1)
+        self.fc = nn.Linear(5, 4)
+
+    def suffix(self, maps: Tensor, sigmoid: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.fc(torch.tanh(maps * sigmoid(self.gate(maps))).mean((2, 3)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.suffix(self.conv(images), F.hardsigmoid)
+
+
+def test_a_hard_sigmoid_is_differentiated_twice() -> None:
+    torch.manual_seed(0)
+    network, images = Gated().double().eval(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    trainable = TrainableNetwork(network, images)
+    logits, (cut,) = trainable.training_pass(images, [layer for layer in trainable.layers if layer.name == "conv"])
+    torch.testing.assert_close(logits, network(images))
+
+    def second(head: Callable[[Tensor], Tensor]) -> Tensor:
+        maps = network.conv(images).detach().requires_grad_(True)
+        (first,) = torch.autograd.grad(head(maps)[:, 1].sum(), maps, create_graph=True)
+        (wanted,) = torch.autograd.grad(first.square().sum(), network.gate.weight)
+        return wanted
+
+    # The oracle: the same gate by clamping, which autograd differentiates as often as one likes.
+    by_hand = second(lambda maps: network.suffix(maps, lambda x: (x / 6 + 0.5).clamp(0, 1)))
+    assert float(by_hand.abs().max()) > 0
+    torch.testing.assert_close(second(cut.head), by_hand)
