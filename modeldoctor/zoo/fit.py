@@ -54,6 +54,12 @@ class Fit:
         """How many names do not fit; 0 is a perfect fit."""
         return len(self.missing) + len(self.unexpected) + len(self.misshapen)
 
+    @property
+    def problems_in_body(self) -> int:
+        """The same without the head, which people take off or replace."""
+        names = (*self.missing, *self.unexpected, *self.misshapen)
+        return sum(not _in(name, self.built.head) for name in names)
+
 
 def fitted(
     plan: Plan, tensors: Mapping[str, Tensor], metadata: CheckpointMetadata, wanted: Wanted, *, meta: bool = False

@@ -120,8 +120,8 @@ def identify(checkpoint: Checkpoint, wanted: Wanted | None = None) -> Identifica
         )
     groups = [list(group) for _, group in groupby(matches, key=lambda match: match.score)][:_LISTED]
     compared = _compared(groups, checkpoint, tensors, wanted)
-    # Where nothing fits without a head, the fewest problems; what was not compared comes last, in its order.
-    order = sorted(range(len(groups)), key=lambda at: one.problems if (one := compared[at]) else sys.maxsize)
+    # What was not compared comes last, in its order.
+    order = sorted(range(len(groups)), key=lambda at: one.problems_in_body if (one := compared[at]) else sys.maxsize)
     candidates = tuple(
         Candidate(arch=match.arch, found=match.found, wanted=match.wanted, fit=compared[at])
         for at in order
@@ -234,6 +234,6 @@ def _compared(
     for at, group in enumerate(groups[:_COMPARED]):
         fit = fitted(plan_of(group[0].arch), tensors, checkpoint.metadata, wanted, meta=True)
         fits[at] = fit
-        if not fit.problems:
+        if not fit.problems_in_body:
             break
     return fits

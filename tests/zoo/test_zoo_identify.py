@@ -111,6 +111,14 @@ def test_the_default_size_decides_between_names(tmp_path: Path) -> None:
         assert (found["arch"], found["tied"]) == (f"timm/{name}", [f"timm/{name}", *also])
 
 
+def test_a_network_that_has_no_head_by_default_is_no_better_fit(tmp_path: Path) -> None:
+    """timm's vit_large_patch32_224 has none, so a file without a head lacks nothing of it; its size is another."""
+    with torch.device("meta"):
+        shapes = {n: t.shape for n, t in timm.create_model("vit_large_patch32_384").state_dict().items()}
+    state = {name: torch.empty(1).expand(shape) for name, shape in shapes.items() if not name.startswith("head.")}
+    assert identify_file(saved(tmp_path, state))["arch"] == "timm/vit_large_patch32_384"
+
+
 def test_ties_are_said_listed_and_left_to_arch(tmp_path: Path) -> None:
     path = saved(tmp_path, torchvision_network("resnet18").state_dict())
     found = identify_file(path)
