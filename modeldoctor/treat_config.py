@@ -56,7 +56,7 @@ class ChannelConfig(Model):
     """The channel constraint, Eq. 5."""
 
     weight: Weight = 0.0
-    """α >= 0, in units of its value at the start; 0 leaves it out, auto lets a pilot pick. Without masks 1."""
+    """α >= 0, in units of its value at the start; 0 leaves it out, auto lets a pilot pick. Without masks 0.1."""
     layers: str = "last"
     """As in a diagnosis."""
     attribution: Literal["gradient", "gradient_x_activation"] = "gradient"
@@ -179,7 +179,7 @@ class TreatConfig(Model):
         data = values.get("data") if isinstance(values, dict) else None
         if not isinstance(data, dict) or data.get("masks") is not None:
             return values
-        weights = {"channel": 1.0, "space": 0.0}
+        weights = {"channel": 0.1, "space": 0.0}
         given = {name: values[name] for name in weights if isinstance(values.get(name), dict)}
         if set(weights) & set(values) - set(given):
             return values

@@ -75,9 +75,9 @@ def test_values_replace_changes_and_changes_replace_the_file(tmp_path: Path) -> 
     ("data", "given", "weights"),
     [
         ({"path": "a", "masks": "b"}, {}, (0.0, 1.0)),
-        ({"path": "a"}, {}, (1.0, 0.0)),
+        ({"path": "a"}, {}, (0.1, 0.0)),
         ({"path": "a"}, {"channel": {"weight": 0.3}}, (0.3, 0.0)),
-        ({"path": "a"}, {"channel": {"layers": "last:2"}}, (1.0, 0.0)),
+        ({"path": "a"}, {"channel": {"layers": "last:2"}}, (0.1, 0.0)),
         ({"path": "a", "masks": "b"}, {"channel": {"weight": "auto"}}, ("auto", 1.0)),
     ],
 )
