@@ -147,7 +147,7 @@ def fill_at_random(module: nn.Module) -> None:
             if name.endswith("running_var") or (tensor.ndim == 1 and not name.endswith(("bias", "running_mean"))):
                 tensor.uniform_(0.5, 1.5)
             elif tensor.ndim <= 1:
-                tensor.normal_(0, 0.1)
+                tensor.uniform_(0, 0.2)  # SqueezeNet's logits pass a ReLU: negative ones have no derivative
             else:
                 tensor.normal_(0, 1 / max(1, tensor[0].numel()) ** 0.5)
 
@@ -195,11 +195,12 @@ def diagnose_all(network: Network, data: Path) -> int:
 
 def train_a_step(network: Network, size: int, channels: int) -> None:
     """One update under both constraints at the last layer; every weight stays finite and some move."""
-    images, labels = torch.randn(2, channels, size, size), torch.tensor([0, 1])
+    images = torch.randn(2, channels, size, size)
     trainable = TrainableNetwork(network.module, images)
     layers = select_layers(trainable.layers, "last")
     before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
     logits, (cut,) = trainable.training_pass(images, layers)
+    labels = logits.argmax(1)
     own, second = attribute(cut, torch.stack([labels, runner_up(logits, labels)]), None, Attribution.GRADIENT)
     background = torch.ones(2, *cut.maps.shape[-2:])
     background[:, 0, 0] = 0
