@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 from modeldoctor.config import Preprocessing
-from modeldoctor.data.transforms import fitted, normalised, picture_mode
+from modeldoctor.data.transforms import fitted, in_mode, normalised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Augmentation:
             mask: (H,W) bool of the picture's own size.
             seed: of everything random.
         """
-        picture = picture.convert(picture_mode(self.preprocessing))
+        picture = in_mode(picture, self.preprocessing)
         if self.scale == 1:
             picture, mask = fitted(picture, mask, self.preprocessing)
         with torch.random.fork_rng(devices=[]):

@@ -6,7 +6,7 @@ Shape letters: B images, C channels, H and W the network's input height and widt
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -74,6 +74,7 @@ class ImageSet(Dataset[Sample | Broken]):
         self.split, self.class_names, self.labels = split, class_names, labels
         self.paths, self.pictures, self.masks = paths, pictures, masks
         self.preprocessing = preprocessing
+        self._masked: frozenset[int] | None = None  # None: every image that has a mask
         self._mode = picture_mode(preprocessing)
         self._transform = make_transform(preprocessing)
 
@@ -98,7 +99,8 @@ class ImageSet(Dataset[Sample | Broken]):
             picture = self.pictures.read(index, self._mode)
         except UnreadableError as error:
             return Broken(index, str(error))
-        mask_file = self.masks.find(self.paths[index]) if self.masks else None
+        wanted = self.masks is not None and (self._masked is None or index in self._masked)
+        mask_file = self.masks.find(self.paths[index]) if self.masks and wanted else None
         mask = self.masks.read(mask_file, picture.size) if self.masks and mask_file else None
         image, mask = transform(picture, mask)
         return Sample(image, int(self.labels[index]), index, mask)
@@ -116,6 +118,12 @@ class ImageSet(Dataset[Sample | Broken]):
             except MaskError as error:
                 invalid.append(str(error))
         return MaskCounts(matched, len(self) - matched - len(invalid), tuple(invalid))
+
+    def masked_at(self, indices: Iterable[int]) -> Self:
+        """Return the same images of which these alone have their masks read."""
+        chosen = copy.copy(self)
+        chosen._masked = frozenset(indices)
+        return chosen
 
     def with_classes(self, match: ClassMatch) -> Self:
         """Return the same images with labels that count the network's outputs."""

@@ -63,14 +63,19 @@ def make_transform(preprocessing: Preprocessing) -> Transform:
     Raises:
         DataError: the network takes neither 1 nor 3 channels.
     """
-    mode = picture_mode(preprocessing)
+    picture_mode(preprocessing)
 
     def transform(picture: Image.Image, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        converted = picture if picture.mode == mode else picture.convert(mode)
-        cropped, moved = fitted(converted, mask, preprocessing)
+        cropped, moved = fitted(in_mode(picture, preprocessing), mask, preprocessing)
         return normalised(cropped, preprocessing), moved
 
     return transform
+
+
+def in_mode(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The picture with as many channels as the network takes; itself where it has them."""
+    mode = picture_mode(preprocessing)
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def fitted(

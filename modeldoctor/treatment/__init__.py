@@ -19,7 +19,6 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from modeldoctor.checkpoint import read_checkpoint
 from modeldoctor.config import DiagnoseConfig
 from modeldoctor.data import open_data
 from modeldoctor.distributed import Team
@@ -153,7 +152,7 @@ def carry_out(
 
 def resolved(config: TreatConfig, network: Network) -> TreatConfig:
     """The configuration with every training setting that it left open: the original training's, else `UNSTATED`."""
-    recorded = read_checkpoint(network.path, trust_pickle=network.trust_pickle).metadata.training
+    recorded = network.training
     wanted = {name: value for name, value in config.training.model_dump().items() if value is not None}
     stated = {name: recorded[key] for name in UNSTATED if (key := _RECORDED.get(name, name)) in recorded}
     try:

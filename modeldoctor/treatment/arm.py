@@ -270,15 +270,28 @@ def predict_part(
         team: processes that each take a share of the images.
     """
     team = team or Team()
-    indices = part.indices[team.share_of(len(part.indices))]
-    predicted = np.full(len(indices), -1, dtype=np.int64)
-    assert config.training.batch_size is not None
-    with torch.no_grad():
-        for batch in make_loader(part.images, indices, batch_size=config.training.batch_size, workers=config.workers):
-            if len(batch.labels):
-                rows = np.searchsorted(indices, batch.indices.numpy())
-                predicted[rows] = network(batch.images.to(device)).argmax(1).cpu().numpy()
+    mine = replace(part, indices=part.indices[team.share_of(len(part.indices))])
+    predicted = np.full(len(mine.indices), -1, dtype=np.int64)
+    for indices, logits in part_logits(network, mine, config, device):
+        predicted[np.searchsorted(mine.indices, indices)] = logits.argmax(1).numpy()
     return np.concatenate(team.gather(predicted))
+
+
+def part_logits(
+    network: nn.Module, part: Part, config: TreatConfig, device: torch.device
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Batch by batch the indices (B,) of the images that can be read, and their logits (B,N) on the CPU; no masks.
+
+    Args:
+        network: in eval mode.
+    """
+    size = config.training.batch_size
+    assert size is not None  # resolved
+    for batch in make_loader(part.images.masked_at(()), part.indices, batch_size=size, workers=config.workers):
+        if len(batch.labels):
+            with torch.no_grad():
+                logits = network(batch.images.to(device)).float().cpu()
+            yield batch.indices.numpy(), logits
 
 
 def noise_seed(seed: int, step: int) -> int:

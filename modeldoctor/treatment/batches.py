@@ -5,7 +5,7 @@ Shapes: S images, B images a batch, C channels, H x W pixels, N classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -108,22 +108,22 @@ def training_batches(
     )  # fmt: skip
     draws, mixing = np.random.SeedSequence([seed, epoch, 1]).generate_state(2).tolist()
     loader = make_loader(
-        train.images, order, batch_size=training.batch_size, workers=config.workers, seed=draws,
+        train.images.masked_at(annotated.tolist()), order, batch_size=training.batch_size, workers=config.workers,
+        seed=draws,
         augmentation=Augmentation(
             preprocessing=train.images.preprocessing, **training.augmentation.model_dump()
         ),
     )  # fmt: skip
     rng = np.random.default_rng(mixing)
-    known = set(annotated.tolist())
     for batch in loader:
         if len(batch.labels):
-            yield _mixed(_with_masks(batch, known), training.mixup, rng)
+            yield _mixed(_with_masks(batch), training.mixup, rng)
 
 
-def _with_masks(batch: Batch, known: set[int]) -> TrainingBatch:
+def _with_masks(batch: Batch) -> TrainingBatch:
     empty = torch.zeros(batch.images.shape[-2:], dtype=torch.bool)
     keys = tuple(batch.indices.tolist())
-    masks = [mask if key in known else None for key, mask in zip(keys, batch.masks or [None] * len(keys), strict=True)]
+    masks: Sequence[Tensor | None] = batch.masks or [None] * len(keys)
     return TrainingBatch(
         images=batch.images,
         labels=batch.labels,

@@ -228,7 +228,7 @@ def annotated_images(train: Part, diagnosis: Diagnosis, config: TreatConfig) -> 
             train.images.labels, predicted, confidence, has_mask, per_class=config.space.annotated_per_class,
             num_classes=len(diagnosis.classes),
         )  # fmt: skip
-        wrong = {index: text for index in chosen.tolist() if (text := _unusable(train.images, index)) is not None}
+        wrong = {index: text for index in chosen.tolist() if (text := unusable(train.images, index)) is not None}
         if not wrong:
             break
         invalid |= wrong
@@ -263,7 +263,7 @@ def _as_diagnosed(train: Part, diagnosis: Diagnosis) -> tuple[NDArray[np.int64],
     return predicted, confidence
 
 
-def _unusable(images: ImageSet, index: int) -> str | None:
+def unusable(images: ImageSet, index: int) -> str | None:
     """Why an image or its mask cannot be used; None if they can."""
     try:
         sample = images[index]

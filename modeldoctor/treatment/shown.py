@@ -19,8 +19,8 @@ from modeldoctor.graph import open_network, select_layers
 from modeldoctor.maps import background_share, image_maps, thumbnails
 from modeldoctor.memory import Rows
 from modeldoctor.treat_config import TreatConfig
-from modeldoctor.treatment.arm import Progressed, Setting
-from modeldoctor.treatment.parts import Part
+from modeldoctor.treatment.arm import Progressed, Setting, part_logits
+from modeldoctor.treatment.parts import Part, unusable
 from modeldoctor.trial_maps import TrialMaps, write_maps
 from modeldoctor.zoo import Network
 
@@ -76,16 +76,20 @@ def show_arms(
         device: of the module.
 
     Returns:
-        None where the original is right on every image.
+        None where the original is right on every image that can be read.
     """
     layers = (config.space if config.space.weight else config.channel).layers
     module.load_state_dict(dict(weights["original"]))
-    logits, indices = _predict(module, part, config, device)
-    rows = choose_to_show(part.images.labels[indices], logits)
+    answers = list(part_logits(module, part, config, device))
+    if not answers:
+        return None
+    indices = np.concatenate([found for found, _ in answers])
+    rows = choose_to_show(part.images.labels[indices], torch.cat([logits for _, logits in answers]))
     if not len(rows):
         return None
     chosen = indices[rows]
-    (batch,) = make_loader(part.images, chosen, batch_size=len(chosen), workers=0)
+    usable = [index for index in chosen.tolist() if unusable(part.images, index) is None]
+    (batch,) = make_loader(part.images.masked_at(usable), chosen, batch_size=len(chosen), workers=0)
     images, keys = batch.images.to(device), batch.indices.tolist()
     masks: Sequence[Tensor | None] = batch.masks or [None] * len(keys)
     found: dict[str, list[NDArray[np.generic]]] = {}
@@ -116,21 +120,6 @@ def show_arms(
         outline=np.stack([_small(mask, pictures.shape[1:3]) for mask in masks]),
         **{key: np.stack(values) for key, values in found.items()},
     )
-
-
-def _predict(
-    module: nn.Module, part: Part, config: TreatConfig, device: torch.device
-) -> tuple[Tensor, NDArray[np.int64]]:
-    """Logits (S,N) of the images that can be read, and their indices."""
-    logits, indices = [], [np.empty(0, dtype=np.int64)]
-    size = config.training.batch_size
-    assert size is not None  # resolved
-    with torch.no_grad():
-        for batch in make_loader(part.images, part.indices, batch_size=size, workers=config.workers):
-            if len(batch.labels):
-                logits.append(module(batch.images.to(device)).float().cpu())
-                indices.append(batch.indices.numpy())
-    return torch.cat(logits) if logits else torch.empty(0, 1), np.concatenate(indices)
 
 
 def _small(mask: Tensor | None, size: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Network:
     path: Path
     notes: tuple[str, ...]
     """What was assumed where neither the user nor the file said it, as sentences."""
+    training: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    """What the file says of its own training, under the names of `checkpoint_metadata.TRAINING`."""
     trust_pickle: bool = False
     """Whether the user let the file's pickle execute code; reading it again needs the same."""
 
@@ -99,6 +101,7 @@ def load_model(
         checkpoint_sha256=checkpoint.sha256,
         path=checkpoint.path,
         notes=(*notes, *doubts, *assumed),
+        training=checkpoint.metadata.training,
         trust_pickle=trust_pickle,
     )
 

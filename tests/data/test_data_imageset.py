@@ -1,14 +1,17 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from modeldoctor.config import Preprocessing
+from modeldoctor.data import open_data
 from modeldoctor.data.classes import match_classes
 from modeldoctor.data.content import NumberedPaths
 from modeldoctor.data.imageset import Broken, ImageSet, Sample
 from modeldoctor.data.pictures import PictureArray, PictureFiles
-from modeldoctor.errors import DataError
+from modeldoctor.errors import DataError, MaskError
 
 GREY = Preprocessing(input_size=(1, 4, 4), mean=(0.5,), std=(0.25,))
 
@@ -60,3 +63,18 @@ def test_relabelled():
     assert relabelled.class_names == ("y", "z", "x")
     assert relabelled[0].label == 2
     assert images.labels.tolist() == [0, 1, 1]
+
+
+def test_masks_are_read_of_the_chosen_images_alone(tmp_path: Path) -> None:
+    for number in range(3):
+        for folder in ("images/a", "masks/a"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 255).save(tmp_path / folder / f"{number}.png")
+    (tmp_path / "masks" / "a" / "2.png").write_bytes(b"no picture")
+    preprocessing = Preprocessing(input_size=(1, 8, 8), mean=(0.0,), std=(1.0,))
+    images = open_data(tmp_path / "images", preprocessing=preprocessing, masks=tmp_path / "masks")["all"]
+    chosen = images.masked_at([1])
+    assert [chosen[index].mask is not None for index in range(3)] == [False, True, False]
+    assert images[0].mask is not None
+    with pytest.raises(MaskError):
+        images[2]

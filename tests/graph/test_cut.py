@@ -84,7 +84,8 @@ def test_eq_4_behind_a_cut_equals_eq_4_through_hooks(architecture) -> None:
         results = [correlation_at(network_of, name, images, labels) for network_of in (cut, hooked)]
         scale = float(results[1].abs().max())
         assert scale > 0
-        torch.testing.assert_close(results[0], results[1], rtol=1e-8, atol=1e-10 * scale)
+        # PyTorch's derivative of a hard sigmoid holds 1/6 in float32, whatever the input's type: 3e-8 off.
+        torch.testing.assert_close(results[0], results[1], rtol=1e-7, atol=1e-7 * scale)
 
 
 def correlation_at(network: LayeredNetwork, name: str, images: Tensor, labels: Tensor) -> Tensor:

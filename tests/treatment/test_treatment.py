@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import warnings
 from dataclasses import dataclass
@@ -213,6 +214,20 @@ def test_a_space_constraint_without_any_mask_is_refused(case: Case, tmp_path: Pa
     data = {"path": str(case.folder / "data"), "masks": empty}
     with pytest.raises(DataError, match="none of 144 training images has a mask"):
         treat(case.config(tmp_path / "run", data=data), case.network, case.diagnosis)
+
+
+def test_a_mask_that_is_not_used_may_be_broken(case: Case, whole: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    shutil.copytree(case.folder / "data-masks", masks)
+    for split in ("val", "test"):
+        for file in (masks / split).rglob("*.png"):
+            file.write_bytes(b"no picture")
+    data = {"path": str(case.folder / "data"), "masks": masks}
+    trial = treat(case.config(tmp_path / "run", data=data), case.network, case.diagnosis)
+    sound = read_trial(whole / "trial.json")
+    for arm in ("treat", "continue"):
+        assert trial[arm].by_seed == sound[arm].by_seed
+    assert (tmp_path / "run" / "maps.h5").exists()
 
 
 def test_missing_splits_are_split_off_by_class_without_overlap(case: Case) -> None:
