@@ -73,8 +73,8 @@ class DiagnoseConfig(Model):
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=16, ge=1)
     """Images that are read and run at once; changes no figure."""
-    workers: int = Field(default=0, ge=0)
-    """Processes that read images; changes no figure."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that read images; by default none beside a CPU, up to 8 beside a GPU. Changes no figure."""
     device: str = "auto"
     """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` ..."""
     memory: ByteSize | None = Field(default=None, ge=1024**2)

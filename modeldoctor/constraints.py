@@ -9,6 +9,7 @@ Shapes: B images, J noise draws, K channels, H x W positions, N classes.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,39 +29,72 @@ class Attribution(StrEnum):
     GRADIENT_X_ACTIVATION = "gradient_x_activation"
 
 
-def attribute(cut: Cut, classes: Tensor, noise: Tensor | None, attribution: Attribution) -> Tensor:
-    """1/J Σ_j |∂y_n/∂(m + σ_j)|, or its product with the activation, with a graph for the second backward.
+class Derivatives(NamedTuple):
+    """∂y_n/∂(m + σ_j) for S classes n of each image, with a graph for the second backward.
+
+    Attributes:
+        batch: B.
+        maps: m + σ_j, (J*B,K,H,W), copy-major.
+        slopes: (J*B,K,H,W) for each class; in the closed form one, without the head's weights, for all.
+        factors: (S,B,K,1,1), those weights; None without a closed form.
+    """
+
+    batch: int
+    maps: Tensor
+    slopes: tuple[Tensor, ...]
+    factors: Tensor | None
+
+    def attribution(self, kind: Attribution, classes: int | None = None) -> Tensor:
+        """1/J Σ_j |∂y_n/∂(m + σ_j)|, or its product with the activation, (S,B,K,H,W).
+
+        Args:
+            kind: which of the two.
+            classes: of the first so many classes; of all by default.
+        """
+        found = torch.stack([self._over_draws(one, kind) for one in self.slopes[:classes]])
+        return found if self.factors is None else found * self.factors[:classes].abs()
+
+    def _over_draws(self, slope: Tensor, kind: Attribution) -> Tensor:
+        values = slope * self.maps if kind is Attribution.GRADIENT_X_ACTIVATION else slope
+        return values.abs().unflatten(0, (-1, self.batch)).mean(0)  # type: ignore[no-any-return]
+
+
+def differentiate(cut: Cut, classes: Tensor, noise: Tensor | None) -> Derivatives:
+    """Differentiate logits behind a cut at noisy maps; all classes share one forward pass.
 
     Args:
         cut: maps (B,K,H,W) and the suffix, both with their graph.
-        classes: (B,) or (S,B) for S classes of each image at once, which share one forward pass.
+        classes: (S,B).
         noise: σ, (J*B,K,H,W), copy-major; None for J = 0.
+    """
+    batch = len(cut.maps)
+    maps = cut.maps.clone() if noise is None else (cut.maps + noise.unflatten(0, (-1, batch))).flatten(0, 1)
+    if not maps.requires_grad:
+        maps = maps.detach().requires_grad_(True)
+    # Fused attention has no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        if cut.pooled:
+            slopes = torch.autograd.grad(cut.pooled.pointwise(maps).sum(), maps, create_graph=True)
+            return Derivatives(batch, maps, slopes, cut.pooled.factor(classes, maps))
+        logits = cut.head(maps)
+        picked = [logits.gather(1, one.repeat(len(maps) // batch)[:, None]).sum() for one in classes]
+        slopes = tuple(torch.autograd.grad(one, maps, create_graph=True)[0] for one in picked)
+        return Derivatives(batch, maps, slopes, None)
+
+
+def attribute(cut: Cut, classes: Tensor, noise: Tensor | None, attribution: Attribution) -> Tensor:
+    """One attribution of `differentiate`.
+
+    Args:
+        cut, noise: as there.
+        classes: (B,) or (S,B).
         attribution: which of the two.
 
     Returns:
         (B,K,H,W), or (S,B,K,H,W).
     """
-    copies = 1 if noise is None else len(noise) // len(cut.maps)
-    noisy = cut.maps.clone() if noise is None else (cut.maps + noise.unflatten(0, (copies, -1))).flatten(0, 1)
-    if not noisy.requires_grad:
-        noisy = noisy.detach().requires_grad_(True)
-
-    def evidence(derivative: Tensor) -> Tensor:
-        values = derivative * noisy if attribution is Attribution.GRADIENT_X_ACTIVATION else derivative
-        return values.abs().unflatten(0, (copies, -1)).mean(0)  # type: ignore[no-any-return]
-
-    # Fused attention has no second derivative.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        if cut.pooled:
-            (gradient,) = torch.autograd.grad(cut.pooled.pointwise(noisy).sum(), noisy, create_graph=True)
-            return evidence(gradient) * cut.pooled.factor(classes, noisy).abs()
-        logits = cut.head(noisy)
-        found = []
-        for one in classes.view(-1, len(cut.maps)):
-            picked = logits.gather(1, one.repeat(copies)[:, None]).sum()
-            (gradient,) = torch.autograd.grad(picked, noisy, create_graph=True)
-            found.append(evidence(gradient))
-    return torch.stack(found) if classes.ndim > 1 else found[0]
+    found = differentiate(cut, classes.view(-1, len(cut.maps)), noise).attribution(attribution)
+    return found if classes.ndim > 1 else found[0]
 
 
 def channel_constraint(of_label: Tensor, of_runner_up: Tensor, correlated: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -15,10 +16,16 @@ from modeldoctor.errors import ExitCode, ModelDoctorWarning
 out = Console()
 err = Console(stderr=True)
 
+_Show = Callable[[str, int, int | None], None]
+_LINE_EVERY_S = 30.0
+
 
 @contextmanager
-def shown_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar on stderr for each stage; figures behind " · " in a stage's text change with it."""
+def shown_progress() -> Iterator[_Show]:
+    """A bar on stderr for each stage, or lines in a log; figures behind " · " in a stage's text change with it."""
+    if not err.is_terminal:
+        yield _lines()
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err) as bars:
         tasks: dict[str, TaskID] = {}
@@ -30,6 +37,20 @@ def shown_progress() -> Iterator[Callable[[str, int, int | None], None]]:
             bars.update(tasks[name], description=stage, completed=done, total=total)
 
         yield show
+
+
+def _lines() -> _Show:
+    """Where no bar can move: a line for each stage that is done, and now and then one on the way."""
+    said = time.monotonic()
+
+    def show(stage: str, done: int, total: int | None) -> None:
+        nonlocal said
+        if done == total or time.monotonic() - said >= _LINE_EVERY_S:
+            said = time.monotonic()
+            place = f"{done}" if total is None else f"{done} of {total}"
+            err.print(f"{stage}: {place}", markup=False, highlight=False, soft_wrap=True)
+
+    return show
 
 
 def show_warning(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:

@@ -167,8 +167,8 @@ class TreatConfig(Model):
     """What validation chooses by and the verdict is about; the groups' metrics need data.groups."""
     tensorboard: bool = False
     """Write the history as TensorBoard events, too."""
-    workers: int = Field(default=0, ge=0)
-    """Processes that read images; changes no figure."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that read images; by default none beside a CPU, up to 8 beside a GPU. Changes no figure."""
     device: str = "auto"
     """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` ..."""
 

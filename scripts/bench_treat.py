@@ -1,6 +1,7 @@
 """A training step with constraints beside a plain one: medians and their ratio, in one run.
 
-Both constraints at one layer; the plain step is the network's own in training mode.
+Both constraints with their default attributions at the same layers, every image annotated; the plain step is the
+network's own in training mode.
 
 scripts/bench_treat.py
 scripts/bench_treat.py --arch torchvision/resnet50 --batch-size 32 --repeats 3
@@ -17,19 +18,20 @@ from benching import NETWORKS, build, medians, show, title
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeldoctor.constraints import Attribution, attribute, channel_constraint, runner_up, space_constraint
-from modeldoctor.correlation import Noise
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.capture import capture, node_macs
 from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.treat_config import TreatConfig
+from modeldoctor.treatment.batches import TrainingBatch
+from modeldoctor.treatment.penalty import Penalty
 
 
 class Steps:
     """Both steps of one network on the same images."""
 
-    def __init__(self, arch: str, images: Tensor, attribution: Attribution):
+    def __init__(self, arch: str, images: Tensor):
         torch.manual_seed(0)
-        self.images, self.attribution = images, attribution
+        self.images = images
         self.labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         self.network = build(arch).to(images.device)
         self.trainable = TrainableNetwork(self.network, images[:2])
@@ -40,24 +42,38 @@ class Steps:
         self._update(F.cross_entropy(self.network.train()(self.images), self.labels))
 
     def constrained(self, layers: str, draws: int) -> Callable[[], None]:
-        """Cross-entropy and both constraints."""
-        chosen = select_layers(self.trainable.layers, layers)
+        """Cross-entropy and both constraints, as a trial adds them."""
+        batch, penalty = self._batch(), self._penalty(layers, draws)
 
         def step() -> None:
-            logits, cuts = self.trainable.training_pass(self.images, chosen)
-            loss = F.cross_entropy(logits, self.labels)
-            for cut in cuts:
-                classes = torch.stack([self.labels, runner_up(logits, self.labels)])
-                noise = Noise(seed=0, delta=0.01)
-                keys = range(len(self.images))
-                sigma = noise.draw(cut.layer.name, keys, range(draws), cut.maps) if draws else None
-                own, second = attribute(cut, classes, sigma, self.attribution)
-                nothing = torch.zeros(own.shape[:2], dtype=torch.bool, device=own.device)
-                loss = loss + 1e-6 * channel_constraint(own, second, nothing).mean()
-                loss = loss + 1e-6 * space_constraint(own, torch.ones_like(own[:, 0]), self.attribution).mean()
-            self._update(loss)
+            logits, cuts = self.trainable.training_pass(self.images, penalty.layers)
+            self._update(batch.loss(logits, 0.0) + penalty.total(penalty.terms(logits, cuts, batch, seed=0)))
 
         return step
+
+    def _batch(self) -> TrainingBatch:
+        number, device = len(self.images), self.images.device
+        masks = torch.zeros(number, *self.images.shape[-2:], dtype=torch.bool, device=device)
+        masks[:, ::2, ::2] = True
+        return TrainingBatch(
+            images=self.images, labels=self.labels, other_labels=self.labels, share=torch.ones(number, device=device),
+            masks=masks, annotated=torch.ones(number, dtype=torch.bool, device=device), keys=tuple(range(number)),
+            whole=number,
+        )  # fmt: skip
+
+    def _penalty(self, layers: str, draws: int) -> Penalty:
+        each = {"weight": 1e-6, "layers": layers}
+        chosen = select_layers(self.trainable.layers, layers)
+        return Penalty(
+            config=TreatConfig(
+                checkpoint="a.pt", data={"path": "b", "masks": "c"}, channel=each, space=each, noise_draws=draws
+            ),
+            channel_layers=chosen,
+            space_layers=chosen,
+            correlated={layer.name: torch.zeros(1, layer.channels, dtype=torch.bool) for layer in chosen},
+            scales=dict.fromkeys((layer.name for layer in chosen), 1.0),
+            expand_px=8,
+        )
 
     def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -71,11 +87,9 @@ def whole_macs(arch: str, image: Tensor) -> int:
     return sum(node_macs(node, captured.batch) for node in captured.graph.nodes)
 
 
-def compare(
-    archs: list[str], layers: str, draws: list[int], images: Tensor, attribution: Attribution, repeats: int
-) -> Iterator[list[str]]:
+def compare(archs: list[str], layers: str, draws: list[int], images: Tensor, repeats: int) -> Iterator[list[str]]:
     for arch in archs:
-        steps = Steps(arch, images, attribution)
+        steps = Steps(arch, images)
         plain, *dear = medians([steps.plain, *(steps.constrained(layers, number) for number in draws)], repeats)
         flop = 6.0 * whole_macs(arch, images[:2]) * len(images)  # forward, and backward to data and weights
         for number, time in zip(draws, dear, strict=True):
@@ -93,15 +107,14 @@ def main(
     batch_size: int = 16,
     repeats: int = 2,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
-    attribution: Annotated[Attribution, typer.Option()] = Attribution.GRADIENT_X_ACTIVATION,
 ) -> None:
     """Time the steps in turns, after one of each that is not counted."""
     torch.set_flush_denormal(True)
     images = torch.randn(batch_size, 3, input_size, input_size, device=device)
     show(
-        title(f"A training step, {attribution.value}, {input_size} px, batch {batch_size}", device),
+        title(f"A training step, {input_size} px, batch {batch_size}", device),
         ("network", "layers", "J", "plain s", "both constraints s", "ratio", "GFLOP of a plain step", "its GFLOP/s"),
-        compare(arch, layers, noise_draws, images, attribution, repeats),
+        compare(arch, layers, noise_draws, images, repeats),
     )
 
 

@@ -1,4 +1,4 @@
-"""What each process of a test job does: a diagnosis, and one step's gradients, into the folder that is named.
+"""What each process of a test job does: a diagnosis, training batches and one step's gradients, into a folder.
 
 torchrun --nproc-per-node 2 tests/distributed_job.py FOLDER CHECKPOINT DATA MASKS
 """
@@ -9,21 +9,27 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from networks import Pooled, randomised
 
-from modeldoctor.config import DiagnoseConfig
+from modeldoctor.config import DiagnoseConfig, Preprocessing
+from modeldoctor.data import ImageSet, open_data
+from modeldoctor.data.masks import Masks
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.distributed import Team, job
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.treatment.batches import TrainingBatch
+from modeldoctor.treat_config import TreatConfig
+from modeldoctor.treatment.batches import TrainingBatch, training_batches
+from modeldoctor.treatment.parts import Part
 from modeldoctor.treatment.penalty import Penalty
 from modeldoctor.zoo import load_model
 
 DIAGNOSIS = DiagnoseConfig(
     layers="layer2.0.conv2,layer3.0.conv3", noise_draws=2, batch_size=7, samples_per_class=10, device="cpu"
 )
+MIXUP = (0.0, 0.4)
 
 
 def gradients(team: Team) -> dict[str, torch.Tensor]:
@@ -49,10 +55,10 @@ def gradients(team: Team) -> dict[str, torch.Tensor]:
     logits, cuts = trainable.training_pass(images[mine], penalty.layers)
     batch = TrainingBatch(
         images=images, labels=labels, other_labels=labels, share=torch.ones(5), masks=masks, annotated=annotated,
-        keys=tuple(range(5)),
+        keys=tuple(range(5)), whole=5,
     ).part(mine)  # fmt: skip
     terms = penalty.terms(logits, cuts, batch, seed=1)
-    loss = batch.loss(logits, 0.0) * len(batch.labels) / 5
+    loss = batch.loss(logits, 0.0)
     (loss + penalty.total(terms)).backward()
     team.add_up_gradients(network.parameters())
     figures = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
@@ -60,11 +66,34 @@ def gradients(team: Team) -> dict[str, torch.Tensor]:
     return figures | {"/".join(key): team.total(term) for key, term in terms.items()} | {"loss": team.total(loss)}
 
 
+def batches(team: Team, data: Path, masks: Path, mixup: float) -> list[dict[str, torch.Tensor]]:
+    """This process's parts of two batches: of five images, one or two of them annotated."""
+    preprocessing = Preprocessing(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    images = open_data(str(data), preprocessing=preprocessing, masks=masks)["train"]
+    assert isinstance(images, ImageSet)
+    annotated = np.array([index for index in range(len(images)) if masks_of(images).find(images.paths[index])][:3])
+    config = TreatConfig(
+        checkpoint="a.pt", data={"path": str(data), "masks": masks}, space={"annotated_share": 0.3},
+        training={"batch_size": 5, "mixup": mixup},
+    )  # fmt: skip
+    part = Part(images=images, indices=np.arange(10, 20))
+    made = training_batches(part, annotated, config, seed=0, epoch=0, team=team)
+    return [{**vars(batch), "keys": torch.tensor(batch.keys), "whole": torch.tensor(batch.whole)} for batch in made]
+
+
+def masks_of(images: ImageSet) -> Masks:
+    """They must be there."""
+    assert images.masks is not None
+    return images.masks
+
+
 def main(folder: Path, checkpoint: Path, data: Path, masks: Path) -> None:
     torch.set_num_threads(1)
     with job() as team:
         found = diagnose(load_model(checkpoint), data, config=DIAGNOSIS, masks=masks, output=folder / "d.h5", team=team)
         torch.save(gradients(team), folder / f"gradients-{team.rank}.pt")
+        for mixup in MIXUP:
+            torch.save(batches(team, data, masks, mixup), folder / f"batches-{mixup}-{team.rank}.pt")
         (folder / f"wrong-{team.rank}.txt").write_text(str(found.wrong))
 
 

@@ -65,6 +65,21 @@ def test_a_training_step_is_that_of_one_process(two: Path) -> None:
             torch.testing.assert_close(found[name], value.detach(), rtol=1e-9, atol=1e-12, msg=name)
 
 
+@pytest.mark.parametrize("mixup", distributed_job.MIXUP)
+def test_parts_of_training_batches_are_the_batches_of_one_process(clinic: Clinic, two: Path, mixup: float) -> None:
+    wanted = distributed_job.batches(Team(), clinic.data, clinic.masks, mixup)
+    parts = [torch.load(two / f"batches-{mixup}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert len(wanted) == len(parts[0]) == len(parts[1]) == 2
+    for whole, first, second in zip(wanted, *parts, strict=True):
+        assert len(first["keys"]) == 2
+        assert len(second["keys"]) == 3
+        assert whole["annotated"].any()
+        assert (whole["share"] < 1).any() == (mixup > 0)
+        for name, value in whole.items():
+            together = first[name] if name == "whole" else torch.cat([first[name], second[name]])
+            assert torch.equal(together, value), name
+
+
 def test_shares_are_all_rows_once() -> None:
     for number, size in ((5, 2), (7, 3), (2, 4), (0, 2)):
         rows = [row for rank in range(size) for row in range(number)[Team(rank, size).share_of(number)]]

@@ -75,7 +75,6 @@ TESTED_ELSEWHERE = {
     "__init__": "test_public_api.py",
     "__main__": "test_cli.py",
     "errors": "test_cli.py",
-    "terminal": "test_cli.py",
     "checkpoint_file": "test_checkpoint.py",
     "checkpoint_metadata": "test_checkpoint.py",
     "trial_records": "test_evaluate.py",

@@ -5,6 +5,7 @@ Shape letters: B images, C channels, H and W the network's input height and widt
 
 from __future__ import annotations
 
+import os
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from modeldoctor.data.augmentation import Augmentation
 from modeldoctor.data.imageset import Broken, ImageSet, Sample
 from modeldoctor.data.streams import StreamSet
 from modeldoctor.errors import MaskError, UsageError
+
+_MOST_READERS = 8
 
 
 class Batch(NamedTuple):
@@ -117,10 +120,10 @@ def make_loader(
     indices: Sequence[int] | NDArray[np.int64] | None = None,
     *,
     batch_size: int,
-    workers: int = 0,
+    workers: int | None = None,
     device: torch.device | str | None = None,
     augmentation: Augmentation | None = None,
-    seed: int = 0,
+    seeds: NDArray[np.unsignedinteger] | None = None,
 ) -> Iterable[Batch]:
     """Iterate over images in the order given, the same for any number of workers, which end with each pass.
 
@@ -130,10 +133,10 @@ def make_loader(
         image_set: the images; a stream is read in this process, whatever the number of workers.
         indices: which images, in which order; all by default. Ascending for a stream.
         batch_size: images a batch, broken ones included; the last batch may be smaller.
-        workers: processes that read images; 0 reads in this one.
+        workers: processes that read images; 0 reads in this one. By default as many as keep up with the device.
         device: where the batches will go; pins memory for CUDA.
         augmentation: changes each image at random; not for a stream.
-        seed: of the augmentation, which depends on it and on an image's place in the order alone.
+        seeds: all that the augmentation of each of `indices` depends on; needed for one.
 
     Raises:
         UsageError: an index is out of range.
@@ -150,18 +153,27 @@ def make_loader(
             expected=f"0 to {len(image_set) - 1}",
             hint="use the indices of this image set",
         )
-    seeds = np.random.SeedSequence(seed).generate_state(len(order), np.uint32)
+    seeds = np.zeros(len(order), np.uint32) if seeds is None else seeds
     loader = DataLoader(
         _Guarded(image_set, augmentation),
         sampler=list(zip(order.tolist(), seeds.tolist(), strict=True)),
         batch_size=batch_size,
-        num_workers=workers,
+        num_workers=_readers(device) if workers is None else workers,
         collate_fn=_Collate(image_set.preprocessing.input_size),
-        pin_memory=device is not None and torch.device(device).type == "cuda",
+        pin_memory=_is_gpu(device),
         worker_init_fn=_start_worker,
         generator=torch.Generator(),
     )
     return _Batches(loader, with_masks=image_set.masks is not None)
+
+
+def _is_gpu(device: torch.device | str | None) -> bool:
+    return device is not None and torch.device(device).type == "cuda"
+
+
+def _readers(device: torch.device | str | None) -> int:
+    """A GPU would wait for its images; on a CPU, readers would take cores from the network."""
+    return min(_MOST_READERS, os.cpu_count() or 1) if _is_gpu(device) else 0
 
 
 def _start_worker(_: int) -> None:

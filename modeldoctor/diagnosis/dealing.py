@@ -23,7 +23,7 @@ def dealt(
     indices: Sequence[int] | NDArray[np.int64] | None,
     *,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     device: torch.device,
 ) -> Iterator[Batch]:
     """Every `team.size`-th batch of these images; every process gets as many, the last ones perhaps empty.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ class Arm:
         name, seed: which it is.
         config: resolved; a pilot's differs from the trial's.
         penalty: None for an arm without constraints.
-        change_masks: what the arm does to the masks of a batch.
+        change_masks: what the arm does to the masks of a batch, given the images' keys and a seed.
         after_epoch: told the run's history whenever it has grown.
     """
 
@@ -118,7 +118,7 @@ class Arm:
     setting: Setting
     config: TreatConfig
     penalty: Penalty | None
-    change_masks: Callable[[Tensor, int], Tensor] | None = None
+    change_masks: Callable[[Tensor, Sequence[int], int], Tensor] | None = None
     after_epoch: Callable[[list[Epoch]], None] = lambda history: None
 
     def run(self) -> Progressed:
@@ -171,11 +171,10 @@ class Arm:
     ) -> NDArray[np.float64] | None:
         """The loss and the constraints' relative values of one batch, or None if it is not finite."""
         penalty, team = self.penalty, self.setting.team
-        share = len(batch.labels) / int(team.total(torch.tensor(len(batch.labels))))
         with optimisation.forward_type():
             logits, cuts = self.setting.trainable.training_pass(batch.images, penalty.layers if penalty else ())
         smoothing = self.config.training.label_smoothing or 0.0
-        loss = share * self.setting.trainable.loss(logits, lambda one: batch.loss(one.float(), smoothing))
+        loss = self.setting.trainable.loss(logits, lambda one: batch.loss(one.float(), smoothing))
         terms = penalty.terms(logits, cuts, batch, noise_seed(self.seed, number)) if penalty else {}
         total = loss + penalty.total(terms).to(loss) if penalty else loss
         if not math.isfinite(float(team.total(total))):
@@ -220,11 +219,13 @@ class Arm:
     def _batches(self, epoch: int) -> Iterator[TrainingBatch]:
         setting = self.setting
         for batch in training_batches(
-            setting.splits.train, setting.annotated, self.config, seed=self.seed, epoch=epoch
-        ):
-            masks = batch.masks if self.change_masks is None else self.change_masks(batch.masks, batch.keys[0])
-            mine = setting.team.share_of(len(batch.labels))
-            yield replace(batch, masks=masks).part(mine).to(setting.device)
+            setting.splits.train, setting.annotated, self.config, seed=self.seed, epoch=epoch, device=setting.device,
+            team=setting.team,
+        ):  # fmt: skip
+            if self.change_masks is None:
+                yield batch
+            else:
+                yield replace(batch, masks=self.change_masks(batch.masks, batch.keys, noise_seed(self.seed, epoch)))
 
     def _steps(self) -> int:
         assert self.config.training.batch_size is not None
@@ -287,7 +288,10 @@ def part_logits(
     """
     size = config.training.batch_size
     assert size is not None  # resolved
-    for batch in make_loader(part.images.masked_at(()), part.indices, batch_size=size, workers=config.workers):
+    loader = make_loader(
+        part.images.masked_at(()), part.indices, batch_size=size, workers=config.workers, device=device
+    )
+    for batch in loader:
         if len(batch.labels):
             with torch.no_grad():
                 logits = network(batch.images.to(device)).float().cpu()

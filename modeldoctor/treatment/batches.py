@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeldoctor.data import Augmentation, Batch, make_loader
+from modeldoctor.distributed import Team
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.parts import Part
 
@@ -30,6 +32,7 @@ class TrainingBatch:
         masks: (B,H,W) bool, True on the object; False everywhere for an image without annotation.
         annotated: (B,) bool, whether the mask counts.
         keys: for each image what its noise depends on.
+        whole: how many images the processes of a job have of this batch together.
     """
 
     images: Tensor
@@ -39,23 +42,27 @@ class TrainingBatch:
     masks: Tensor
     annotated: Tensor
     keys: tuple[int, ...]
+    whole: int
 
     def loss(self, logits: Tensor, label_smoothing: float) -> Tensor:
-        """Mean cross-entropy of logits (B,N)."""
+        """This process's part of the mean cross-entropy, from its logits (B,N)."""
         own, other = (
             F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
             for labels in (self.labels, self.other_labels)
         )
-        return (self.share * own + (1 - self.share) * other).mean()
+        return (self.share * own + (1 - self.share) * other).sum() / self.whole
 
     def part(self, rows: slice) -> TrainingBatch:
         """Some of the images."""
-        return replace(self, **{one.name: getattr(self, one.name)[rows] for one in fields(self)})
+        names = (one.name for one in fields(self) if one.name != "whole")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same on a device."""
-        tensors = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "keys"}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return replace(self, **moved)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -90,48 +97,73 @@ def epoch_order(
 
 
 def training_batches(
-    train: Part, annotated: NDArray[np.int64], config: TreatConfig, *, seed: int, epoch: int
+    train: Part,
+    annotated: NDArray[np.int64],
+    config: TreatConfig,
+    *,
+    seed: int,
+    epoch: int,
+    device: torch.device | None = None,
+    team: Team | None = None,
 ) -> Iterator[TrainingBatch]:
-    """One epoch of augmented batches; masks move with their images.
+    """One epoch of augmented batches on a device; masks move with their images.
+
+    A batch of which any process can read no image is left out.
 
     Args:
         train: what is learned from.
         annotated: indices of the images whose masks are used.
         config: resolved.
         seed, epoch: all that order and augmentation depend on.
+        device: the CPU by default.
+        team: the processes that share each batch.
     """
-    training = config.training
-    assert training.batch_size is not None
+    training, team = config.training, team or Team()
+    device = device or torch.device("cpu")
+    size = training.batch_size
+    assert size is not None
     order = epoch_order(
-        train.indices, annotated, batch_size=training.batch_size, share=config.space.annotated_share, seed=seed,
+        train.indices, annotated, batch_size=size, share=config.space.annotated_share, seed=seed,
         epoch=epoch,
     )  # fmt: skip
     draws, mixing = np.random.SeedSequence([seed, epoch, 1]).generate_state(2).tolist()
+    seeds = np.random.SeedSequence(draws).generate_state(len(order))
+    # What is mixed in may be another process's image; else each reads its own part alone.
+    mine = np.arange(size)[slice(None) if training.mixup else team.share_of(size)]
     loader = make_loader(
-        train.images.masked_at(annotated.tolist()), order, batch_size=training.batch_size, workers=config.workers,
-        seed=draws,
+        train.images.masked_at(annotated.tolist()), order.reshape(-1, size)[:, mine].ravel(), batch_size=len(mine),
+        workers=config.workers, device=device, seeds=seeds.reshape(-1, size)[:, mine].ravel(),
         augmentation=Augmentation(
             preprocessing=train.images.preprocessing, **training.augmentation.model_dump()
         ),
     )  # fmt: skip
     rng = np.random.default_rng(mixing)
-    for batch in loader:
-        if len(batch.labels):
-            yield _mixed(_with_masks(batch), training.mixup, rng)
+    for read in loader:
+        batch = _with_masks(read)
+        if training.mixup:
+            batch = _mixed(batch, training.mixup, rng).part(team.share_of(len(batch.keys)))
+        number = torch.tensor([len(batch.keys), len(batch.keys) == 0])
+        whole, without = team.total(number.to(device)).tolist()
+        if not without:
+            yield replace(batch, whole=whole).to(device)
 
 
 def _with_masks(batch: Batch) -> TrainingBatch:
-    empty = torch.zeros(batch.images.shape[-2:], dtype=torch.bool)
     keys = tuple(batch.indices.tolist())
-    masks: Sequence[Tensor | None] = batch.masks or [None] * len(keys)
+    found: Sequence[Tensor | None] = batch.masks or [None] * len(keys)
+    masks = torch.zeros(len(keys), *batch.images.shape[-2:], dtype=torch.bool)
+    for place, mask in zip(masks, found, strict=True):
+        if mask is not None:
+            place.copy_(mask)
     return TrainingBatch(
         images=batch.images,
         labels=batch.labels,
         other_labels=batch.labels,
         share=torch.ones(len(keys)),
-        masks=torch.stack([empty if mask is None else mask for mask in masks]),
-        annotated=torch.tensor([mask is not None for mask in masks]),
+        masks=masks,
+        annotated=torch.tensor([mask is not None for mask in found], dtype=torch.bool),
         keys=keys,
+        whole=len(keys),
     )
 
 

@@ -5,20 +5,24 @@ Shapes: B images, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
 
-def random_masks(masks: Tensor, seed: int) -> Tensor:
+def random_masks(masks: Tensor, keys: Sequence[int], seed: int) -> Tensor:
     """Every mask of a batch rolled by a random offset, so that its size and shape stay and its place means nothing.
 
     Args:
         masks: (B,H,W) bool.
-        seed: all that the offsets depend on.
+        keys: for each image, with the seed, all that its offset depends on.
+        seed: of the offsets.
     """
-    generator = torch.Generator().manual_seed(seed)
     height, width = masks.shape[-2:]
-    rows = torch.randint(height, (len(masks),), generator=generator)
-    columns = torch.randint(width, (len(masks),), generator=generator)
-    moved = [mask.roll((int(row), int(column)), (0, 1)) for mask, row, column in zip(masks, rows, columns, strict=True)]
+    moved = [
+        mask.roll(np.random.default_rng([seed, key]).integers((height, width)).tolist(), (0, 1))
+        for mask, key in zip(masks, keys, strict=True)
+    ]
     return torch.stack(moved) if moved else masks

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from modeldoctor.constraints import (
     Attribution,
-    attribute,
     background_cells,
     channel_constraint,
+    differentiate,
     runner_up,
     space_constraint,
 )
@@ -66,14 +66,23 @@ class Penalty:
             seed: of the noise.
         """
         terms = {}
-        annotated = self._number(batch.annotated.sum())
-        channel = {layer.name for layer in self.channel_layers}
-        space = {layer.name for layer in self.space_layers}
+        annotated = int(self.team.total(batch.annotated.sum()))
+        of_channel, of_space = (Attribution(one.attribution) for one in (self.config.channel, self.config.space))
         for cut in cuts:
-            if cut.layer.name in channel:
-                terms["channel", cut.layer.name] = self._channel(cut, logits, batch, seed)
-            if cut.layer.name in space and annotated:
-                terms["space", cut.layer.name] = self._space(cut, batch, seed) / annotated
+            name, classes = cut.layer.name, [batch.labels]
+            if cut.layer in self.channel_layers:
+                classes.append(runner_up(logits, batch.labels))
+            found = differentiate(cut, torch.stack(classes), self._noise(cut, batch.keys, seed))
+            if cut.layer in self.channel_layers:
+                own, second = found.attribution(of_channel)
+                correlated = self.correlated[name].to(own.device)[batch.labels]
+                terms["channel", name] = channel_constraint(own, second, correlated).sum() / batch.whole
+            if cut.layer in self.space_layers and annotated:
+                (own,) = found.attribution(of_space, classes=1)
+                height, width = own.shape[-2:]
+                background = background_cells(batch.masks, self.expand_px, (height, width))
+                outside = space_constraint(own, background, of_space)
+                terms["space", name] = outside[batch.annotated].sum() / annotated
         return terms
 
     def total(self, terms: dict[tuple[str, str], Tensor]) -> Tensor:
@@ -92,23 +101,6 @@ class Penalty:
 
     def _start(self, key: tuple[str, str]) -> float:
         return self.start.get(key, 1.0)
-
-    def _channel(self, cut: Cut, logits: Tensor, batch: TrainingBatch, seed: int) -> Tensor:
-        classes = torch.stack([batch.labels, runner_up(logits, batch.labels)])
-        noise = self._noise(cut, batch.keys, seed)
-        own, second = attribute(cut, classes, noise, Attribution(self.config.channel.attribution))
-        correlated = self.correlated[cut.layer.name].to(own.device)[batch.labels]
-        return channel_constraint(own, second, correlated).sum() / self._number(torch.tensor(len(own)))
-
-    def _space(self, cut: Cut, batch: TrainingBatch, seed: int) -> Tensor:
-        attribution = Attribution(self.config.space.attribution)
-        own = attribute(cut, batch.labels, self._noise(cut, batch.keys, seed), attribution)
-        height, width = cut.maps.shape[-2:]
-        background = background_cells(batch.masks, self.expand_px, (height, width))
-        return space_constraint(own, background, attribution)[batch.annotated].sum()
-
-    def _number(self, mine: Tensor) -> int:
-        return int(self.team.total(mine))
 
     def _noise(self, cut: Cut, keys: tuple[int, ...], seed: int) -> Tensor | None:
         if not self.config.noise_draws:
