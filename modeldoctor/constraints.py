@@ -1,4 +1,4 @@
-"""The channel and space constraints, Eq. 5 and 6, as pure functions of a layer's maps and the network behind it.
+"""The channel and space constraints, Eq. 5 and 6, as pure functions of what is attributed to a layer's maps.
 
 Each gives one value an image; the caller averages over the images that it applies to, so that a weight means the same
 at every batch size. All are differentiable in the maps and in the suffix's weights (double backward).
@@ -8,93 +8,11 @@ Shapes: B images, J noise draws, K channels, H x W positions, N classes.
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from modeldoctor.graph import Cut
-
-
-class Attribution(StrEnum):
-    """What is constrained: the derivative itself, or its product with the activation.
-
-    Behind BatchNorm-ReLU-pooling-linear |∂y/∂m| gives the activations no gradient; |∂y/∂m · m| does.
-    """
-
-    GRADIENT = "gradient"
-    GRADIENT_X_ACTIVATION = "gradient_x_activation"
-
-
-class Derivatives(NamedTuple):
-    """∂y_n/∂(m + σ_j) for S classes n of each image, with a graph for the second backward.
-
-    Attributes:
-        batch: B.
-        maps: m + σ_j, (J*B,K,H,W), copy-major.
-        slopes: (J*B,K,H,W) for each class; in the closed form one, without the head's weights, for all.
-        factors: (S,B,K,1,1), those weights; None without a closed form.
-    """
-
-    batch: int
-    maps: Tensor
-    slopes: tuple[Tensor, ...]
-    factors: Tensor | None
-
-    def attribution(self, kind: Attribution, classes: int | None = None) -> Tensor:
-        """1/J Σ_j |∂y_n/∂(m + σ_j)|, or its product with the activation, (S,B,K,H,W).
-
-        Args:
-            kind: which of the two.
-            classes: of the first so many classes; of all by default.
-        """
-        found = torch.stack([self._over_draws(one, kind) for one in self.slopes[:classes]])
-        return found if self.factors is None else found * self.factors[:classes].abs()
-
-    def _over_draws(self, slope: Tensor, kind: Attribution) -> Tensor:
-        values = slope * self.maps if kind is Attribution.GRADIENT_X_ACTIVATION else slope
-        return values.abs().unflatten(0, (-1, self.batch)).mean(0)  # type: ignore[no-any-return]
-
-
-def differentiate(cut: Cut, classes: Tensor, noise: Tensor | None) -> Derivatives:
-    """Differentiate logits behind a cut at noisy maps; all classes share one forward pass.
-
-    Args:
-        cut: maps (B,K,H,W) and the suffix, both with their graph.
-        classes: (S,B).
-        noise: σ, (J*B,K,H,W), copy-major; None for J = 0.
-    """
-    batch = len(cut.maps)
-    maps = cut.maps.clone() if noise is None else (cut.maps + noise.unflatten(0, (-1, batch))).flatten(0, 1)
-    if not maps.requires_grad:
-        maps = maps.detach().requires_grad_(True)
-    # Fused attention has no second derivative.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        if cut.pooled:
-            slopes = torch.autograd.grad(cut.pooled.pointwise(maps).sum(), maps, create_graph=True)
-            return Derivatives(batch, maps, slopes, cut.pooled.factor(classes, maps))
-        logits = cut.head(maps)
-        picked = [logits.gather(1, one.repeat(len(maps) // batch)[:, None]).sum() for one in classes]
-        slopes = tuple(torch.autograd.grad(one, maps, create_graph=True)[0] for one in picked)
-        return Derivatives(batch, maps, slopes, None)
-
-
-def attribute(cut: Cut, classes: Tensor, noise: Tensor | None, attribution: Attribution) -> Tensor:
-    """One attribution of `differentiate`.
-
-    Args:
-        cut, noise: as there.
-        classes: (B,) or (S,B).
-        attribution: which of the two.
-
-    Returns:
-        (B,K,H,W), or (S,B,K,H,W).
-    """
-    found = differentiate(cut, classes.view(-1, len(cut.maps)), noise).attribution(attribution)
-    return found if classes.ndim > 1 else found[0]
+from modeldoctor.attribution import Attribution
 
 
 def channel_constraint(of_label: Tensor, of_runner_up: Tensor, correlated: Tensor) -> Tensor:

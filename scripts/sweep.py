@@ -34,10 +34,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeldoctor import graph
+from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.checkpoint import read_checkpoint
 from modeldoctor.checkpoint_write import write_checkpoint
 from modeldoctor.config import DiagnoseConfig
-from modeldoctor.constraints import Attribution, attribute, channel_constraint, runner_up, space_constraint
+from modeldoctor.constraints import channel_constraint, runner_up, space_constraint
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ModelDoctorError, ModelDoctorWarning
 from modeldoctor.graph import select_layers

@@ -11,14 +11,8 @@ import torchvision
 from networks import Branched, Dense, Pooled, randomised
 from torch import Tensor, nn
 
-from modeldoctor.constraints import (
-    Attribution,
-    attribute,
-    background_cells,
-    channel_constraint,
-    runner_up,
-    space_constraint,
-)
+from modeldoctor.attribution import Attribution, attribute
+from modeldoctor.constraints import background_cells, channel_constraint, runner_up, space_constraint
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 

@@ -9,7 +9,7 @@ import torch
 from networks import Branched, Pooled, randomised
 from torch import nn
 
-from modeldoctor.constraints import Attribution, attribute
+from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import open_network, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork

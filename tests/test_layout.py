@@ -38,10 +38,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The design's rule: a treatment is handed a diagnosis and never makes one.
     "treatment": {
         "errors", "config", "treat_config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records",
-        "constraints", "checkpoint", "checkpoint_write", "distributed", "evaluate", "trial_records", "trial_maps",
-        "setting", "maps", "memory",
+        "attribution", "constraints", "checkpoint", "checkpoint_write", "distributed", "evaluate", "trial_records",
+        "trial_maps", "setting", "maps", "memory",
     },
-    "constraints": {"errors", "graph", "records"},
+    "attribution": {"graph"},
+    "constraints": {"attribution"},
     "checkpoint_write": {"errors", "files", "checkpoint", "checkpoint_file"},
     "trial_records": {"errors", "files"},
     "trial_maps": {"errors", "files", "records"},
@@ -77,6 +78,7 @@ TESTED_ELSEWHERE = {
     "errors": "test_cli.py",
     "checkpoint_file": "test_checkpoint.py",
     "checkpoint_metadata": "test_checkpoint.py",
+    "attribution": "test_constraints.py",
     "trial_records": "test_evaluate.py",
     "setting": "test_diagnosis.py",
 }

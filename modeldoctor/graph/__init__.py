@@ -12,8 +12,18 @@ from modeldoctor.graph.capture import capture
 from modeldoctor.graph.cut import Cut, CutNetwork, LayeredNetwork
 from modeldoctor.graph.hooks import HookedNetwork
 from modeldoctor.graph.layers import Layer, select_layers
+from modeldoctor.graph.pooled import PooledHead
 
-__all__ = ["Cut", "CutNetwork", "HookedNetwork", "Layer", "LayeredNetwork", "open_network", "select_layers"]
+__all__ = [
+    "Cut",
+    "CutNetwork",
+    "HookedNetwork",
+    "Layer",
+    "LayeredNetwork",
+    "PooledHead",
+    "open_network",
+    "select_layers",
+]
 
 
 def open_network(

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from modeldoctor.errors import GraphError
 from modeldoctor.graph.capture import Captured, Place, concrete, node_macs, suffix_nodes
-from modeldoctor.graph.frozen import Frozen, Operation
+from modeldoctor.graph.frozen import Frozen, Operation, in_place
 from modeldoctor.graph.layers import Layer
 from modeldoctor.graph.pooled import PooledHead, find_pooled_head
 
@@ -195,10 +195,11 @@ class CutNetwork:
         """What a pass does instead of the network's own operations; what suffixes start from stays as it is."""
         suffixes = [suffix for found in stops.values() for suffix in found]
         key = tuple(suffix.place.name for suffix in suffixes)
-        if self._frozen and key not in self._passes:
+        if key not in self._passes:
             kept = {node for suffix in suffixes for node in (suffix.place.node, *suffix.alive)}
-            self._passes[key] = self._frozen.operations(self.captured.graph.nodes, kept)
-        return self._passes.get(key, {})
+            nodes = self.captured.graph.nodes
+            self._passes[key] = self._frozen.operations(nodes, kept) if self._frozen else in_place(nodes, kept)
+        return self._passes[key]
 
     def _suffix(self, name: str) -> _Suffix:
         if name not in self._suffixes:
@@ -282,12 +283,12 @@ class _Suffix:
         if self._pooled is None:
             return None
 
-        def pointwise(maps: Tensor) -> Tensor:
+        def pointwise(maps: Tensor, alive: Sequence[Tensor]) -> Tensor:
             sizes = concrete((node.meta["val"] for node in self._sizes), self._captured.batch, len(maps))
             values: Tensor = self._pointwise(maps, *self._tiled(alive, maps, batch), *sizes)
             return values
 
-        return PooledHead(pointwise, alive[self.alive.index(self._pooled.weight)])
+        return PooledHead(pointwise, alive, alive[self.alive.index(self._pooled.weight)])
 
     def _whole(self, maps: Tensor, output: Tensor, batch: int) -> Tensor:
         view = self.place.view

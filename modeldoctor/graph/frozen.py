@@ -19,7 +19,7 @@ from modeldoctor.graph.capture import CONV2D, Captured
 aten = torch.ops.aten
 
 _NORM = aten._native_batch_norm_legit_no_training.default
-_FRESH = (*CONV2D, aten.add.Tensor)
+_FRESH = (*CONV2D, aten.add.Tensor, _NORM)
 # Activations whose derivative is known from what they put out.
 _IN_PLACE = {aten.relu.default: aten.relu_.default, aten.hardtanh.default: aten.hardtanh_.default}
 
@@ -63,16 +63,10 @@ class Frozen:
             kept: of these, the ones whose values are wanted as the network has them.
         """
         nodes = list(nodes)
-        inside, changed = set(nodes) - set(kept), dict[fx.Node, Operation]()
-        fresh: set[fx.Node] = set()  # own storage, and no derivative needs the value
+        inside, changed = set(nodes) - set(kept), in_place(nodes, kept)
         for node in nodes:
             if node.target is _NORM and all(name is None or name in self._state for name in node.args[1:5]):
                 self._normalise(node, inside, changed)
-                fresh.add(node)
-            elif (operation := _in_place(node, fresh & inside)) is not None:
-                changed[node] = operation
-            if node.target in _FRESH or (node.target is getitem and node.args[0] in fresh):
-                fresh.add(node)
         return changed
 
     def _normalise(self, node: fx.Node, inside: set[fx.Node], changed: dict[fx.Node, Operation]) -> None:
@@ -108,6 +102,24 @@ class Frozen:
 def _versions(captured: Captured) -> list[int]:
     """How often each tensor of the state was written to, which views of it share."""
     return [0 if tensor.is_inference() else tensor._version for tensor in captured.state.values()]
+
+
+def in_place(nodes: Iterable[fx.Node], kept: Collection[fx.Node]) -> dict[fx.Node, Operation]:
+    """The nodes whose result can take an argument's place: memory that is asked for anew costs more than the work.
+
+    Args:
+        nodes: in execution order; in training mode, too.
+        kept: of these, the ones whose values are wanted as the network has them.
+    """
+    changed = dict[fx.Node, Operation]()
+    fresh: set[fx.Node] = set()  # own storage, and no derivative needs the value
+    for node in nodes:
+        if (operation := _in_place(node, fresh)) is not None:
+            changed[node] = operation
+        of_fresh = node.target is getitem and node.args[0] in fresh
+        if node not in kept and (node.target in _FRESH or of_fresh):
+            fresh.add(node)
+    return changed
 
 
 def _in_place(node: fx.Node, fresh: set[fx.Node]) -> Operation | None:

@@ -43,12 +43,18 @@ class PooledHead(NamedTuple):
     """The closed form of one cut.
 
     Attributes:
-        pointwise: φ on maps of R copies, (R*B,K,H,W) to the same shape.
+        of: φ, of maps of R copies (R*B,K,H,W) and of what else it reads, to the same shape.
+        alive: what else it reads, with its graph.
         weight: W, (N,K).
     """
 
-    pointwise: Callable[[Tensor], Tensor]
+    of: Callable[[Tensor, Sequence[Tensor]], Tensor]
+    alive: Sequence[Tensor]
     weight: Tensor
+
+    def pointwise(self, maps: Tensor) -> Tensor:
+        """φ of maps of R copies, (R*B,K,H,W) to the same shape."""
+        return self.of(maps, self.alive)
 
     def factor(self, classes: Tensor, maps: Tensor) -> Tensor:
         """W[n,k] / HW of each image's class n, (...,B,K,1,1) for classes (...,B) and maps (R*B,K,H,W)."""

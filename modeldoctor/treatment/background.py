@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeldoctor.constraints import Attribution, attribute, background_cells
+from modeldoctor.attribution import Attribution, attribute
+from modeldoctor.constraints import background_cells
 from modeldoctor.data import make_loader
 from modeldoctor.graph import Layer
 from modeldoctor.graph.trainable import TrainableNetwork

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from modeldoctor.attribution import Attribution, differentiate
 from modeldoctor.constraints import (
-    Attribution,
     background_cells,
     channel_constraint,
-    differentiate,
     runner_up,
     space_constraint,
 )

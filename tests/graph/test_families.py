@@ -15,7 +15,8 @@ import torch
 from networks import randomised
 from torch import Tensor, nn
 
-from modeldoctor.constraints import Attribution, attribute, channel_constraint, runner_up, space_constraint
+from modeldoctor.attribution import Attribution, attribute
+from modeldoctor.constraints import channel_constraint, runner_up, space_constraint
 from modeldoctor.graph import CutNetwork, HookedNetwork, select_layers
 from modeldoctor.graph.capture import capture
 from modeldoctor.graph.trainable import TrainableNetwork

@@ -11,7 +11,7 @@ import torchvision
 from networks import Branched, Dense, randomised
 from torch import Tensor, nn
 
-from modeldoctor.constraints import Attribution, attribute
+from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import Cut, CutNetwork, open_network, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork

@@ -13,7 +13,7 @@ from networks import Branched, Pooled, randomised
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeldoctor.constraints import Attribution, attribute
+from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 
