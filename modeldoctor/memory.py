@@ -90,12 +90,31 @@ def _attempt(call: Callable[[Sequence[Item]], Result], part: Sequence[Item]) -> 
     """A call's result, and whether memory ran out; the exception, which holds tensors, is gone on return."""
     try:
         return call(part), False
-    except MemoryError:
-        return None, True
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if _is_of_memory(error):
             return None, True
         raise
+
+
+@contextmanager
+def told_when_short(place: str, hint: str) -> Iterator[None]:
+    """Say what to do where running out of memory cannot be helped here.
+
+    Raises:
+        MemoryLimitError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise MemoryLimitError(f"out of memory ({said[:120]})", where=place, hint=hint) from error
+
+
+def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
+    short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return short or "can't allocate memory" in str(error)
 
 
 def default_budget(device: torch.device, processes: int = 1) -> int:

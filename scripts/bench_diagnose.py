@@ -18,7 +18,7 @@ from typing import Annotated
 
 import torch
 import typer
-from benching import NETWORKS, build, counted_flop, medians, products_alone, seconds, show, title
+from benching import NETWORKS, build, counted_flop, hooked_flop, medians, products_alone, seconds, show, title
 from captum.attr import LayerGradientXActivation, NoiseTunnel
 from torch import Tensor, nn
 
@@ -116,10 +116,11 @@ def all_layers(archs: Sequence[str], images: Tensor, draws: int, rows: int) -> I
         hooks = part / len(hooked) * len(case.layers)
         alone = products_alone(case.cut, case.layers, images, draws, rows)
         flop = counted_flop(case.cut, case.layers, len(images), draws)
+        of_hooks = hooked_flop(case.cut, case.layers, len(images), draws)
         job = flop / len(images) * _CLASSES * _IMAGES_A_CLASS
         yield [
             arch, str(len(case.layers)), f"{ours:.1f}", f"{hooks:.1f}", f"{hooks / ours:.1f}×", f"{flop / 1e9:,.0f}",
-            f"{flop / ours / 1e9:.0f}", f"{ours / alone:.2f}×", f"{job / 1e15:.0f}",
+            f"{of_hooks / flop:.2f}×", f"{flop / ours / 1e9:.0f}", f"{ours / alone:.2f}×", f"{job / 1e15:.0f}",
             f"{job / _H200_FLOP_S / 60:.0f}",
         ]  # fmt: skip
 
@@ -207,7 +208,8 @@ def main(
     if Part.ALL in part:
         show(
             title(f"All layers, {setting}; hooks extrapolated from every eighth layer", device),
-            ("network", "layers", "cut s", "hooks s", "hooks / cut", "GFLOP", "GFLOP/s", "cut / products alone",
+            ("network", "layers", "cut s", "hooks s", "hooks / cut", "GFLOP", "hooks / cut in FLOP",
+             "GFLOP/s", "cut / products alone",
              f"{_CLASSES} classes × {_IMAGES_A_CLASS} images, PFLOP",
              f"minutes on an H200 at an assumed {_H200_FLOP_S / 1e12:.0f} TFLOP/s"),
             all_layers(arch[:1], images, noise_draws, rows),

@@ -23,6 +23,7 @@ from modeldoctor.errors import InterruptedRunError, ModelDoctorWarning
 from modeldoctor.files import written_aside
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.interrupts import StopRequest
+from modeldoctor.memory import told_when_short
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import TrainingBatch, steps_per_epoch, training_batches
 from modeldoctor.treatment.optimisation import Optimisation
@@ -31,6 +32,9 @@ from modeldoctor.treatment.penalty import Penalty
 
 Progress = Callable[[str, int, int | None], None]
 _START_BATCHES = 4
+_LESS_AT_ONCE = (
+    "a smaller training.batch_size with training.accumulate, fewer noise_draws, or a layer nearer to the head"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +130,7 @@ class Arm:
 
         Raises:
             InterruptedRunError: the user asked to stop; whole epochs are kept.
+            MemoryLimitError: a step takes more memory than there is; whole epochs are kept.
         """
         done = self._load()
         self.setting.network.load_state_dict(done.network)
@@ -146,7 +151,8 @@ class Arm:
     def _epoch(self, done: Progressed, optimisation: Optimisation, epoch: int) -> None:
         sums, steps = np.zeros(3), 0
         for steps, batch in enumerate(self._batches(epoch), start=1):
-            figures = self._add_gradient(batch, optimisation, epoch * self._steps() + steps - 1)
+            with told_when_short(f"epoch {epoch + 1} of {self.name}, seed {self.seed}", _LESS_AT_ONCE):
+                figures = self._add_gradient(batch, optimisation, epoch * self._steps() + steps - 1)
             if figures is None:
                 self._end(done, epoch)
                 return
@@ -210,8 +216,10 @@ class Arm:
         assert self.penalty is not None
         sums: dict[tuple[str, str], list[float]] = {}
         for step, batch in zip(range(_START_BATCHES), self._batches(0), strict=False):
-            logits, cuts = self.setting.trainable.training_pass(batch.images, self.penalty.layers)
-            for key, term in self.penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
+            with told_when_short(f"{self.name}, seed {self.seed}", _LESS_AT_ONCE):
+                logits, cuts = self.setting.trainable.training_pass(batch.images, self.penalty.layers)
+                terms = self.penalty.terms(logits, cuts, batch, noise_seed(self.seed, step))
+            for key, term in terms.items():
                 sums.setdefault(key, []).append(float(self.setting.team.total(term)))
         self.setting.network.load_state_dict(self.setting.original)  # the passes moved BatchNorm's statistics
         return {key: max(float(np.mean(values)), 1e-12) for key, values in sums.items()}

@@ -21,7 +21,16 @@ from modeldoctor.data import make_loader, open_data
 from modeldoctor.demo import DemoPlan, run_demo
 from modeldoctor.demo.drawing import ImageSetPlan
 from modeldoctor.diagnosis import diagnose
-from modeldoctor.errors import ConfigError, DataError, InterruptedRunError, ModelDoctorWarning, StoreError, UsageError
+from modeldoctor.errors import (
+    ConfigError,
+    DataError,
+    InterruptedRunError,
+    MemoryLimitError,
+    ModelDoctorWarning,
+    StoreError,
+    UsageError,
+)
+from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.records import Diagnosis
 from modeldoctor.treat_config import TreatConfig, load_treat_config
 from modeldoctor.treatment import treat
@@ -194,6 +203,24 @@ def test_a_loss_that_becomes_infinite_ends_the_arm_with_a_warning(case: Case, tm
     with pytest.warns(ModelDoctorWarning, match="NaN or infinite"):
         treat(case.config(tmp_path / "run", training=wild), case.network, case.diagnosis)
     assert read_trial(tmp_path / "run" / "trial.json").handed_back == "original"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("of a GPU"), RuntimeError("[...] can't allocate memory")])
+def test_running_out_of_memory_says_what_takes_less(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    passes = iter(range(100))
+
+    def short(self: TrainableNetwork, images: torch.Tensor, layers: object) -> object:
+        if next(passes) == 20:
+            raise error
+        return training_pass(self, images, layers)
+
+    training_pass = TrainableNetwork.training_pass
+    monkeypatch.setattr(TrainableNetwork, "training_pass", short)
+    with pytest.raises(MemoryLimitError, match=r"epoch 2 of treat, seed 0\n.*training\.batch_size"):
+        treat(case.config(tmp_path / "run"), case.network, case.diagnosis)
+    assert (tmp_path / "run" / "arms" / "treat-0.pt").exists()
 
 
 def test_a_diagnosis_of_another_checkpoint_or_without_the_layer_is_refused(case: Case, tmp_path: Path) -> None:
