@@ -113,8 +113,9 @@ def told_when_short(place: str, hint: str) -> Iterator[None]:
 
 
 def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
-    short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return short or "can't allocate memory" in str(error)
+    said = str(error).lower()
+    of_others = ("can't allocate memory", "out of memory", "alloc_failed")  # the CPU's allocator, CUDA, its libraries
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in said for text in of_others)
 
 
 def default_budget(device: torch.device, processes: int = 1) -> int:

@@ -33,6 +33,8 @@ def resolve_device(name: str, number: int = 0) -> torch.device:
         name = f"cuda:{number}"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("neither a CPU nor a CUDA device")
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise UsageError(

@@ -41,12 +41,16 @@ def shown_progress() -> Iterator[_Show]:
 
 def _lines() -> _Show:
     """Where no bar can move: a line for each stage that is done, and now and then one on the way."""
-    said = time.monotonic()
+    said, ended = time.monotonic(), set[str]()
 
     def show(stage: str, done: int, total: int | None) -> None:
         nonlocal said
+        name = stage.partition(" · ")[0]
+        if name in ended or not done:
+            return
         if done == total or time.monotonic() - said >= _LINE_EVERY_S:
             said = time.monotonic()
+            ended.update([name] if done == total else [])
             place = f"{done}" if total is None else f"{done} of {total}"
             err.print(f"{stage}: {place}", markup=False, highlight=False, soft_wrap=True)
 

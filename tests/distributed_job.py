@@ -12,16 +12,18 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from networks import Pooled, randomised
+from PIL import Image
 
 from modeldoctor.config import DiagnoseConfig, Preprocessing
 from modeldoctor.data import ImageSet, open_data
 from modeldoctor.data.masks import Masks
+from modeldoctor.data.pictures import Pictures, UnreadableError
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.distributed import Team, job
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.treat_config import TreatConfig
-from modeldoctor.treatment.batches import TrainingBatch, training_batches
+from modeldoctor.treatment.batches import TrainingBatch, epoch_order, training_batches
 from modeldoctor.treatment.parts import Part
 from modeldoctor.treatment.penalty import Penalty
 from modeldoctor.zoo import load_model
@@ -29,7 +31,8 @@ from modeldoctor.zoo import load_model
 DIAGNOSIS = DiagnoseConfig(
     layers="layer2.0.conv2,layer3.0.conv3", noise_draws=2, batch_size=7, samples_per_class=10, device="cpu"
 )
-MIXUP = (0.0, 0.4)
+# Of training batches: how much is mixed, and how many images of the first process's part of the first batch are broken.
+BATCHES = {"plain": (0.0, 0), "mixed": (0.4, 0), "broken": (0.0, 2), "too broken": (0.0, 4)}
 
 
 def gradients(team: Team) -> dict[str, torch.Tensor]:
@@ -66,8 +69,9 @@ def gradients(team: Team) -> dict[str, torch.Tensor]:
     return figures | {"/".join(key): team.total(term) for key, term in terms.items()} | {"loss": team.total(loss)}
 
 
-def batches(team: Team, data: Path, masks: Path, mixup: float) -> list[dict[str, torch.Tensor]]:
+def batches(team: Team, data: Path, masks: Path, case: str) -> list[dict[str, torch.Tensor]]:
     """This process's parts of two batches: of five images, one or two of them annotated."""
+    mixup, broken = BATCHES[case]
     preprocessing = Preprocessing(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
     images = open_data(str(data), preprocessing=preprocessing, masks=masks)["train"]
     assert isinstance(images, ImageSet)
@@ -77,8 +81,22 @@ def batches(team: Team, data: Path, masks: Path, mixup: float) -> list[dict[str,
         training={"batch_size": 5, "mixup": mixup},
     )  # fmt: skip
     part = Part(images=images, indices=np.arange(10, 20))
+    order = epoch_order(part.indices, annotated, batch_size=5, share=0.3, seed=0, epoch=0)
+    images.pictures = _Some(images.pictures, {int(index) for index in order[:broken]})
     made = training_batches(part, annotated, config, seed=0, epoch=0, team=team)
     return [{**vars(batch), "keys": torch.tensor(batch.keys), "whole": torch.tensor(batch.whole)} for batch in made]
+
+
+class _Some:
+    """Pictures of which some cannot be read."""
+
+    def __init__(self, pictures: Pictures, broken: set[int]):
+        self.pictures, self.broken, self.size = pictures, broken, pictures.size
+
+    def read(self, index: int, mode: str) -> Image.Image:
+        if index in self.broken:
+            raise UnreadableError("broken")
+        return self.pictures.read(index, mode)
 
 
 def masks_of(images: ImageSet) -> Masks:
@@ -92,8 +110,8 @@ def main(folder: Path, checkpoint: Path, data: Path, masks: Path) -> None:
     with job() as team:
         found = diagnose(load_model(checkpoint), data, config=DIAGNOSIS, masks=masks, output=folder / "d.h5", team=team)
         torch.save(gradients(team), folder / f"gradients-{team.rank}.pt")
-        for mixup in MIXUP:
-            torch.save(batches(team, data, masks, mixup), folder / f"batches-{mixup}-{team.rank}.pt")
+        for case in BATCHES:
+            torch.save(batches(team, data, masks, case), folder / f"batches-{case}-{team.rank}.pt")
         (folder / f"wrong-{team.rank}.txt").write_text(str(found.wrong))
 
 

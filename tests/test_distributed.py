@@ -65,16 +65,19 @@ def test_a_training_step_is_that_of_one_process(two: Path) -> None:
             torch.testing.assert_close(found[name], value.detach(), rtol=1e-9, atol=1e-12, msg=name)
 
 
-@pytest.mark.parametrize("mixup", distributed_job.MIXUP)
-def test_parts_of_training_batches_are_the_batches_of_one_process(clinic: Clinic, two: Path, mixup: float) -> None:
-    wanted = distributed_job.batches(Team(), clinic.data, clinic.masks, mixup)
-    parts = [torch.load(two / f"batches-{mixup}-{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert len(wanted) == len(parts[0]) == len(parts[1]) == 2
-    for whole, first, second in zip(wanted, *parts, strict=True):
-        assert len(first["keys"]) == 2
-        assert len(second["keys"]) == 3
-        assert whole["annotated"].any()
+@pytest.mark.parametrize("case", distributed_job.BATCHES)
+def test_parts_of_training_batches_are_the_batches_of_one_process(clinic: Clinic, two: Path, case: str) -> None:
+    wanted = distributed_job.batches(Team(), clinic.data, clinic.masks, case)
+    parts = [torch.load(two / f"batches-{case}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    mixup, _ = distributed_job.BATCHES[case]
+    sizes = {"plain": [5, 5], "mixed": [5, 5], "broken": [3, 5], "too broken": [1, 4]}[case]
+    assert [len(whole["keys"]) for whole in wanted] == sizes
+    # One image for two processes is none.
+    for whole, first, second in zip([one for one in wanted if one["whole"] > 1], *parts, strict=True):
+        number = len(whole["keys"])
+        assert len(first["keys"]) == number // 2
         assert (whole["share"] < 1).any() == (mixup > 0)
+        assert whole["annotated"].any()
         for name, value in whole.items():
             together = first[name] if name == "whole" else torch.cat([first[name], second[name]])
             assert torch.equal(together, value), name

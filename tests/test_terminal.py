@@ -15,8 +15,9 @@ def test_a_log_gets_a_line_for_each_stage_and_one_now_and_then(monkeypatch: pyte
     monkeypatch.setattr(terminal, "err", Console(file=said, width=40))
     monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
     with terminal.shown_progress() as show:
-        for done in range(1, 4):
+        for done in (*range(1, 4), 3):
             show("predict [train]", done, 3)
+        show("explain", 0, 0)
         for done in range(1, 21):
             show(f"treat · loss {1 / done:.2f}", done, None)
     lines = said.getvalue().splitlines()

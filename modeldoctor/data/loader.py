@@ -173,7 +173,10 @@ def _is_gpu(device: torch.device | str | None) -> bool:
 
 def _readers(device: torch.device | str | None) -> int:
     """A GPU would wait for its images; on a CPU, readers would take cores from the network."""
-    return min(_MOST_READERS, os.cpu_count() or 1) if _is_gpu(device) else 0
+    if not _is_gpu(device):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_READERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _start_worker(_: int) -> None:

@@ -135,8 +135,13 @@ def _in_place(node: fx.Node, fresh: set[fx.Node]) -> Operation | None:
         one, other = node.args
         for target, term in ((one, other), (other, one)):
             if spent(target) and target is not term:
-                return Operation(aten.add_.Tensor, (target, term), {})
+                return Operation(_add, (target, term), {})
     return None
+
+
+def _add(target: Tensor, term: Tensor) -> Tensor:
+    """In the target's place, unless the sum is of a larger type: under autocast types are known only now."""
+    return target.add_(term) if torch.result_type(target, term) == target.dtype else target + term
 
 
 def _scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor]:

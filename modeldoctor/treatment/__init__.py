@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ UNSTATED = {
 """Training settings where neither the configuration nor the checkpoint states one."""
 CONFIG_FILE = "config.yaml"
 _EXPLAINED = 100
+_CHANGE_NO_FIGURE = {"workers", "device"}
 _RECORDED = {"optimizer": "opt", "learning_rate": "lr", "label_smoothing": "smoothing"}
 
 
@@ -197,7 +198,7 @@ def _begin(config: TreatConfig, network: Network, resume: bool) -> None:
     path = config.output / CONFIG_FILE
     text = f"# Of the checkpoint with SHA-256 {network.checkpoint_sha256}\n"
     text += yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists() and _what_counts(path.read_text(encoding="utf-8")) != _what_counts(text):
         raise StoreError(
             "the interrupted trial had other settings",
             where=str(path),
@@ -206,6 +207,17 @@ def _begin(config: TreatConfig, network: Network, resume: bool) -> None:
         )
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def _what_counts(text: str) -> tuple[str, dict[str, Any]]:
+    """The checkpoint's line and the settings of a resolved configuration, without those that change no figure."""
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError:
+        settings = None
+    if not isinstance(settings, dict):  # somebody changed the file
+        settings = {}
+    return text.partition("\n")[0], {key: value for key, value in settings.items() if key not in _CHANGE_NO_FIGURE}
 
 
 def _check_team(config: TreatConfig, team: Team) -> None:

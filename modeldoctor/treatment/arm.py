@@ -138,12 +138,14 @@ class Arm:
         if done.optimisation is not None:
             optimisation.load_state_dict(done.optimisation)
         if self.penalty:
-            done.start = done.start or self._measure_start()
+            with told_when_short(f"the start of {self.name}, seed {self.seed}", _LESS_AT_ONCE):
+                done.start = done.start or self._measure_start()
             self.penalty.start = done.start
         for epoch in range(len(done.history), self.config.training.epochs):
             if done.ended:
                 break
-            self._epoch(done, optimisation, epoch)
+            with told_when_short(f"epoch {epoch + 1} of {self.name}, seed {self.seed}", _LESS_AT_ONCE):
+                self._epoch(done, optimisation, epoch)
             self._save(done)
             self.after_epoch(done.history)
         return done
@@ -151,8 +153,7 @@ class Arm:
     def _epoch(self, done: Progressed, optimisation: Optimisation, epoch: int) -> None:
         sums, steps = np.zeros(3), 0
         for steps, batch in enumerate(self._batches(epoch), start=1):
-            with told_when_short(f"epoch {epoch + 1} of {self.name}, seed {self.seed}", _LESS_AT_ONCE):
-                figures = self._add_gradient(batch, optimisation, epoch * self._steps() + steps - 1)
+            figures = self._add_gradient(batch, optimisation, epoch * self._steps() + steps - 1)
             if figures is None:
                 self._end(done, epoch)
                 return
@@ -216,10 +217,8 @@ class Arm:
         assert self.penalty is not None
         sums: dict[tuple[str, str], list[float]] = {}
         for step, batch in zip(range(_START_BATCHES), self._batches(0), strict=False):
-            with told_when_short(f"{self.name}, seed {self.seed}", _LESS_AT_ONCE):
-                logits, cuts = self.setting.trainable.training_pass(batch.images, self.penalty.layers)
-                terms = self.penalty.terms(logits, cuts, batch, noise_seed(self.seed, step))
-            for key, term in terms.items():
+            logits, cuts = self.setting.trainable.training_pass(batch.images, self.penalty.layers)
+            for key, term in self.penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
                 sums.setdefault(key, []).append(float(self.setting.team.total(term)))
         self.setting.network.load_state_dict(self.setting.original)  # the passes moved BatchNorm's statistics
         return {key: max(float(np.mean(values)), 1e-12) for key, values in sums.items()}

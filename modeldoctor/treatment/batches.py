@@ -108,7 +108,7 @@ def training_batches(
 ) -> Iterator[TrainingBatch]:
     """One epoch of augmented batches on a device; masks move with their images.
 
-    A batch of which any process can read no image is left out.
+    A batch of which fewer images can be read than there are processes is left out.
 
     Args:
         train: what is learned from.
@@ -128,24 +128,31 @@ def training_batches(
     )  # fmt: skip
     draws, mixing = np.random.SeedSequence([seed, epoch, 1]).generate_state(2).tolist()
     seeds = np.random.SeedSequence(draws).generate_state(len(order))
-    # What is mixed in may be another process's image; else each reads its own part alone.
-    mine = np.arange(size)[slice(None) if training.mixup else team.share_of(size)]
-    loader = make_loader(
-        train.images.masked_at(annotated.tolist()), order.reshape(-1, size)[:, mine].ravel(), batch_size=len(mine),
-        workers=config.workers, device=device, seeds=seeds.reshape(-1, size)[:, mine].ravel(),
-        augmentation=Augmentation(
-            preprocessing=train.images.preprocessing, **training.augmentation.model_dump()
-        ),
-    )  # fmt: skip
+    images = train.images.masked_at(annotated.tolist())
+    augmentation = Augmentation(preprocessing=images.preprocessing, **training.augmentation.model_dump())
+
+    def read(batches: slice, places: slice, workers: int | None) -> Iterator[TrainingBatch]:
+        chosen, drawn = order.reshape(-1, size)[batches, places], seeds.reshape(-1, size)[batches, places]
+        loader = make_loader(
+            images, chosen.ravel(), batch_size=chosen.shape[1], workers=workers, device=device,
+            augmentation=augmentation, seeds=drawn.ravel(),
+        )  # fmt: skip
+        return map(_with_masks, loader)
+
     rng = np.random.default_rng(mixing)
-    for read in loader:
-        batch = _with_masks(read)
+    # What is mixed in may be another process's image; else each reads its own part alone.
+    mine = slice(None) if training.mixup else team.share_of(size)
+    for number, batch in enumerate(read(slice(None), mine, config.workers)):
         if training.mixup:
             batch = _mixed(batch, training.mixup, rng).part(team.share_of(len(batch.keys)))
-        number = torch.tensor([len(batch.keys), len(batch.keys) == 0])
-        whole, without = team.total(number.to(device)).tolist()
-        if not without:
-            yield replace(batch, whole=whole).to(device)
+        there = torch.tensor([len(batch.keys), len(batch.keys) == 0])
+        whole, without = team.total(there.to(device)).tolist()
+        if whole < team.size:
+            continue
+        if without:  # what can be read is dealt out anew
+            (batch,) = read(slice(number, number + 1), slice(None), 0)
+            batch = batch.part(team.share_of(whole))
+        yield replace(batch, whole=whole).to(device)
 
 
 def _with_masks(batch: Batch) -> TrainingBatch:

@@ -69,6 +69,8 @@ class Penalty:
         of_channel, of_space = (Attribution(one.attribution) for one in (self.config.channel, self.config.space))
         for cut in cuts:
             name, classes = cut.layer.name, [batch.labels]
+            if cut.layer not in self.channel_layers and not annotated:
+                continue
             if cut.layer in self.channel_layers:
                 classes.append(runner_up(logits, batch.labels))
             found = differentiate(cut, torch.stack(classes), self._noise(cut, batch.keys, seed))

@@ -17,6 +17,20 @@ from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 
+
+class Scaled(nn.Module):
+    """A residual stream beyond the range of float16 that a convolution, which is within it, is added to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 4)
+        self.scale = nn.Parameter(torch.full((4, 1, 1), 300.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images) * self.scale
+        return self.fc((self.conv(x / 300) + x).mean((2, 3)) / 1000)
+
+
 NETWORKS = {
     "pooled": Pooled,
     "branched": Branched,
@@ -44,6 +58,16 @@ def test_equals_the_network_in_training_mode(name: str) -> None:
         if one.is_floating_point():
             torch.testing.assert_close(one, other, msg=key)
     assert cuts[0].maps.requires_grad
+
+
+def test_under_autocast_a_sum_keeps_the_larger_type() -> None:
+    torch.manual_seed(0)
+    network, images = Scaled(), 300 * torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.float16):
+        logits, _ = TrainableNetwork(network, images).training_pass(images, ())
+        wanted = network(images)
+    assert wanted.isfinite().all()
+    assert torch.equal(logits, wanted)
 
 
 def test_the_suffix_uses_running_statistics_so_that_images_never_mix() -> None:

@@ -179,7 +179,7 @@ def test_an_interrupted_trial_goes_on_to_the_same_weights_bit_for_bit(
         treat(config, case.network, case.diagnosis, progress=stop_once)
     with pytest.raises(UsageError, match="there is a trial already"):
         treat(config, case.network, case.diagnosis)
-    treat(config, case.network, case.diagnosis, resume=True)
+    treat(config.model_copy(update={"workers": 1}), case.network, case.diagnosis, resume=True)
     for name in ("treat-0.pt", "continue-0.pt"):
         one, other = (torch.load(folder / "arms" / name, weights_only=True) for folder in (whole, tmp_path / "run"))
         assert all(torch.equal(one["network"][key], other["network"][key]) for key in one["network"])
@@ -205,7 +205,7 @@ def test_a_loss_that_becomes_infinite_ends_the_arm_with_a_warning(case: Case, tm
     assert read_trial(tmp_path / "run" / "trial.json").handed_back == "original"
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("of a GPU"), RuntimeError("[...] can't allocate memory")])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("of a GPU"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")])
 def test_running_out_of_memory_says_what_takes_less(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
