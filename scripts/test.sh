@@ -7,5 +7,5 @@ scripts/install.sh dev
 .venv/bin/ruff check
 .venv/bin/ruff format --check
 .venv/bin/mypy
-# Two workers with one thread each; more threads than cores slow both down.
-OMP_NUM_THREADS=1 exec .venv/bin/pytest -n 2 "$@"
+# Two workers with one thread each; more threads than cores slow both down. What a file's tests share is made once.
+OMP_NUM_THREADS=1 exec .venv/bin/pytest -n 2 --dist loadfile "$@"
