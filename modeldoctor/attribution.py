@@ -96,11 +96,9 @@ class _OfHead(NamedTuple):
 
 def _of_head(cut: Cut, classes: Tensor, noise: Tensor | None) -> _OfHead:
     batch = len(cut.maps)
-    maps = cut.maps.clone() if noise is None else (cut.maps + noise.unflatten(0, (-1, batch))).flatten(0, 1)
-    if not maps.requires_grad:
-        maps = maps.detach().requires_grad_(True)
     # Fused attention has no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        maps = _noisy(cut.maps, None if noise is None else noise.unflatten(0, (-1, batch)))
         logits = cut.head(maps)
         picked = [logits.gather(1, one.repeat(len(maps) // batch)[:, None]).sum() for one in classes]
         slopes = [torch.autograd.grad(one, maps, create_graph=True)[0] for one in picked]
@@ -156,16 +154,14 @@ class _OverDraws(torch.autograd.Function):
         *inputs, noise = ctx.saved_tensors if ctx.with_noise else (*ctx.saved_tensors, None)
         wanted = ctx.needs_input_grad[3:]
         inputs = [one.detach().requires_grad_(needed) for one, needed in zip(inputs, wanted, strict=True)]
-        leaves = [one for one in inputs if one.requires_grad]
-        parts, copies = _chunks(noise, inputs[0])
-        sums: list[Tensor | None] = [None] * len(leaves)
+        maps, *alive = inputs
+        parts, copies = _chunks(noise, maps)
+        gradient = gradient / copies
         for part in parts:
-            value = _summed(ctx.of, ctx.kind, part, inputs[0], inputs[1:], graph=True)
+            value = _summed(ctx.of, ctx.kind, part, maps, alive, graph=True)
             if value.requires_grad:
-                new = torch.autograd.grad(value, leaves, gradient / copies, allow_unused=True)
-                sums = [a if b is None else b if a is None else a + b for a, b in zip(sums, new, strict=True)]
-        found = iter(sums)
-        return None, None, None, *(next(found) if needed else None for needed in wanted)
+                value.backward(gradient)  # adds up in the inputs, which are leaves
+        return None, None, None, *(one.grad for one in inputs)
 
 
 def _chunks(noise: Tensor | None, maps: Tensor) -> tuple[Sequence[Tensor | None], int]:
@@ -187,8 +183,12 @@ def _summed(
 ) -> Tensor:
     """Σ_j of some draws' attributions of φ, (B,K,H,W)."""
     with torch.enable_grad():
-        noisy = maps.clone() if noise is None else (maps + noise).flatten(0, 1)
-        if not noisy.requires_grad:
-            noisy.requires_grad_(True)
+        noisy = _noisy(maps, noise)
         (slope,) = torch.autograd.grad(of(noisy, alive).sum(), noisy, create_graph=graph)
         return kind.of(slope, noisy).unflatten(0, (-1, len(maps))).sum(0)  # type: ignore[no-any-return]
+
+
+def _noisy(maps: Tensor, noise: Tensor | None) -> Tensor:
+    """m + σ_j, (R*B,K,H,W) from σ (R,B,K,H,W), as something to differentiate at."""
+    noisy = maps.clone() if noise is None else (maps + noise).flatten(0, 1)
+    return noisy if noisy.requires_grad else noisy.requires_grad_(True)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 _DEFAULTS = DiagnoseConfig()
+_Workers = Annotated[
+    int | None, typer.Option(help="Processes that read images; by default up to 8 for a GPU. Changes no figure.")
+]
 _team: Team | None = None
 
 
@@ -152,9 +155,7 @@ def diagnose(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of samples and noise.")] = _DEFAULTS.seed,
     batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read images; by default up to 8 for a GPU. Changes no figure.")
-    ] = None,
+    workers: _Workers = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
     memory: Annotated[
         str | None, typer.Option(help="What a process may take, such as 4GiB; else a share of what is free.")
@@ -338,9 +339,7 @@ def annotate(
     download: Annotated[bool, typer.Option("--download", help="Let the data set be downloaded.")] = False,
     trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read images; by default up to 8 for a GPU. Changes no figure.")
-    ] = None,
+    workers: _Workers = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
 ) -> None:
     """Put the images worth annotating into a folder: wrong with confidence first, then right with doubt."""

@@ -48,9 +48,10 @@ def _lines() -> _Show:
         name = stage.partition(" · ")[0]
         if name in ended or not done:
             return
+        if done == total:
+            ended.add(name)
         if done == total or time.monotonic() - said >= _LINE_EVERY_S:
             said = time.monotonic()
-            ended.update([name] if done == total else [])
             place = f"{done}" if total is None else f"{done} of {total}"
             err.print(f"{stage}: {place}", markup=False, highlight=False, soft_wrap=True)
 

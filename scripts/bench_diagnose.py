@@ -1,6 +1,7 @@
 """Eq. 4 behind a cut beside the whole network run for every draw (hooks), and beside captum's NoiseTunnel.
 
-One table for the last layer of each network, one for all layers, one of how cost grows; medians and ratios of one run.
+One table for the last layer of each network, one for all layers, one of how cost grows, and where it is asked for, as
+it takes a compiler, one of torch.compile; medians and ratios of one run.
 captum puts its noise on the images: its figures are others, its cost is that of a whole network a draw.
 
 scripts/bench_diagnose.py
@@ -12,9 +13,10 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -23,7 +25,7 @@ from captum.attr import LayerGradientXActivation, NoiseTunnel
 from torch import Tensor, nn
 
 from modeldoctor.correlation import Noise, correlate_samples
-from modeldoctor.graph import CutNetwork, HookedNetwork, Layer, LayeredNetwork, open_network, select_layers
+from modeldoctor.graph import Cut, CutNetwork, HookedNetwork, Layer, LayeredNetwork, open_network, select_layers
 from modeldoctor.memory import Rows
 
 _CLASSES, _IMAGES_A_CLASS = 1000, 100
@@ -37,6 +39,10 @@ class Part(StrEnum):
     LAST = "last"
     ALL = "all"
     GROWTH = "growth"
+    COMPILE = "compile"
+
+
+_USUAL = (Part.LAST, Part.ALL, Part.GROWTH)
 
 
 def measure(network: LayeredNetwork, layers: Sequence[Layer], images: Tensor, draws: int, rows: int) -> list[Tensor]:
@@ -153,6 +159,25 @@ def growth(arch: str, images: Tensor, draws: int, rows: int, repeats: int) -> It
         yield [name, f"{time:.3f}", f"{1000 * time / full / processes:.0f}"]
 
 
+def compiled(arch: str, images: Tensor, rows: int, repeats: int) -> Iterator[list[str]]:
+    """Forward and backward behind a layer a third, and one two thirds of the way, plain and compiled."""
+    case = Case(arch, images, "all")
+    for layer in (case.layers[len(case.layers) * part // 3] for part in (1, 2)):
+        (cut,) = case.cut.cuts(images, [layer])
+        suffix = case.cut._suffix(layer.name)
+        graphs = suffix._module, torch.compile(suffix._module)
+        maps = cut.maps.repeat(rows // len(images), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+
+        def call(graph: Any, cut: Cut = cut, maps: Tensor = maps, suffix: Any = suffix) -> None:
+            suffix._module, at = graph, maps.clone().requires_grad_(True)
+            torch.autograd.grad(cut.head(at)[:, 0].sum(), at)
+
+        calls = [partial(call, graph) for graph in graphs]
+        first = seconds(calls[1])
+        plain, quick = medians(calls, repeats)
+        yield [layer.name, f"{plain:.3f}", f"{quick:.3f}", f"{plain / quick:.2f}×", f"{first:.0f}"]
+
+
 def _in_processes(arch: str, shape: Sequence[int], draws: int, rows: int, processes: int) -> float:
     """Median seconds of a batch in processes that run side by side."""
     spawn = multiprocessing.get_context("spawn")
@@ -187,7 +212,7 @@ def _one_process(
 
 def main(
     arch: Annotated[list[str], typer.Option(help="timm/NAME or torchvision/NAME; may be given again")] = list(NETWORKS),  # noqa: B006
-    part: Annotated[list[Part], typer.Option(help="which tables; may be given again")] = list(Part),  # noqa: B006
+    part: Annotated[list[Part], typer.Option(help="which tables; may be given again")] = list(_USUAL),  # noqa: B006
     noise_draws: int = 10,
     input_size: int = 224,
     batch_size: int = 4,
@@ -219,6 +244,12 @@ def main(
             title(f"How cost grows, {arch[0]}, last layer, {setting} where not said", device),
             ("what", "s a batch", "ms an image"),
             growth(arch[0], images, noise_draws, rows, repeats),
+        )
+    if Part.COMPILE in part:
+        show(
+            title(f"torch.compile of what is behind a layer, {arch[0]}, {input_size} px, {rows} rows", device),
+            ("layer", "plain s", "compiled s", "plain / compiled", "first call s"),
+            compiled(arch[0], images, rows, repeats),
         )
 
 

@@ -14,12 +14,12 @@ from typing import Annotated
 
 import torch
 import typer
-from benching import NETWORKS, build, medians, show, title
+from benching import NETWORKS, build, medians, show, title, whole_macs
 from torch import Tensor
 from torch.nn import functional as F
 
 from modeldoctor.graph import select_layers
-from modeldoctor.graph.capture import capture, node_macs
+from modeldoctor.graph.capture import capture
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import TrainingBatch
@@ -81,17 +81,13 @@ class Steps:
         self.optimizer.step()
 
 
-def whole_macs(arch: str, image: Tensor) -> int:
-    """Multiply-accumulates of one image's forward pass."""
-    captured = capture(build(arch).to(image.device), image)
-    return sum(node_macs(node, captured.batch) for node in captured.graph.nodes)
-
-
 def compare(archs: list[str], layers: str, draws: list[int], images: Tensor, repeats: int) -> Iterator[list[str]]:
     for arch in archs:
         steps = Steps(arch, images)
         plain, *dear = medians([steps.plain, *(steps.constrained(layers, number) for number in draws)], repeats)
-        flop = 6.0 * whole_macs(arch, images[:2]) * len(images)  # forward, and backward to data and weights
+        flop = (
+            6.0 * whole_macs(capture(build(arch).to(images.device), images[:2])) * len(images)
+        )  # forward, and backward to data and weights
         for number, time in zip(draws, dear, strict=True):
             yield [
                 arch, layers, str(number), f"{plain:.3f}", f"{time:.3f}", f"{time / plain:.2f}×",

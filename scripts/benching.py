@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor, fx, nn
 
 from modeldoctor.graph import CutNetwork, Layer
-from modeldoctor.graph.capture import CONV2D, concrete, node_macs, suffix_nodes
+from modeldoctor.graph.capture import CONV2D, Captured, concrete, node_macs, suffix_nodes
 
 NETWORKS = (
     "torchvision/resnet50",
@@ -69,16 +69,17 @@ def show(heading: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
 
 def counted_flop(cut: CutNetwork, layers: Sequence[Layer], images: int, draws: int) -> float:
     """Floating point operations of products: one prefix for all, J suffixes forward and backward for each layer."""
-    return 2.0 * images * (_macs(cut) + 2 * max(draws, 1) * sum(layer.macs_after for layer in layers))
+    return 2.0 * images * (whole_macs(cut.captured) + 2 * max(draws, 1) * sum(layer.macs_after for layer in layers))
 
 
 def hooked_flop(cut: CutNetwork, layers: Sequence[Layer], images: int, draws: int) -> float:
     """The same through hooks: for each layer J times the whole network forward, and backward to the layer."""
-    return 2.0 * images * max(draws, 1) * sum(_macs(cut) + layer.macs_after for layer in layers)
+    return 2.0 * images * max(draws, 1) * sum(whole_macs(cut.captured) + layer.macs_after for layer in layers)
 
 
-def _macs(cut: CutNetwork) -> int:
-    return sum(node_macs(node, cut.captured.batch) for node in cut.captured.graph.nodes)
+def whole_macs(captured: Captured) -> int:
+    """Multiply-accumulates of one image's forward pass."""
+    return sum(node_macs(node, captured.batch) for node in captured.graph.nodes)
 
 
 def products_alone(cut: CutNetwork, layers: Sequence[Layer], images: Tensor, draws: int, rows: int) -> float:

@@ -16,7 +16,6 @@ from PIL import Image
 
 from modeldoctor.config import DiagnoseConfig, Preprocessing
 from modeldoctor.data import ImageSet, open_data
-from modeldoctor.data.masks import Masks
 from modeldoctor.data.pictures import Pictures, UnreadableError
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.distributed import Team, job
@@ -75,7 +74,7 @@ def batches(team: Team, data: Path, masks: Path, case: str) -> list[dict[str, to
     preprocessing = Preprocessing(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
     images = open_data(str(data), preprocessing=preprocessing, masks=masks)["train"]
     assert isinstance(images, ImageSet)
-    annotated = np.array([index for index in range(len(images)) if masks_of(images).find(images.paths[index])][:3])
+    annotated = np.flatnonzero(Part(images=images, indices=np.arange(len(images))).has_mask)[:3]
     config = TreatConfig(
         checkpoint="a.pt", data={"path": str(data), "masks": masks}, space={"annotated_share": 0.3},
         training={"batch_size": 5, "mixup": mixup},
@@ -97,12 +96,6 @@ class _Some:
         if index in self.broken:
             raise UnreadableError("broken")
         return self.pictures.read(index, mode)
-
-
-def masks_of(images: ImageSet) -> Masks:
-    """They must be there."""
-    assert images.masks is not None
-    return images.masks
 
 
 def main(folder: Path, checkpoint: Path, data: Path, masks: Path) -> None:

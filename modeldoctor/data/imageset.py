@@ -99,7 +99,7 @@ class ImageSet(Dataset[Sample | Broken]):
             picture = self.pictures.read(index, self._mode)
         except UnreadableError as error:
             return Broken(index, str(error))
-        wanted = self.masks is not None and (self._masked is None or index in self._masked)
+        wanted = self._masked is None or index in self._masked
         mask_file = self.masks.find(self.paths[index]) if self.masks and wanted else None
         mask = self.masks.read(mask_file, picture.size) if self.masks and mask_file else None
         image, mask = transform(picture, mask)

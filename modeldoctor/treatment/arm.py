@@ -280,15 +280,15 @@ def predict_part(
     team = team or Team()
     mine = replace(part, indices=part.indices[team.share_of(len(part.indices))])
     predicted = np.full(len(mine.indices), -1, dtype=np.int64)
-    for indices, logits in part_logits(network, mine, config, device):
-        predicted[np.searchsorted(mine.indices, indices)] = logits.argmax(1).numpy()
+    for indices, answers, _ in answered(network, mine, config, device):
+        predicted[np.searchsorted(mine.indices, indices)] = answers
     return np.concatenate(team.gather(predicted))
 
 
-def part_logits(
+def answered(
     network: nn.Module, part: Part, config: TreatConfig, device: torch.device
-) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Batch by batch the indices (B,) of the images that can be read, and their logits (B,N) on the CPU; no masks.
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+    """Batch by batch, of the images that can be read: indices, predicted classes and confidence, (B,) each; no masks.
 
     Args:
         network: in eval mode.
@@ -301,8 +301,8 @@ def part_logits(
     for batch in loader:
         if len(batch.labels):
             with torch.no_grad():
-                logits = network(batch.images.to(device)).float().cpu()
-            yield batch.indices.numpy(), logits
+                logits = network(batch.images.to(device)).float()
+            yield batch.indices.numpy(), logits.argmax(1).cpu().numpy(), logits.softmax(1).amax(1).cpu().numpy()
 
 
 def noise_seed(seed: int, step: int) -> int:

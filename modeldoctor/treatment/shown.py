@@ -19,7 +19,7 @@ from modeldoctor.graph import open_network, select_layers
 from modeldoctor.maps import background_share, image_maps, thumbnails
 from modeldoctor.memory import Rows
 from modeldoctor.treat_config import TreatConfig
-from modeldoctor.treatment.arm import Progressed, Setting, part_logits
+from modeldoctor.treatment.arm import Progressed, Setting, answered
 from modeldoctor.treatment.parts import Part, unusable
 from modeldoctor.trial_maps import TrialMaps, write_maps
 from modeldoctor.zoo import Network
@@ -38,14 +38,15 @@ def write_shown(
         write_maps(maps, config.output / "maps.h5")
 
 
-def choose_to_show(labels: NDArray[np.int64], logits: Tensor, number: int = SHOWN) -> NDArray[np.int64]:
+def choose_to_show(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], confidence: NDArray[np.float32], number: int = SHOWN
+) -> NDArray[np.int64]:
     """Rows of wrong images, the most confident of each predicted-and-true pair of classes before any pair's second.
 
     Args:
         labels: (S,).
-        logits: (S,N) of the original.
+        predicted, confidence: (S,), the original's.
     """
-    confidence, predicted = (part.numpy() for part in logits.softmax(1).max(1))
     wrong = np.flatnonzero(predicted != labels)
     order = wrong[np.argsort(-confidence[wrong], kind="stable")]
     seen: dict[tuple[int, int], int] = {}
@@ -80,11 +81,11 @@ def show_arms(
     """
     layers = (config.space if config.space.weight else config.channel).layers
     module.load_state_dict(dict(weights["original"]))
-    answers = list(part_logits(module, part, config, device))
+    answers = list(answered(module, part, config, device))
     if not answers:
         return None
-    indices = np.concatenate([found for found, _ in answers])
-    rows = choose_to_show(part.images.labels[indices], torch.cat([logits for _, logits in answers]))
+    indices, predictions, confident = (np.concatenate(column) for column in zip(*answers, strict=True))
+    rows = choose_to_show(part.images.labels[indices], predictions, confident)
     if not len(rows):
         return None
     chosen = indices[rows]

@@ -133,9 +133,10 @@ def test_every_kind_of_confusion_is_shown_before_any_a_second_time() -> None:
     # taken for: 1 (sure), 1 (surer), 0 (right), 0 (doubtful), 1 (right), 0 (surest)
     for row, (predicted, strength) in enumerate([(1, 4), (1, 5), (0, 9), (0, 1), (1, 9), (0, 6)]):
         logits[row, predicted] = strength
-    assert choose_to_show(labels, logits, 3).tolist() == [1, 3, 5]
-    assert choose_to_show(labels, logits, 4).tolist() == [0, 1, 3, 5]
-    assert choose_to_show(labels[[2, 4]], logits[[2, 4]]).tolist() == []
+    confidence, predicted = (part.numpy() for part in logits.softmax(1).max(1))
+    assert choose_to_show(labels, predicted, confidence, 3).tolist() == [1, 3, 5]
+    assert choose_to_show(labels, predicted, confidence, 4).tolist() == [0, 1, 3, 5]
+    assert choose_to_show(labels[[2, 4]], predicted[[2, 4]], confidence[[2, 4]]).tolist() == []
 
 
 def test_the_treated_checkpoint_drops_into_plain_timm_and_gives_the_trials_accuracy(case: Case, whole: Path) -> None:
