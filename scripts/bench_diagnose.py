@@ -122,7 +122,7 @@ def all_layers(archs: Sequence[str], images: Tensor, draws: int, rows: int) -> I
         hooks = part / len(hooked) * len(case.layers)
         alone = products_alone(case.cut, case.layers, images, draws, rows)
         flop = counted_flop(case.cut, case.layers, len(images), draws)
-        of_hooks = hooked_flop(case.cut, case.layers, len(images), draws)
+        of_hooks = hooked_flop(case.module, case.layers, images, draws)
         job = flop / len(images) * _CLASSES * _IMAGES_A_CLASS
         yield [
             arch, str(len(case.layers)), f"{ours:.1f}", f"{hooks:.1f}", f"{hooks / ours:.1f}×", f"{flop / 1e9:,.0f}",

@@ -14,12 +14,11 @@ from typing import Annotated
 
 import torch
 import typer
-from benching import NETWORKS, build, medians, show, title, whole_macs
+from benching import NETWORKS, build, forward_flop, medians, show, title
 from torch import Tensor
 from torch.nn import functional as F
 
 from modeldoctor.graph import select_layers
-from modeldoctor.graph.capture import capture
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import TrainingBatch
@@ -85,9 +84,7 @@ def compare(archs: list[str], layers: str, draws: list[int], images: Tensor, rep
     for arch in archs:
         steps = Steps(arch, images)
         plain, *dear = medians([steps.plain, *(steps.constrained(layers, number) for number in draws)], repeats)
-        flop = (
-            6.0 * whole_macs(capture(build(arch).to(images.device), images[:2])) * len(images)
-        )  # forward, and backward to data and weights
+        flop = 3.0 * forward_flop(steps.network.eval(), images)  # forward, and backward to data and weights
         for number, time in zip(draws, dear, strict=True):
             yield [
                 arch, layers, str(number), f"{plain:.3f}", f"{time:.3f}", f"{time / plain:.2f}×",

@@ -12,6 +12,8 @@ import torchvision
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from modeldoctor.graph import CutNetwork, Layer
 from modeldoctor.graph.capture import CONV2D, Captured, concrete, node_macs, suffix_nodes
@@ -72,13 +74,22 @@ def counted_flop(cut: CutNetwork, layers: Sequence[Layer], images: int, draws: i
     return 2.0 * images * (whole_macs(cut.captured) + 2 * max(draws, 1) * sum(layer.macs_after for layer in layers))
 
 
-def hooked_flop(cut: CutNetwork, layers: Sequence[Layer], images: int, draws: int) -> float:
+def hooked_flop(network: nn.Module, layers: Sequence[Layer], images: Tensor, draws: int) -> float:
     """The same through hooks: for each layer J times the whole network forward, and backward to the layer."""
-    return 2.0 * images * max(draws, 1) * sum(whole_macs(cut.captured) + layer.macs_after for layer in layers)
+    backward = 2.0 * len(images) * sum(layer.macs_after for layer in layers)
+    return max(draws, 1) * (len(layers) * forward_flop(network, images) + backward)
+
+
+def forward_flop(network: nn.Module, images: Tensor) -> float:
+    """Of the network's own forward pass."""
+    # What fused attention does on a CPU is not counted.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(images)
+    return float(counter.get_total_flops())
 
 
 def whole_macs(captured: Captured) -> int:
-    """Multiply-accumulates of one image's forward pass."""
+    """Multiply-accumulates of one image's forward pass through the graph."""
     return sum(node_macs(node, captured.batch) for node in captured.graph.nodes)
 
 

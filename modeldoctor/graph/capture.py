@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from modeldoctor.errors import GraphError
 from modeldoctor.graph.layers import FEATURES, MapsView, match_module, patch_grid, view_of
+from modeldoctor.graph.tokens import drop_unread_tokens
 
 aten = torch.ops.aten
 
@@ -97,6 +98,7 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
     logits, *auxiliary = _logits(graph)
     symbol = batch.node.expr
     places = _places(graph, image, logits, network)
+    narrowed = drop_unread_tokens(graph, {place.node: place.view.prefix for place in places})
     return Captured(
         graph=graph,
         state=state,
@@ -105,7 +107,7 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
         logits=logits,
         auxiliary=tuple(auxiliary),
         batch=symbol,
-        places=places,
+        places=[place for place in places if place.node not in narrowed],
         depths=_depths(graph),
     )
 
