@@ -1,20 +1,22 @@
 """What Eq. 5 and 6 constrain: derivatives of logits at noisy maps, with a graph for the second backward.
 
-Shapes: B images, S classes of each, J noise draws, K channels, H x W positions, N classes.
+Shapes: B images, S classes of each, J noise draws, R of them at once, K channels, H x W positions, N classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from modeldoctor.graph import Cut, PooledHead
+from modeldoctor.graph import Cut
+from modeldoctor.memory import Rows
 
 # Values at once in the closed form: a CPU's allocator hands larger blocks back to the system each time, and getting
 # them again takes longer than the work on them.
@@ -35,160 +37,162 @@ class Attribution(StrEnum):
         return (derivative if self is Attribution.GRADIENT else derivative * maps).abs()
 
 
-class Derivatives(Protocol):
-    """∂y_n/∂(m + σ_j) for S classes n of each image."""
+def attribute(
+    cut: Cut, classes: Tensor, noise: Tensor | None, wanted: Mapping[Attribution, int], rows: Rows
+) -> dict[Attribution, Tensor]:
+    """1/J Σ_j |∂y_n/∂(m + σ_j)|, or its product with the activation, for S classes n of each image.
 
-    def attribution(self, kind: Attribution, classes: int | None = None) -> Tensor:
-        """1/J Σ_j |∂y_n/∂(m + σ_j)|, or its product with the activation, (S,B,K,H,W).
-
-        Args:
-            kind: which of the two.
-            classes: of the first so many classes; of all by default.
-        """
-        ...
-
-
-def differentiate(cut: Cut, classes: Tensor, noise: Tensor | None) -> Derivatives:
-    """Differentiate logits behind a cut at noisy maps; all classes share one forward pass.
+    All kinds and classes share one forward pass. Differentiable in the maps and in all that the suffix reads, once.
+    Where all copies run at once their graph is kept; else nothing of them is, and the backward pass makes them anew,
+    so that memory does not grow with J.
 
     Args:
         cut: maps (B,K,H,W) and the suffix, both with their graph.
         classes: (S,B).
         noise: σ, (J*B,K,H,W), copy-major; None for J = 0.
-    """
-    if cut.pooled:
-        return _OfPooled(cut.pooled, cut.maps, noise, cut.pooled.factor(classes, cut.maps))
-    return _of_head(cut, classes, noise)
-
-
-def attribute(cut: Cut, classes: Tensor, noise: Tensor | None, attribution: Attribution) -> Tensor:
-    """One attribution of `differentiate`.
-
-    Args:
-        cut, noise: as there.
-        classes: (B,) or (S,B).
-        attribution: which of the two.
+        wanted: for each kind, of how many classes, the first ones.
+        rows: how many copies R*B run at once behind the layer, where there is no closed form.
 
     Returns:
-        (B,K,H,W), or (S,B,K,H,W).
+        (S,B,K,H,W) of each kind.
+
+    Raises:
+        MemoryLimitError: there is not enough memory for one copy of the batch.
     """
-    found = differentiate(cut, classes.view(-1, len(cut.maps)), noise).attribution(attribution)
-    return found if classes.ndim > 1 else found[0]
+    if not cut.pooled:
+        work = _Work(_of_suffix(cut, classes[: max(wanted.values())]), tuple(wanted.items()), rows)
+        return dict(zip(wanted, _means(work, noise, cut), strict=True))
+    # φ' serves every class; the head's weight tells them apart.
+    at_once = Rows(max(1, _AT_ONCE[cut.maps.device.type] // cut.maps[0].numel()), rows.place)
+    work = _Work(_of_pointwise(cut), tuple((kind, 1) for kind in wanted), at_once)
+    factors = cut.pooled.factor(classes, cut.maps).abs()
+    found = zip(wanted.items(), _means(work, noise, cut), strict=True)
+    return {kind: slope * factors[:number] for (kind, number), slope in found}
 
 
-class _OfHead(NamedTuple):
-    """Any suffix: all draws in one batch.
+def _means(work: _Work, noise: Tensor | None, cut: Cut) -> Sequence[Tensor]:
+    """1/J Σ_j of each kind, (S,B,K,H,W)."""
+    copies = _copies(noise, cut.maps)
+
+    def part(draws: Sequence[int]) -> list[Tensor]:
+        return work.over(draws, noise, cut.maps, cut.alive, again=True)
+
+    whole = work.rows.whole(range(copies), len(cut.maps), part)
+    if whole is not None:
+        return [one / copies for one in whole]
+    found: tuple[Tensor, ...] = _OverDraws.apply(work, noise, cut.maps, *cut.alive)
+    return found
+
+
+Slopes = Callable[[Tensor, Sequence[Tensor], bool], Sequence[Tensor]]
+"""Derivatives in noisy maps (R*B,K,H,W), from these, from what is alive, and whether they are differentiated again."""
+
+
+def _of_suffix(cut: Cut, classes: Tensor) -> Slopes:
+    """∂y_n/∂m of each class."""
+
+    def slopes(noisy: Tensor, alive: Sequence[Tensor], again: bool) -> list[Tensor]:
+        # Fused attention has no second derivative.
+        with sdpa_kernel(SDPBackend.MATH) if again else nullcontext():
+            logits = cut.suffix(noisy, alive)
+            picked = [logits.gather(1, one.repeat(len(noisy) // len(one))[:, None]).sum() for one in classes]
+            return [
+                torch.autograd.grad(one, noisy, create_graph=again, retain_graph=again or one is not picked[-1])[0]
+                for one in picked
+            ]
+
+    return slopes
+
+
+def _of_pointwise(cut: Cut) -> Slopes:
+    """φ'."""
+
+    def slopes(noisy: Tensor, alive: Sequence[Tensor], again: bool) -> Sequence[Tensor]:
+        assert cut.pooled is not None
+        return torch.autograd.grad(cut.pooled.pointwise(noisy, alive).sum(), noisy, create_graph=again)
+
+    return slopes
+
+
+class _Work(NamedTuple):
+    """What is done at a cut.
 
     Attributes:
-        batch: B.
-        maps: m + σ_j, (J*B,K,H,W).
-        slopes: (J*B,K,H,W) for each class.
+        slopes: the derivatives.
+        wanted: kinds, and of how many classes.
+        rows: copies at once.
     """
 
-    batch: int
-    maps: Tensor
-    slopes: Sequence[Tensor]
+    slopes: Slopes
+    wanted: Sequence[tuple[Attribution, int]]
+    rows: Rows
 
-    def attribution(self, kind: Attribution, classes: int | None = None) -> Tensor:
-        values = (kind.of(slope, self.maps).unflatten(0, (-1, self.batch)) for slope in self.slopes[:classes])
-        return torch.stack([one.mean(0) for one in values])
-
-
-def _of_head(cut: Cut, classes: Tensor, noise: Tensor | None) -> _OfHead:
-    batch = len(cut.maps)
-    # Fused attention has no second derivative.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        maps = _noisy(cut.maps, None if noise is None else noise.unflatten(0, (-1, batch)))
-        logits = cut.head(maps)
-        picked = [logits.gather(1, one.repeat(len(maps) // batch)[:, None]).sum() for one in classes]
-        slopes = [torch.autograd.grad(one, maps, create_graph=True)[0] for one in picked]
-    return _OfHead(batch, maps, slopes)
-
-
-class _OfPooled(NamedTuple):
-    """The closed form: φ' serves every class, and a head's weight tells them apart.
-
-    Attributes:
-        head: φ and W.
-        maps: m.
-        noise: (J*B,K,H,W) or None.
-        factors: W[n,k] / HW, (S,B,K,1,1).
-    """
-
-    head: PooledHead
-    maps: Tensor
-    noise: Tensor | None
-    factors: Tensor
-
-    def attribution(self, kind: Attribution, classes: int | None = None) -> Tensor:
-        slopes: Tensor = _OverDraws.apply(self.head.of, kind, self.noise, self.maps, *self.head.alive)
-        return slopes * self.factors[:classes].abs()
+    def over(
+        self, draws: Sequence[int], noise: Tensor | None, maps: Tensor, alive: Sequence[Tensor], again: bool
+    ) -> list[Tensor]:
+        """Σ_j of some draws, (S,B,K,H,W) of each kind."""
+        with torch.enable_grad():
+            if noise is None:
+                noisy = maps.clone()
+            else:
+                noisy = (maps + noise.unflatten(0, (-1, len(maps)))[draws[0] : draws[-1] + 1]).flatten(0, 1)
+            noisy = noisy if noisy.requires_grad else noisy.requires_grad_(True)
+            slopes = self.slopes(noisy, alive, again)
+            return [
+                torch.stack([kind.of(one, noisy).unflatten(0, (-1, len(maps))).sum(0) for one in slopes[:number]])
+                for kind, number in self.wanted
+            ]
 
 
 class _OverDraws(torch.autograd.Function):
-    """1/J Σ_j |φ'(m + σ_j)|, or its product with m + σ_j; differentiable in m and in all that φ reads.
-
-    The backward pass makes each draw's φ' anew, so that nothing of J copies is kept between the passes.
-    """
+    """The means over draws, chunk by chunk; the backward pass does each chunk again."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        of: Callable[[Tensor, Sequence[Tensor]], Tensor],
-        kind: Attribution,
-        noise: Tensor | None,
-        maps: Tensor,
-        *alive: Tensor,
-    ) -> Tensor:
-        ctx.of, ctx.kind, ctx.with_noise = of, kind, noise is not None
+    def forward(ctx: Any, work: _Work, noise: Tensor | None, maps: Tensor, *alive: Tensor) -> tuple[Tensor, ...]:
+        ctx.work, ctx.with_noise = work, noise is not None
         ctx.save_for_backward(maps, *alive, *([noise] if noise is not None else []))
-        parts, copies = _chunks(noise, maps)
-        total, inputs = torch.zeros_like(maps), [one.detach() for one in alive]
-        for part in parts:
-            total += _summed(of, kind, part, maps.detach(), inputs, graph=False)
-        return total / copies
+        inputs = maps.detach(), [one.detach() for one in alive]
+
+        def part(draws: Sequence[int]) -> list[Tensor]:
+            return [one.detach() for one in work.over(draws, noise, *inputs, again=False)]
+
+        return tuple(one / _copies(noise, maps) for one in _added(work.rows, noise, maps, part))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, noise = ctx.saved_tensors if ctx.with_noise else (*ctx.saved_tensors, None)
-        wanted = ctx.needs_input_grad[3:]
-        inputs = [one.detach().requires_grad_(needed) for one, needed in zip(inputs, wanted, strict=True)]
-        maps, *alive = inputs
-        parts, copies = _chunks(noise, maps)
-        gradient = gradient / copies
-        for part in parts:
-            value = _summed(ctx.of, ctx.kind, part, maps, alive, graph=True)
-            if value.requires_grad:
-                value.backward(gradient)  # adds up in the inputs, which are leaves
-        return None, None, None, *(one.grad for one in inputs)
+        wanted = ctx.needs_input_grad[2:]
+        maps, *alive = (one.detach().requires_grad_(needed) for one, needed in zip(inputs, wanted, strict=True))
+        asking = [one for one in (maps, *alive) if one.requires_grad]
+        gradients = tuple(one / _copies(noise, maps) for one in gradients)
+
+        def part(draws: Sequence[int]) -> Sequence[Tensor | None]:
+            values = ctx.work.over(draws, noise, maps, alive, again=True)
+            made = [pair for pair in zip(values, gradients, strict=True) if pair[0].requires_grad]
+            if not made:
+                return [None] * len(asking)
+            outputs, weights = zip(*made, strict=True)
+            return torch.autograd.grad(outputs, asking, weights, allow_unused=True)
+
+        found = iter(_added(ctx.work.rows, noise, maps, part))
+        return None, None, *(next(found) if needed else None for needed in wanted)
 
 
-def _chunks(noise: Tensor | None, maps: Tensor) -> tuple[Sequence[Tensor | None], int]:
-    """Noise of some draws at a time, (R,B,K,H,W), and how many draws there are."""
-    if noise is None:
-        return [None], 1
-    draws = noise.unflatten(0, (-1, len(maps)))
-    return draws.split(max(1, _AT_ONCE[maps.device.type] // maps.numel())), len(draws)
+def _copies(noise: Tensor | None, maps: Tensor) -> int:
+    return 1 if noise is None else len(noise) // len(maps)
 
 
-def _summed(
-    of: Callable[[Tensor, Sequence[Tensor]], Tensor],
-    kind: Attribution,
-    noise: Tensor | None,
-    maps: Tensor,
-    alive: Sequence[Tensor],
-    *,
-    graph: bool,
-) -> Tensor:
-    """Σ_j of some draws' attributions of φ, (B,K,H,W)."""
-    with torch.enable_grad():
-        noisy = _noisy(maps, noise)
-        (slope,) = torch.autograd.grad(of(noisy, alive).sum(), noisy, create_graph=graph)
-        return kind.of(slope, noisy).unflatten(0, (-1, len(maps))).sum(0)  # type: ignore[no-any-return]
+def _added(
+    rows: Rows, noise: Tensor | None, maps: Tensor, part: Callable[[Sequence[int]], Sequence[Any]]
+) -> Sequence[Any]:
+    """The sums of what each part of the draws gives; None for what none of them gives."""
+    total: Sequence[Any] = ()
+    for values in rows.each(range(_copies(noise, maps)), len(maps), part):
+        total = [_sum(*pair) for pair in zip(total, values, strict=True)] if total else values
+    return total
 
 
-def _noisy(maps: Tensor, noise: Tensor | None) -> Tensor:
-    """m + σ_j, (R*B,K,H,W) from σ (R,B,K,H,W), as something to differentiate at."""
-    noisy = maps.clone() if noise is None else (maps + noise).flatten(0, 1)
-    return noisy if noisy.requires_grad else noisy.requires_grad_(True)
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Not in place: autograd may hand out one tensor for two inputs."""
+    return other if one is None else one if other is None else one + other

@@ -259,6 +259,7 @@ def treat(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key.key=value, for any key of the configuration; repeatable.")
     ] = None,
+    memory: Annotated[str | None, typer.Option(help="What one process may take for a step, e.g. 4GiB.")] = None,
     tensorboard: Annotated[
         bool | None, typer.Option("--tensorboard", help="Write TensorBoard events, too.", show_default=False)
     ] = None,
@@ -274,7 +275,7 @@ def treat(
     """
     settings = load_treat_config(
         config, changes or [], checkpoint=checkpoint, data__path=data, data__masks=masks, data__groups=groups,
-        data__root=root, output=output, network__arch=arch, tensorboard=tensorboard,
+        data__root=root, output=output, network__arch=arch, memory=memory, tensorboard=tensorboard,
     )  # fmt: skip
     from modeldoctor.pipeline import load_and_treat
     from modeldoctor.screen import render_trial

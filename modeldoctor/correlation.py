@@ -109,7 +109,7 @@ def _derivative_sums(cut: Cut, maps: Tensor, classes: Tensor, copies: int) -> li
     maps.requires_grad_(True)
     with torch.enable_grad():
         if cut.pooled:
-            picked = cut.pooled.pointwise(maps).sum()
+            picked = cut.pooled.pointwise(maps, cut.alive).sum()
         else:
             picked = cut.head(maps).gather(1, classes.repeat(copies)[:, None]).sum()
         (gradient,) = torch.autograd.grad(picked, maps)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, Field, ValidationError, model_validator
 
 from modeldoctor.config import Model
 from modeldoctor.errors import ConfigError
@@ -171,6 +171,8 @@ class TreatConfig(Model):
     """Processes that read images; by default none beside a CPU, up to 8 beside a GPU. Changes no figure."""
     device: str = "auto"
     """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` ..."""
+    memory: ByteSize | None = Field(default=None, ge=1024**2)
+    """What one process may take for a step, e.g. 4GiB; null: a quarter of the machine's memory, half of a GPU's."""
 
     @model_validator(mode="before")
     @classmethod

@@ -18,10 +18,13 @@ from benching import NETWORKS, build, forward_flop, medians, show, title
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeldoctor.graph import select_layers
+from modeldoctor.attribution import Attribution
+from modeldoctor.graph import Layer, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.memory import Rows, steady_budget
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import TrainingBatch
+from modeldoctor.treatment.copies import measure_copies, plan_copies
 from modeldoctor.treatment.penalty import Penalty
 
 
@@ -72,7 +75,13 @@ class Steps:
             correlated={layer.name: torch.zeros(1, layer.channels, dtype=torch.bool) for layer in chosen},
             scales=dict.fromkeys((layer.name for layer in chosen), 1.0),
             expand_px=8,
+            rows=self._rows(chosen),
         )
+
+    def _rows(self, layers: tuple[Layer, ...]) -> dict[str, Rows]:
+        wanted = {Attribution.GRADIENT_X_ACTIVATION: 1, Attribution.GRADIENT: 2}
+        found, device = measure_copies(self.trainable, layers, wanted, self.images[:2]), self.images.device
+        return plan_copies(*found, steady_budget(device), len(self.images), device, strict=False)
 
     def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()

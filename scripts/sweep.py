@@ -45,6 +45,7 @@ from modeldoctor.graph import select_layers
 from modeldoctor.graph import trainable as trainable_graphs
 from modeldoctor.graph.capture import Captured, capture
 from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.memory import Rows
 from modeldoctor.zoo import Network, load_model
 from modeldoctor.zoo.identify import identify
 from modeldoctor.zoo.libraries import Built, architectures, build, plan_of
@@ -202,14 +203,15 @@ def train_a_step(network: Network, size: int, channels: int) -> None:
     before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
     logits, (cut,) = trainable.training_pass(images, layers)
     labels = logits.argmax(1)
-    own, second = attribute(cut, torch.stack([labels, runner_up(logits, labels)]), None, Attribution.GRADIENT)
+    kind, classes = Attribution.GRADIENT, torch.stack([labels, runner_up(logits, labels)])
+    own, second = attribute(cut, classes, None, {kind: 2}, Rows(len(images)))[kind]
     background = torch.ones(2, *cut.maps.shape[-2:])
     background[:, 0, 0] = 0
     none = torch.zeros(2, cut.maps.shape[1], dtype=torch.bool)
     loss = (
         trainable.loss(logits, lambda one: F.cross_entropy(one, labels)) + channel_constraint(own, second, none).mean()
     )
-    loss = loss + space_constraint(own, background, Attribution.GRADIENT).mean()
+    loss = loss + space_constraint(own, background, kind).mean()
     if not float(own.detach().abs().sum()):
         raise AssertionError(f"the logits do not depend on {cut.layer.name}")
     loss.backward()

@@ -51,6 +51,7 @@ def gradients(team: Team) -> dict[str, torch.Tensor]:
         correlated={layer.name: torch.rand(4, 5) < 0.5},
         scales={layer.name: 1.0},
         expand_px=0,
+        rows={},
         team=team,
     )
     mine = team.share_of(5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import DenseNet, SwinTransformer
 
 
 class Pooled(nn.Module):
@@ -88,6 +89,19 @@ class DataDependent(nn.Module):
         if float(x.sum()) > 1e9:
             maps = maps * 2
         return self.fc(maps.square().mean((2, 3)))
+
+
+def small_densenet(classes: int) -> nn.Module:
+    """All that DenseNet-121 has, of fewer layers."""
+    return DenseNet(growth_rate=8, block_config=(2, 3, 3, 2), num_init_features=16, num_classes=classes)
+
+
+def small_swin(classes: int) -> nn.Module:
+    """All that Swin-T has, of fewer layers and features; shifted windows, too."""
+    return SwinTransformer(
+        patch_size=[4, 4], embed_dim=24, depths=[1, 1, 2, 2], num_heads=[1, 2, 4, 8], window_size=[7, 7],
+        num_classes=classes,
+    )  # fmt: skip
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:

@@ -8,13 +8,14 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import Branched, Dense, Pooled, randomised
+from networks import Branched, Dense, Pooled, randomised, small_densenet, small_swin
 from torch import Tensor, nn
 
 from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.constraints import background_cells, channel_constraint, runner_up, space_constraint
-from modeldoctor.graph import select_layers
+from modeldoctor.graph import Cut, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.memory import Rows
 
 LABELS = torch.tensor([0, 3, 1, 2])
 BOTH = list(Attribution)
@@ -36,13 +37,19 @@ def noise_like(maps: Tensor, draws: int) -> Tensor | None:
     return 0.3 * torch.randn(shape, generator=generator, dtype=maps.dtype) if draws else None
 
 
-def losses(network: nn.Module, trainable: TrainableNetwork, images: Tensor, draws: int, attribution: Attribution):
+def losses(
+    network: nn.Module,
+    trainable: TrainableNetwork,
+    images: Tensor,
+    draws: int,
+    attribution: Attribution,
+    rows: int = 99,
+):
     """Both constraints of each image, (B,) each, and what they were made of."""
     logits, (cut,) = trainable.training_pass(images, select_layers(trainable.layers, network.layer))
     second = runner_up(logits, LABELS[: len(images)])
-    of_label, of_second = attribute(
-        cut, torch.stack([LABELS[: len(images)], second]), noise_like(cut.maps, draws), attribution
-    )
+    classes = torch.stack([LABELS[: len(images)], second])
+    of_label, of_second = attributed(cut, classes, draws, attribution, rows)
     generator = torch.Generator().manual_seed(2)
     correlated = torch.rand(of_label.shape[:2], generator=generator) < 0.5
     background = (torch.rand(cut.maps[:, 0].shape, generator=generator) < 0.5).double()
@@ -50,12 +57,21 @@ def losses(network: nn.Module, trainable: TrainableNetwork, images: Tensor, draw
     return channel, space_constraint(of_label, background, attribution), cut, second, correlated, background
 
 
+def attributed(cut: Cut, classes: Tensor, draws: int, kind: Attribution, rows: int = 99) -> Tensor:
+    """(S,B,K,H,W)."""
+    return attribute(cut, classes, noise_like(cut.maps, draws), {kind: len(classes)}, Rows(rows))[kind]
+
+
+# Of three draws of four images: all at once, two and one, one at a time.
+@pytest.mark.parametrize("rows", [99, 8, 1])
 @pytest.mark.parametrize("kind", [Pooled, Dense, Branched])
 @pytest.mark.parametrize("draws", [0, 3])
 @pytest.mark.parametrize("attribution", BOTH)
-def test_equals_a_loop_written_from_the_formula(kind: type[nn.Module], draws: int, attribution: Attribution) -> None:
+def test_equals_a_loop_written_from_the_formula(
+    kind: type[nn.Module], draws: int, attribution: Attribution, rows: int
+) -> None:
     network, trainable, images = setting(kind)
-    channel, space, cut, second, correlated, background = losses(network, trainable, images, draws, attribution)
+    channel, space, cut, second, correlated, background = losses(network, trainable, images, draws, attribution, rows)
     noise = noise_like(cut.maps, draws)
     for b in range(len(images)):
         terms = []
@@ -85,13 +101,14 @@ def test_equals_a_loop_written_from_the_formula(kind: type[nn.Module], draws: in
 @pytest.mark.parametrize("kind", [Pooled, Dense, Branched])
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("attribution", BOTH)
+@pytest.mark.parametrize("rows", [99, 8, 4])
 def test_gradients_in_the_weights_equal_finite_differences(
-    kind: type[nn.Module], which: int, attribution: Attribution
+    kind: type[nn.Module], which: int, attribution: Attribution, rows: int
 ) -> None:
     network, trainable, images = setting(kind)
 
     def loss() -> Tensor:
-        return losses(network, trainable, images, 2, attribution)[which].mean()
+        return losses(network, trainable, images, 3, attribution, rows)[which].mean()
 
     loss().backward()
     parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
@@ -120,9 +137,8 @@ def test_each_image_has_its_own_value_whatever_the_batch(kind: type[nn.Module]) 
     layer = select_layers(trainable.layers, network.layer)
     for b in range(len(images)):
         _, (cut,) = trainable.training_pass(images[b : b + 1], layer)
-        of_label, of_second = attribute(
-            cut, torch.stack([LABELS[b : b + 1], together[3][b : b + 1]]), None, Attribution.GRADIENT
-        )
+        classes = torch.stack([LABELS[b : b + 1], together[3][b : b + 1]])
+        of_label, of_second = attributed(cut, classes, 0, Attribution.GRADIENT)
         alone = channel_constraint(of_label, of_second, together[4][b : b + 1])
         torch.testing.assert_close(alone[0], together[0][b])
 
@@ -130,7 +146,7 @@ def test_each_image_has_its_own_value_whatever_the_batch(kind: type[nn.Module]) 
 def test_nothing_constrained_is_zero() -> None:
     network, trainable, images = setting(Dense)
     _, (cut,) = trainable.training_pass(images, select_layers(trainable.layers, network.layer))
-    values = attribute(cut, LABELS, None, Attribution.GRADIENT)
+    (values,) = attributed(cut, LABELS[None], 0, Attribution.GRADIENT)
     everything = torch.ones(values.shape[:2], dtype=torch.bool)
     assert (channel_constraint(values, torch.zeros_like(values), everything) == 0).all()
     assert (space_constraint(values, torch.zeros_like(values[:, 0]), Attribution.GRADIENT) == 0).all()
@@ -159,24 +175,23 @@ def vision(name: str, **options: object) -> Callable[[], nn.Module]:
 
 MOVED = {
     "resnet": vision("resnet18"),
-    "densenet": vision("densenet121"),
+    "densenet": lambda: small_densenet(4),
     "googlenet": vision("googlenet", init_weights=False, aux_logits=False),
     "squeezenet": vision("squeezenet1_1"),
     "efficientnet": vision("efficientnet_b0"),
     "vit": lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=4),
-    "swin": vision("swin_t"),
+    "swin": lambda: small_swin(4),
 }
 
 
 @pytest.mark.parametrize("name", MOVED)
-@pytest.mark.parametrize("attribution", BOTH)
-def test_a_penalty_moves_weights(name: str, attribution: Attribution) -> None:
+@pytest.mark.parametrize(("attribution", "rows"), [*zip(BOTH, (99, 99), strict=True), (BOTH[1], 2)])
+def test_a_penalty_moves_weights(name: str, attribution: Attribution, rows: int) -> None:
     torch.manual_seed(0)
     network, images = randomised(MOVED[name]()), torch.randn(2, 3, 64, 64)
     trainable = TrainableNetwork(network, images)
     _, (cut,) = trainable.training_pass(images, select_layers(trainable.layers, "last"))
-    noise = noise_like(cut.maps, 2)
-    values = attribute(cut, torch.tensor([0, 1]), noise, attribution)
+    (values,) = attributed(cut, torch.tensor([[0, 1]]), 2, attribution, rows)
     left = torch.zeros(cut.maps[:, 0].shape)
     left[:, :, : max(1, left.shape[-1] // 2)] = 1
     (

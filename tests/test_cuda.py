@@ -51,8 +51,8 @@ def test_a_constraints_gradient_on_cuda_equals_the_cpu() -> None:
         module, pictures = copy.deepcopy(network).to(device), images.to(device)
         trainable = TrainableNetwork(module, pictures)
         _, (cut,) = trainable.training_pass(pictures, select_layers(trainable.layers, "conv2"))
-        classes = torch.zeros(4, dtype=torch.int64, device=device)
-        attribute(cut, classes, None, Attribution.GRADIENT_X_ACTIVATION).sum().backward()
+        classes, kind = torch.zeros(1, 4, dtype=torch.int64, device=device), Attribution.GRADIENT_X_ACTIVATION
+        attribute(cut, classes, None, {kind: 1}, Rows(4))[kind].sum().backward()
         gradients.append([one.grad.cpu() for one in module.parameters() if one.grad is not None])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "attribution", "constraints", "checkpoint", "checkpoint_write", "distributed", "evaluate", "trial_records",
         "trial_maps", "setting", "maps", "memory",
     },
-    "attribution": {"graph"},
+    "attribution": {"graph", "memory"},
     "constraints": {"attribution"},
     "checkpoint_write": {"errors", "files", "checkpoint", "checkpoint_file"},
     "trial_records": {"errors", "files"},

@@ -14,12 +14,10 @@ from torch import Tensor
 from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.errors import MemoryLimitError
 from modeldoctor.graph import Layer, LayeredNetwork
-from modeldoctor.memory import Rows, peak_meter
+from modeldoctor.memory import UNSEEN, Rows, peak_meter
 
 # More rows at once are no faster, by measurement on a CPU; on a GPU they may fill it better.
 _MOST_ROWS = {"cpu": 64, "cuda": 512}
-# Libraries allocate inside an operation, too, unseen.
-_UNSEEN = 1.25
 
 
 @dataclass
@@ -68,9 +66,9 @@ def measure_costs(network: LayeredNetwork, layers: Sequence[Layer], images: Tens
             meter.restart()
             noise = Noise(seed=0, delta=1e-3)
             correlate_samples(cut, classes, range(batch), noise=noise, draws=1, rows=Rows(batch))
-            costs[cut.layer.name] = Cost(_UNSEEN * alive / batch, _UNSEEN * (meter.peak() - alive) / batch)
+            costs[cut.layer.name] = Cost(UNSEEN * alive / batch, UNSEEN * (meter.peak() - alive) / batch)
             meter.restart()
-    return costs, _UNSEEN * whole / batch
+    return costs, UNSEEN * whole / batch
 
 
 def plan_chunks(costs: dict[str, Cost], whole: float, budget: int, most_images: int, device: torch.device) -> Chunks:

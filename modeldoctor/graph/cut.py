@@ -28,15 +28,21 @@ class Cut(NamedTuple):
 
     Attributes:
         layer: which layer.
-        maps: (B,K,H,W), without a graph.
-        head: maps of R copies of the batch (R*B,K,H,W) to logits (R*B,N); differentiable in its argument.
-        pooled: the same head where it acts on every position alone, is averaged over them and read linearly; else None.
+        maps: (B,K,H,W); without a graph, except in a training pass.
+        suffix: maps of R copies of the batch (R*B,K,H,W) and `alive` to logits (R*B,N); differentiable in both.
+        alive: what else the suffix reads: weights, and values of the prefix for the batch.
+        pooled: the suffix where it acts on every position alone, is averaged over them and read linearly; else None.
     """
 
     layer: Layer
     maps: Tensor
-    head: Callable[[Tensor], Tensor]
+    suffix: Callable[[Tensor, Sequence[Tensor]], Tensor]
+    alive: Sequence[Tensor] = ()
     pooled: PooledHead | None = None
+
+    def head(self, maps: Tensor) -> Tensor:
+        """Maps of R copies of the batch (R*B,K,H,W) to logits (R*B,N)."""
+        return self.suffix(maps, self.alive)
 
 
 class LayeredNetwork(Protocol):
@@ -135,9 +141,9 @@ class CutNetwork:
         for suffix in self._run(images, stops, values, state, execute):
             output = values[suffix.place.node]
             alive = [values[node] for node in suffix.alive]
-            maps = suffix.place.view.to_maps(output).to(images.dtype)
-            head = suffix.bind(output, alive, len(images), self.bfloat16)
-            yield Cut(by_name[suffix.place.name], maps, head, suffix.bind_pooled(alive, len(images)))
+            maps, batch = suffix.place.view.to_maps(output).to(images.dtype), len(images)
+            pooled = suffix.bind_pooled(alive, batch)
+            yield Cut(by_name[suffix.place.name], maps, suffix.bind(batch, self.bfloat16), alive, pooled)
 
     def verify(self, images: Tensor, expected: Tensor, layers: Sequence[Layer]) -> None:
         """Check that each layer's suffix gives the network's own logits for two copies of the batch.
@@ -224,7 +230,7 @@ class CutNetwork:
             output, alive = values[place.node], [values[node] for node in suffix.alive]
             maps = place.view.to_maps(output)
             with torch.no_grad():
-                logits = suffix.bind(output, alive, 2, False)(torch.full_like(maps, torch.nan))
+                logits = suffix.bind(2, False)(torch.full_like(maps, torch.nan), alive)
         return bool(logits.isnan().any())
 
     def _layer(self, place: Place) -> Layer:
@@ -246,7 +252,8 @@ class _Suffix:
     """The part of a graph between a layer and the logits, as a function of the layer's output and what else it needs.
 
     `alive` are the values from the prefix that it reads; of these, tensors with the batch in a dimension are tiled to
-    the copies' batch and symbolic sizes are computed anew.
+    the copies' batch and symbolic sizes are computed anew. Class tokens are no maps, so the output they are in is first
+    among them.
     """
 
     def __init__(self, captured: Captured, place: Place, order: dict[fx.Node, int], frozen: Frozen | None):
@@ -256,7 +263,8 @@ class _Suffix:
         inside = {place.node, *nodes}
         needed = {parent: None for node in nodes for parent in node.all_input_nodes if parent not in inside}
         self._sizes = [node for node in needed if isinstance(node.meta.get("val"), torch.SymInt)]
-        self.alive = [node for node in needed if node not in self._sizes]
+        self._read = [node for node in needed if node not in self._sizes]
+        self.alive = [*([place.node] if place.view.prefix else []), *self._read]
         self._batch_axes = [_batch_axis(node, captured) for node in self.alive]
         self.ready = max((place.node, *self.alive), key=order.__getitem__)
         operations = frozen.operations(nodes, ()) if frozen else {}
@@ -266,35 +274,34 @@ class _Suffix:
             below = nodes[: nodes.index(self._pooled.before) + 1]
             self._pointwise = self._build(below, self._pooled.before, operations)
 
-    def bind(self, output: Tensor, alive: Sequence[Any], batch: int, bfloat16: bool) -> Callable[[Tensor], Tensor]:
-        """The suffix as a function of noisy maps (R*B,K,H,W) alone."""
+    def bind(self, batch: int, bfloat16: bool) -> Callable[[Tensor, Sequence[Tensor]], Tensor]:
+        """The suffix as a function of noisy maps (R*B,K,H,W) and of what is alive beside them (B images)."""
 
-        def head(maps: Tensor) -> Tensor:
-            sizes = concrete((node.meta["val"] for node in self._sizes), self._captured.batch, len(maps))
+        def run(maps: Tensor, alive: Sequence[Tensor]) -> Tensor:
+            tiled = self._tiled(alive, maps, batch)
+            output = self.place.view.from_maps(maps, tiled[0] if self.place.view.prefix else maps)
             with autocast(maps, bfloat16):
-                result = self._module(self._whole(maps, output, batch), *self._tiled(alive, maps, batch), *sizes)
+                result = self._module(output, *tiled[len(tiled) - len(self._read) :], *self._concrete_sizes(maps))
             assert isinstance(result, Tensor)
             return result.to(maps.dtype)
 
-        return head
+        return run
 
-    def bind_pooled(self, alive: Sequence[Any], batch: int) -> PooledHead | None:
-        """The head in its closed form, if it has one."""
+    def bind_pooled(self, alive: Sequence[Tensor], batch: int) -> PooledHead | None:
+        """The suffix in its closed form, if it has one."""
         if self._pooled is None:
             return None
 
         def pointwise(maps: Tensor, alive: Sequence[Tensor]) -> Tensor:
-            sizes = concrete((node.meta["val"] for node in self._sizes), self._captured.batch, len(maps))
-            values: Tensor = self._pointwise(maps, *self._tiled(alive, maps, batch), *sizes)
+            values: Tensor = self._pointwise(maps, *self._tiled(alive, maps, batch), *self._concrete_sizes(maps))
             return values
 
-        return PooledHead(pointwise, alive, alive[self.alive.index(self._pooled.weight)])
+        return PooledHead(pointwise, alive[self.alive.index(self._pooled.weight)])
 
-    def _whole(self, maps: Tensor, output: Tensor, batch: int) -> Tensor:
-        view = self.place.view
-        return view.from_maps(maps, _tile(output, 0, len(maps) // batch) if view.prefix else output)
+    def _concrete_sizes(self, maps: Tensor) -> tuple[int, ...]:
+        return concrete((node.meta["val"] for node in self._sizes), self._captured.batch, len(maps))
 
-    def _tiled(self, alive: Sequence[Any], maps: Tensor, batch: int) -> list[Any]:
+    def _tiled(self, alive: Sequence[Tensor], maps: Tensor, batch: int) -> list[Tensor]:
         return [
             _like(_tile(value, axis, len(maps) // batch), maps)
             for value, axis in zip(alive, self._batch_axes, strict=True)
@@ -302,7 +309,7 @@ class _Suffix:
 
     def _build(self, nodes: Sequence[fx.Node], last: fx.Node, instead: Mapping[fx.Node, Operation]) -> fx.GraphModule:
         graph, constants = fx.Graph(), nn.Module()
-        inputs = (self.place.node, *self.alive, *self._sizes)
+        inputs = (self.place.node, *self._read, *self._sizes)
         copies = {node: graph.placeholder(f"value_{index}") for index, node in enumerate(inputs)}
 
         def argument(value: Any) -> Any:
@@ -342,13 +349,13 @@ def _batch_axis(node: fx.Node, captured: Captured) -> int | None:
     return symbolic[0] if symbolic else None
 
 
-def _like(value: Any, maps: Tensor) -> Any:
+def _like(value: Tensor, maps: Tensor) -> Tensor:
     """What autocast left in a smaller type, in that of the maps."""
-    smaller = isinstance(value, Tensor) and value.is_floating_point() and value.element_size() < maps.element_size()
+    smaller = value.is_floating_point() and value.element_size() < maps.element_size()
     return value.to(maps.dtype) if smaller and maps.dtype == torch.float32 else value
 
 
-def _tile(value: Any, axis: int | None, copies: int) -> Any:
+def _tile(value: Tensor, axis: int | None, copies: int) -> Tensor:
     if axis is None or copies == 1:
         return value
     return torch.cat([value] * copies, axis)  # keeps the memory format, as repeat does not

@@ -48,15 +48,15 @@ class HookedNetwork:
         """One plain pass for each layer to get its maps, then one for each batch of copies."""
         for layer in layers:
             call = self._calls[layer.name]
-            yield Cut(layer, call.view.to_maps(self._record(call, images)), self._head(call, images))
+            yield Cut(layer, call.view.to_maps(self._record(call, images)), self._suffix(call, images))
 
-    def _head(self, call: _Call, images: Tensor) -> Callable[[Tensor], Tensor]:
-        def head(maps: Tensor) -> Tensor:
+    def _suffix(self, call: _Call, images: Tensor) -> Callable[[Tensor, Sequence[Tensor]], Tensor]:
+        def suffix(maps: Tensor, alive: Sequence[Tensor]) -> Tensor:
             copies = len(maps) // len(images)
             with _frozen(self._network), _on_output(call, lambda output: call.view.from_maps(maps, output)):
                 return self._forward(images.repeat(copies, 1, 1, 1))
 
-        return head
+        return suffix
 
     def _record(self, call: _Call, images: Tensor) -> Tensor:
         kept: list[Tensor] = []
@@ -135,7 +135,7 @@ class HookedNetwork:
         call = self._calls[name]
         maps = call.view.to_maps(self._record(call, example))
         with torch.no_grad():
-            return bool(self._head(call, example)(torch.full_like(maps, torch.nan)).isnan().any())
+            return bool(self._suffix(call, example)(torch.full_like(maps, torch.nan), ()).isnan().any())
 
 
 @contextmanager

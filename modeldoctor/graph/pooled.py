@@ -43,18 +43,12 @@ class PooledHead(NamedTuple):
     """The closed form of one cut.
 
     Attributes:
-        of: φ, of maps of R copies (R*B,K,H,W) and of what else it reads, to the same shape.
-        alive: what else it reads, with its graph.
+        pointwise: φ, of maps of R copies (R*B,K,H,W) and of what the cut has alive, to the same shape.
         weight: W, (N,K).
     """
 
-    of: Callable[[Tensor, Sequence[Tensor]], Tensor]
-    alive: Sequence[Tensor]
+    pointwise: Callable[[Tensor, Sequence[Tensor]], Tensor]
     weight: Tensor
-
-    def pointwise(self, maps: Tensor) -> Tensor:
-        """φ of maps of R copies, (R*B,K,H,W) to the same shape."""
-        return self.of(maps, self.alive)
 
     def factor(self, classes: Tensor, maps: Tensor) -> Tensor:
         """W[n,k] / HW of each image's class n, (...,B,K,1,1) for classes (...,B) and maps (R*B,K,H,W)."""

@@ -49,7 +49,7 @@ UNSTATED = {
 """Training settings where neither the configuration nor the checkpoint states one."""
 CONFIG_FILE = "config.yaml"
 _EXPLAINED = 100
-_CHANGE_NO_FIGURE = {"workers", "device"}
+_CHANGE_NO_FIGURE = {"workers", "device", "memory"}
 _RECORDED = {"optimizer": "opt", "learning_rate": "lr", "label_smoothing": "smoothing"}
 
 
@@ -79,6 +79,7 @@ def treat(
         UsageError: the diagnosis is of another checkpoint or lacks a layer, or the output is in use.
         DataError: images, groups or annotations are missing.
         StoreError: the trial to resume had other settings.
+        MemoryLimitError: `config.memory` is too small for a step, or memory ran out.
         InterruptedRunError: Ctrl-C; whole epochs are kept.
     """
     return carry_out(prepare(config, network), network, diagnosis, resume=resume, progress=progress, team=team)
@@ -173,7 +174,11 @@ def diagnosis_needed(config: TreatConfig) -> DiagnoseConfig:
     """What to diagnose so that a configuration can be treated: the constrained layers; some wrong images to report."""
     layers = {part.layers: None for part in (config.channel, config.space) if part.weight}
     return DiagnoseConfig(
-        layers=",".join(layers), max_explained=_EXPLAINED, workers=config.workers, device=config.device
+        layers=",".join(layers),
+        max_explained=_EXPLAINED,
+        workers=config.workers,
+        device=config.device,
+        memory=config.memory,
     )
 
 
@@ -259,9 +264,11 @@ def run_trial(
             stacklevel=3,
         )
     with in_eval_mode(module), _weights_given_back(module) as original:
+        example = _example(network).to(device)
         setting = Setting(
             network=module,
-            trainable=TrainableNetwork(module, _example(network).to(device), team),
+            trainable=TrainableNetwork(module, example, team),
+            example=example,
             original=original,
             splits=splits,
             annotated=np.empty(0, dtype=np.int64) if annotated is None else annotated.indices,

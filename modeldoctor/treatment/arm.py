@@ -26,15 +26,13 @@ from modeldoctor.interrupts import StopRequest
 from modeldoctor.memory import told_when_short
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import TrainingBatch, steps_per_epoch, training_batches
+from modeldoctor.treatment.copies import LESS_AT_ONCE
 from modeldoctor.treatment.optimisation import Optimisation
 from modeldoctor.treatment.parts import Part, Splits
 from modeldoctor.treatment.penalty import Penalty
 
 Progress = Callable[[str, int, int | None], None]
 _START_BATCHES = 4
-_LESS_AT_ONCE = (
-    "a smaller training.batch_size with training.accumulate, fewer noise_draws, or a layer nearer to the head"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +82,7 @@ class Setting:
     Attributes:
         network: the module whose weights are trained; in eval mode.
         trainable: its captured twin, which shares the weights.
+        example: two images (2,C,H,W) of noise, to measure with.
         original: its weights before treatment.
         splits: of the data.
         annotated: indices of annotated training images.
@@ -95,6 +94,7 @@ class Setting:
 
     network: nn.Module
     trainable: TrainableNetwork
+    example: Tensor
     original: dict[str, Tensor]
     splits: Splits
     annotated: NDArray[np.int64]
@@ -138,13 +138,13 @@ class Arm:
         if done.optimisation is not None:
             optimisation.load_state_dict(done.optimisation)
         if self.penalty:
-            with told_when_short(f"the start of {self.name}, seed {self.seed}", _LESS_AT_ONCE):
+            with told_when_short(f"the start of {self.name}, seed {self.seed}", LESS_AT_ONCE):
                 done.start = done.start or self._measure_start()
             self.penalty.start = done.start
         for epoch in range(len(done.history), self.config.training.epochs):
             if done.ended:
                 break
-            with told_when_short(f"epoch {epoch + 1} of {self.name}, seed {self.seed}", _LESS_AT_ONCE):
+            with told_when_short(f"epoch {epoch + 1} of {self.name}, seed {self.seed}", LESS_AT_ONCE):
                 self._epoch(done, optimisation, epoch)
             self._save(done)
             self.after_epoch(done.history)

@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeldoctor.attribution import Attribution
 from modeldoctor.errors import ModelDoctorWarning, UsageError
 from modeldoctor.graph import Layer, select_layers
+from modeldoctor.memory import Rows, steady_budget
 from modeldoctor.records import Diagnosis
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.arm import Arm, Progressed, Setting
 from modeldoctor.treatment.background import MOSTLY, background_shares
+from modeldoctor.treatment.copies import measure_copies, plan_copies
 from modeldoctor.treatment.history import History
 from modeldoctor.treatment.masks import random_masks
 from modeldoctor.treatment.penalty import Penalty
@@ -37,6 +40,7 @@ class Arms:
 
     def __init__(self, setting: Setting, diagnosis: Diagnosis, history: History):
         self._setting, self._diagnosis, self._history = setting, diagnosis, history
+        self._rows: dict[tuple[Layer, ...], dict[str, Rows]] = {}
 
     def run(self, config: TreatConfig) -> dict[str, list[Progressed]]:
         """One run of every arm under every seed, by arm.
@@ -86,8 +90,29 @@ class Arms:
             correlated=correlated,
             scales={layer.name: self._diagnosis[layer.name].activation_std for layer in (*channel, *space)},
             expand_px=self._expand_px(config),
+            rows=self._copies_at_once(config, channel, space),
             team=self._setting.team,
         )
+
+    def _copies_at_once(
+        self, config: TreatConfig, channel: tuple[Layer, ...], space: tuple[Layer, ...]
+    ) -> dict[str, Rows]:
+        """By layer, the same for every arm and seed; none for one with a closed form.
+
+        Raises:
+            MemoryLimitError: the memory that the configuration gives is too small for a step.
+        """
+        setting, layers = self._setting, tuple(dict.fromkeys((*channel, *space)))
+        if layers not in self._rows:
+            wanted = {Attribution(config.space.attribution): 1} if space else {}
+            wanted |= {Attribution(config.channel.attribution): 2} if channel else {}
+            setting.network.load_state_dict(setting.original)
+            found = measure_copies(setting.trainable, layers, wanted, setting.example, setting.progress)
+            setting.network.load_state_dict(setting.original)  # the passes moved BatchNorm's statistics
+            budget = config.memory or steady_budget(setting.device, setting.team.beside)
+            batch = -(-(config.training.batch_size or 1) // setting.team.size)
+            self._rows[layers] = plan_copies(*found, budget, batch, setting.device, strict=config.memory is not None)
+        return self._rows[layers]
 
     def _correlated(self, layers: tuple[Layer, ...], config: TreatConfig) -> dict[str, Tensor]:
         """By layer (N,K), the kernels that a class may depend on."""

@@ -17,6 +17,7 @@ from modeldoctor.constraints import background_cells
 from modeldoctor.data import make_loader
 from modeldoctor.graph import Layer
 from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.memory import Rows
 from modeldoctor.treatment.parts import Part
 
 MOSTLY = 0.5
@@ -48,12 +49,14 @@ def background_shares(
         batch_size: images at once.
         device: of the network.
     """
+    kind = Attribution.GRADIENT_X_ACTIVATION
     sums = {layer.name: torch.zeros(2, classes, layer.channels, dtype=torch.float64) for layer in layers}
     for batch in make_loader(train.images, annotated, batch_size=batch_size):
         masks = torch.stack([mask for mask in batch.masks or [] if mask is not None]).to(device)
         labels = batch.labels.to(device)
         for cut in trainable.eval_cuts(batch.images.to(device), layers):
-            values = attribute(cut, labels, None, Attribution.GRADIENT_X_ACTIVATION).detach()
+            found = attribute(cut, labels[None], None, {kind: 1}, Rows(len(labels), cut.layer.name))
+            values = found[kind][0].detach()
             outside = background_cells(masks, expand_px, (values.shape[2], values.shape[3]))[:, None]
             parts = torch.stack([(values * outside).sum((2, 3)), values.sum((2, 3))])
             sums[cut.layer.name].index_add_(1, batch.labels, parts.cpu().double())

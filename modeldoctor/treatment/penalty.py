@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from modeldoctor.attribution import Attribution, differentiate
+from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.constraints import (
     background_cells,
     channel_constraint,
@@ -21,6 +21,7 @@ from modeldoctor.constraints import (
 from modeldoctor.correlation import Noise
 from modeldoctor.distributed import Team
 from modeldoctor.graph import Cut, Layer
+from modeldoctor.memory import Rows
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import TrainingBatch
 
@@ -35,6 +36,7 @@ class Penalty:
         correlated: by channel layer (N,K) bool, whether Â[n,k] >= v.
         scales: activation standard deviation by layer.
         expand_px: pixels of the network's input.
+        rows: how many noise copies run at once, by layer; none for one with a closed form.
         team: processes that each hold a share of every batch; means are over the images of all.
         start: each constraint's value when treatment began, by (constraint, layer); 1 until it is measured.
     """
@@ -45,6 +47,7 @@ class Penalty:
     correlated: dict[str, Tensor]
     scales: dict[str, float]
     expand_px: int
+    rows: dict[str, Rows]
     team: Team = field(default_factory=Team)
     start: dict[tuple[str, str], float] = field(default_factory=dict)
 
@@ -68,18 +71,22 @@ class Penalty:
         annotated = int(self.team.total(batch.annotated.sum()))
         of_channel, of_space = (Attribution(one.attribution) for one in (self.config.channel, self.config.space))
         for cut in cuts:
-            name, classes = cut.layer.name, [batch.labels]
-            if cut.layer not in self.channel_layers and not annotated:
-                continue
+            name, classes, wanted = cut.layer.name, [batch.labels], dict[Attribution, int]()
+            if cut.layer in self.space_layers and annotated:
+                wanted[of_space] = 1
             if cut.layer in self.channel_layers:
                 classes.append(runner_up(logits, batch.labels))
-            found = differentiate(cut, torch.stack(classes), self._noise(cut, batch.keys, seed))
+                wanted[of_channel] = 2
+            if not wanted:
+                continue
+            noise = self._noise(cut, batch.keys, seed)
+            found = attribute(cut, torch.stack(classes), noise, wanted, self.rows.get(name, Rows(batch.whole, name)))
             if cut.layer in self.channel_layers:
-                own, second = found.attribution(of_channel)
+                own, second = found[of_channel]
                 correlated = self.correlated[name].to(own.device)[batch.labels]
                 terms["channel", name] = channel_constraint(own, second, correlated).sum() / batch.whole
             if cut.layer in self.space_layers and annotated:
-                (own,) = found.attribution(of_space, classes=1)
+                own = found[of_space][0]
                 height, width = own.shape[-2:]
                 background = background_cells(batch.masks, self.expand_px, (height, width))
                 outside = space_constraint(own, background, of_space)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import timm
 import torch
 import torchvision
-from networks import Branched, DataDependent, Pooled, randomised
+from networks import Branched, DataDependent, Pooled, randomised, small_densenet, small_swin
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,14 +33,14 @@ def image_model(name: str, **options: object) -> Callable[[], nn.Module]:
 # name: how to build it, pixels, the layer that `last` must name, and its kernels
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int, str, int]] = {
     "torchvision resnet18": (vision("resnet18"), 64, "layer4.1.conv2", 512),
-    "torchvision densenet121": (vision("densenet121"), 64, "features.denseblock4", 1024),
+    "torchvision densenet": (partial(small_densenet, 7), 64, "features.denseblock4", 38),
     "torchvision googlenet": (vision("googlenet", init_weights=False, aux_logits=False), 64, "inception5b", 1024),
     "torchvision squeezenet": (vision("squeezenet1_1"), 64, "features.12", 512),
     "torchvision mobilenet_v2": (vision("mobilenet_v2"), 64, "features.18.0", 1280),
     "torchvision shufflenet": (vision("shufflenet_v2_x0_5"), 64, "conv5.0", 1024),
-    "torchvision swin": (vision("swin_t"), 64, "features.7.1", 768),
+    "torchvision swin": (partial(small_swin, 7), 64, "features.7.1", 192),
     "timm resnet10t": (image_model("resnet10t"), 64, "layer4.0.conv2", 512),
-    "timm seresnet50": (image_model("seresnet50"), 64, "layer4.2.conv3", 2048),
+    "timm seresnet50": (image_model("seresnet50", layers=(1, 2, 2, 2)), 64, "layer4.1.conv3", 2048),
     "timm mobilenetv3": (image_model("mobilenetv3_small_050"), 64, "blocks.5.0.conv", 288),
     "timm convnext": (image_model("convnext_atto"), 64, "stages.3.blocks.1", 320),
     "timm efficientnetv2": (image_model("tf_efficientnetv2_b0"), 64, "conv_head", 1280),

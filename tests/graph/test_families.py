@@ -20,6 +20,7 @@ from modeldoctor.constraints import channel_constraint, runner_up, space_constra
 from modeldoctor.graph import CutNetwork, HookedNetwork, select_layers
 from modeldoctor.graph.capture import capture
 from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.memory import Rows
 
 Make = Callable[[], nn.Module]
 
@@ -93,15 +94,14 @@ def as_maps(output: Tensor, kernels: int, height: int) -> Tensor:
 def check_constraints(network: nn.Module, trainable: TrainableNetwork, images: Tensor) -> None:
     labels = torch.tensor([0, 1])
     logits, (cut,) = trainable.training_pass(images, select_layers(trainable.layers, "last"))
-    own, second = attribute(
-        cut, torch.stack([labels, runner_up(logits, labels)]), None, Attribution.GRADIENT_X_ACTIVATION
-    )
+    kind, classes = Attribution.GRADIENT_X_ACTIVATION, torch.stack([labels, runner_up(logits, labels)])
+    own, second = attribute(cut, classes, None, {kind: 2}, Rows(2))[kind]
     correlated = torch.zeros(2, cut.maps.shape[1], dtype=torch.bool)
     background = torch.ones(2, *cut.maps.shape[-2:])
     background[:, 0, 0] = 0
     for penalty in (
         channel_constraint(own, second, correlated),
-        space_constraint(own, background, Attribution.GRADIENT_X_ACTIVATION),
+        space_constraint(own, background, kind),
     ):
         assert penalty.shape == (2,)
         gradients = torch.autograd.grad(penalty.sum(), list(network.parameters()), allow_unused=True, retain_graph=True)

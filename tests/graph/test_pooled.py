@@ -8,9 +8,10 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import Branched, Dense, randomised
+from networks import Branched, Dense, randomised, small_densenet
 from torch import Tensor, nn
 
+from modeldoctor import attribution
 from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import Cut, CutNetwork, open_network, select_layers
@@ -19,7 +20,7 @@ from modeldoctor.memory import Rows
 
 POOLED: dict[str, Callable[[], nn.Module]] = {
     "a residual behind it": lambda: torchvision.models.resnet18(num_classes=5),
-    "a whole block": lambda: torchvision.models.densenet121(num_classes=5),
+    "a whole block": lambda: small_densenet(5),
     "an activation that is not piecewise linear": lambda: timm.create_model("tf_efficientnetv2_b0", num_classes=5),
 }
 GENERAL: dict[str, Callable[[], nn.Module]] = {
@@ -52,9 +53,12 @@ def test_the_closed_form_gives_the_correlations_of_the_general_path(name: str) -
         assert wanted.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", POOLED)
-@pytest.mark.parametrize("attribution", list(Attribution))
-def test_the_closed_form_gives_the_constraints_and_their_gradients(name: str, attribution: Attribution) -> None:
+@pytest.mark.parametrize(("name", "at_once"), [*((name, 2**22) for name in POOLED), ("a residual behind it", 1)])
+@pytest.mark.parametrize("kind", list(Attribution))
+def test_the_closed_form_gives_the_constraints_and_their_gradients(
+    name: str, kind: Attribution, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(attribution._AT_ONCE, "cpu", at_once)
     network, images = setting(POOLED[name])
     trainable = TrainableNetwork(network, images)
     state = {key: value.clone() for key, value in network.state_dict().items()}
@@ -65,7 +69,8 @@ def test_the_closed_form_gives_the_constraints_and_their_gradients(name: str, at
         _, (cut,) = trainable.training_pass(images, select_layers(trainable.layers, "last"))
         one: Cut = cut if closed else cut._replace(pooled=None)
         noise = Noise(seed=0, delta=0.5).draw("a", range(3), range(2), cut.maps)
-        values = attribute(one, torch.stack([LABELS, (LABELS + 1) % 5]), noise, attribution)
+        classes = torch.stack([LABELS, (LABELS + 1) % 5])
+        values = attribute(one, classes, noise, {kind: 2}, Rows(6))[kind]
         (values * torch.linspace(0, 1, values.shape[-1])).sum().backward()
         results.append([values.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
     assert len(results[0]) == len(results[1]) > 1

@@ -9,13 +9,14 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import Branched, Pooled, randomised
+from networks import Branched, Pooled, randomised, small_densenet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.memory import Rows
 
 
 class Scaled(nn.Module):
@@ -104,7 +105,7 @@ def test_modes_are_given_back_when_capturing_fails() -> None:
 @pytest.mark.parametrize("name", ["pooled", "branched", "resnet", "densenet", "vit"])
 def test_under_autocast_what_is_differentiated_twice_is_in_float32(name: str) -> None:
     made = {
-        "densenet": lambda: torchvision.models.densenet121(num_classes=4),
+        "densenet": lambda: small_densenet(4),
         "vit": lambda: timm.create_model("test_vit", num_classes=4, img_size=32, patch_size=8),
         **NETWORKS,
     }[name]
@@ -118,8 +119,8 @@ def test_under_autocast_what_is_differentiated_twice_is_in_float32(name: str) ->
     with torch.autocast("cpu", torch.bfloat16):
         logits, (cut,) = trainable.training_pass(images, layers)
     assert cut.maps.dtype == torch.float32
-    labels = torch.tensor([0, 1, 2, 3])
-    one, other = (attribute(each, labels, None, Attribution.GRADIENT_X_ACTIVATION) for each in (plain, cut))
+    labels, kind = torch.tensor([0, 1, 2, 3]), Attribution.GRADIENT_X_ACTIVATION
+    one, other = (attribute(each, labels[None], None, {kind: 1}, Rows(4))[kind] for each in (plain, cut))
     assert other.dtype == torch.float32
     assert (one - other).norm() < 0.3 * one.norm()  # bfloat16 has 8 bits, and there are up to 121 layers of it
     (F.cross_entropy(logits.float(), labels) + other.mean()).backward()

@@ -224,6 +224,21 @@ def test_running_out_of_memory_says_what_takes_less(
     assert (tmp_path / "run" / "arms" / "treat-0.pt").exists()
 
 
+def test_a_trial_that_was_given_too_little_memory_goes_on_with_more(case: Case, tmp_path: Path) -> None:
+    layer = "layer3.0.conv1"  # without a closed form
+    brief = DiagnoseConfig(layers=layer, min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=0)
+    diagnosis = diagnose(case.network, case.folder / "data", config=brief)
+
+    def config(memory: int) -> TreatConfig:
+        changes = {"channel": {"weight": 1.0, "layers": layer}, "space": {"weight": 0.0}, "memory": memory}
+        return case.config(tmp_path / "run", training={"epochs": 1, "batch_size": 16}, **changes)
+
+    with pytest.raises(MemoryLimitError, match=rf"2 MiB[\s\S]*one copy of 16 images behind {layer}[\s\S]*batch_size"):
+        treat(config(2**21), case.network, diagnosis)
+    trial = treat(config(2**30), case.network, diagnosis, resume=True)
+    assert {arm.arm for arm in trial.arms} == {"original", "treat", "continue"}
+
+
 def test_a_diagnosis_of_another_checkpoint_or_without_the_layer_is_refused(case: Case, tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeldoctor.demo import DemoResult, run_demo
+from modeldoctor.demo import DemoPlan, DemoResult, run_demo
+from modeldoctor.demo.drawing import ImageSetPlan
 from modeldoctor.store import read_diagnosis
 from modeldoctor.treat_config import load_treat_config
 from modeldoctor.treatment import treat
@@ -18,7 +19,8 @@ from modeldoctor.zoo import load_model
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    return run_demo(tmp_path_factory.mktemp("trial") / "demo")
+    plan = DemoPlan(images=ImageSetPlan(edge=48, train=160, val=60, test=40))
+    return run_demo(tmp_path_factory.mktemp("trial") / "demo", plan=plan)
 
 
 def test_a_treatment_of_misleading_backgrounds_is_called_improved(demo: DemoResult) -> None:
