@@ -23,13 +23,14 @@ from modeldoctor.data.masks import PLAN_FILE
 from modeldoctor.data.pictures import PictureFiles
 from modeldoctor.diagnosis.assemble import warn_of_predictions
 from modeldoctor.diagnosis.chunks import Chunks
-from modeldoctor.diagnosis.passes import Progress, Run, predict
+from modeldoctor.diagnosis.passes import Run, predict
 from modeldoctor.diagnosis.setup import splits_to_use, take_apart
 from modeldoctor.diagnosis.state import RunState
 from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError
 from modeldoctor.files import check_writable, written_aside
 from modeldoctor.graph import select_layers
 from modeldoctor.interrupts import graceful_stop
+from modeldoctor.progress import Progress, silent
 from modeldoctor.setting import AnySet, in_eval_mode, in_network_classes, resolve_device
 from modeldoctor.zoo import Network
 
@@ -117,7 +118,7 @@ def annotate(
     """
     config, output = config or DiagnoseConfig(), Path(output)
     _check_request(data, output, per_class)
-    progress = progress or (lambda stage, done, total: None)
+    progress = progress or silent
     if isinstance(data, str | Path):
         data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
     splits, classes = in_network_classes(network, data)

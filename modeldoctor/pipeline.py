@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from modeldoctor import treatment
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.distributed import Team
+from modeldoctor.progress import Progress
 from modeldoctor.records import Diagnosis
 from modeldoctor.store import read_diagnosis
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.trial_records import Trial
 from modeldoctor.zoo import Network, load_model
-
-Progress = Callable[[str, int, int | None], None]
 
 
 def load_and_treat(

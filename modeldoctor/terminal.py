@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
 from modeldoctor.errors import ExitCode, ModelDoctorWarning
+from modeldoctor.progress import Progress
 
 out = Console()
 err = Console(stderr=True)
 
-_Show = Callable[[str, int, int | None], None]
 _LINE_EVERY_S = 30.0
 
 
 @contextmanager
-def shown_progress() -> Iterator[_Show]:
+def shown_progress() -> Iterator[Progress]:
     """A bar on stderr for each stage, or lines in a log; figures behind " · " in a stage's text change with it."""
     if not err.is_terminal:
         yield _lines()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err) as bars:
+    with Bars(*columns, console=err) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int | None) -> None:
@@ -39,7 +40,7 @@ def shown_progress() -> Iterator[_Show]:
         yield show
 
 
-def _lines() -> _Show:
+def _lines() -> Progress:
     """Where no bar can move: a line for each stage that is done, and now and then one on the way."""
     said, ended = time.monotonic(), set[str]()
 

@@ -5,7 +5,7 @@ Shapes: S images, B images a batch, C channels, H x W pixels, N classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from modeldoctor.config import Preprocessing
 from modeldoctor.data import ImageSet, StreamSet, make_loader
-
-Progress = Callable[[str, int, int], None]
+from modeldoctor.progress import Progress
 
 
 class Recipe(TypedDict):

@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory": {"errors"},
     "distributed": {"errors"},
     "interrupts": {"errors"},
+    "progress": set(),
     "checkpoint": {"errors", "files", "checkpoint_file", "checkpoint_metadata"},
     "checkpoint_file": {"errors", "files", "checkpoint_metadata"},
     "checkpoint_metadata": {"errors"},
@@ -33,13 +34,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "setting": {"errors", "data", "zoo"},
     "diagnosis": {
         "errors", "config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records", "explain", "store",
-        "setting", "maps", "memory", "distributed",
+        "setting", "maps", "memory", "distributed", "progress",
     },
     # The design's rule: a treatment is handed a diagnosis and never makes one.
     "treatment": {
         "errors", "config", "treat_config", "files", "interrupts", "zoo", "data", "graph", "correlation", "records",
         "attribution", "constraints", "checkpoint", "checkpoint_write", "distributed", "evaluate", "trial_records",
-        "trial_maps", "setting", "maps", "memory",
+        "trial_maps", "setting", "maps", "memory", "progress",
     },
     "attribution": {"graph", "memory"},
     "constraints": {"attribution"},
@@ -47,20 +48,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trial_records": {"errors", "files"},
     "trial_maps": {"errors", "files", "records"},
     "evaluate": {"errors", "records", "trial_records"},
-    "annotate": {"errors", "config", "files", "interrupts", "data", "diagnosis", "graph", "zoo", "setting"},
+    "annotate": {"errors", "progress", "config", "files", "interrupts", "data", "diagnosis", "graph", "zoo", "setting"},
     "store": {"errors", "files", "records"},
-    "terminal": {"errors"},
+    "terminal": {"errors", "progress"},
     "summary": {"files", "records"},
     "report": {"errors", "files", "records", "store", "summary", "trial_records", "trial_maps", "evaluate"},
     "screen": {"graph", "trial_records"},
-    "training": {"config", "data"},
+    "training": {"config", "data", "progress"},
     "pipeline": {
         "errors", "config", "treat_config", "zoo", "diagnosis", "distributed", "records", "store", "treatment",
-        "trial_records",
+        "trial_records", "progress",
     },
     "demo": {
         "errors", "config", "treat_config", "files", "records", "data", "diagnosis", "treatment", "trial_records",
-        "zoo", "training", "report",
+        "zoo", "training", "report", "progress",
     },
 }  # fmt: skip
 # Imports for the sake of types alone.
@@ -81,6 +82,7 @@ TESTED_ELSEWHERE = {
     "attribution": "test_constraints.py",
     "trial_records": "test_evaluate.py",
     "setting": "test_diagnosis.py",
+    "progress": "test_terminal.py",
 }
 # What may speak to the terminal or end the process, and where.
 CLI_ALONE = {"print", "typer", "sys.exit"}

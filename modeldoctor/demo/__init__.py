@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from modeldoctor.demo.drawing import ImageSetPlan, draw_image_set
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import UsageError
 from modeldoctor.files import written_aside
+from modeldoctor.progress import Progress
 from modeldoctor.records import Diagnosis
 from modeldoctor.report import make_report
 from modeldoctor.training import Recipe, classifier_checkpoint, fit_classifier, load_all
@@ -25,8 +25,6 @@ from modeldoctor.trial_records import Metric, Trial
 from modeldoctor.zoo import load_model
 
 __all__ = ["DemoPlan", "DemoResult", "run_demo"]
-
-Progress = Callable[[str, int, int | None], None]
 
 _MARKER = ".modeldoctor-demo"
 _FILES = (

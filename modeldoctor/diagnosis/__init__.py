@@ -20,7 +20,7 @@ from modeldoctor.diagnosis.assemble import (
     warn_of_predictions,
 )
 from modeldoctor.diagnosis.attack import adversarial, attack
-from modeldoctor.diagnosis.passes import Progress, Run, correlate, examine, measure_scales, predict
+from modeldoctor.diagnosis.passes import Run, correlate, examine, measure_scales, predict
 from modeldoctor.diagnosis.setup import (
     command_line,
     example_of,
@@ -35,6 +35,7 @@ from modeldoctor.explain import Probe
 from modeldoctor.files import check_writable
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.interrupts import graceful_stop
+from modeldoctor.progress import Progress, silent
 from modeldoctor.records import Diagnosis
 from modeldoctor.setting import AnySet, in_eval_mode, in_network_classes, recorded_warnings, resolve_device
 from modeldoctor.store import write_diagnosis
@@ -107,7 +108,7 @@ def diagnose(
             device=device,
             state=state,
             state_path=state_path,
-            progress=progress or (lambda stage, done, total: None),
+            progress=progress or silent,
             stop=stop,
             chunks=open_chunks(layered, layers, example_of(network, device), config, state, team),
             team=team,

@@ -6,7 +6,7 @@ Shapes: B images, C input channels, K channels, H x W positions, N classes, S sa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain
@@ -28,9 +28,9 @@ from modeldoctor.errors import DataError, InterruptedRunError
 from modeldoctor.explain import Probe, gather_evidence
 from modeldoctor.graph import Layer, LayeredNetwork
 from modeldoctor.interrupts import StopRequest
+from modeldoctor.progress import Progress
 from modeldoctor.setting import AnySet
 
-Progress = Callable[[str, int, int | None], None]
 _SAVE_EVERY_S = 30.0
 _SCALE_IMAGES = 256
 

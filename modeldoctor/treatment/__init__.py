@@ -26,10 +26,11 @@ from modeldoctor.errors import DataError, ModelDoctorWarning, StoreError, UsageE
 from modeldoctor.files import written_aside
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.interrupts import StopRequest, graceful_stop
+from modeldoctor.progress import Progress, silent
 from modeldoctor.records import Diagnosis
 from modeldoctor.setting import in_eval_mode, in_network_classes, resolve_device
 from modeldoctor.treat_config import TrainingConfig, TreatConfig
-from modeldoctor.treatment.arm import Progress, Setting, copied
+from modeldoctor.treatment.arm import Setting, copied
 from modeldoctor.treatment.arms import Arms
 from modeldoctor.treatment.history import History
 from modeldoctor.treatment.judgement import judge, write_treated
@@ -142,7 +143,7 @@ def carry_out(
     team.share(None)
     with graceful_stop(patient=team.size > 1) as stop:
         trial, weights = run_trial(
-            network, prepared.splits, diagnosis, config, progress=progress or (lambda stage, done, total: None),
+            network, prepared.splits, diagnosis, config, progress=progress or silent,
             stop=stop, team=team,
         )  # fmt: skip
     if not team.first:

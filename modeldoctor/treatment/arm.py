@@ -24,6 +24,7 @@ from modeldoctor.files import written_aside
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.interrupts import StopRequest
 from modeldoctor.memory import told_when_short
+from modeldoctor.progress import Progress
 from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import TrainingBatch, steps_per_epoch, training_batches
 from modeldoctor.treatment.copies import LESS_AT_ONCE
@@ -31,7 +32,6 @@ from modeldoctor.treatment.optimisation import Optimisation
 from modeldoctor.treatment.parts import Part, Splits
 from modeldoctor.treatment.penalty import Penalty
 
-Progress = Callable[[str, int, int | None], None]
 _START_BATCHES = 4
 
 

@@ -5,7 +5,7 @@ Shapes: B images, R copies, J noise draws, C input channels, K channels, H x W p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from modeldoctor.errors import MemoryLimitError
 from modeldoctor.graph import Cut, Layer
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.memory import UNSEEN, PeakMeter, Rows, peak_meter
+from modeldoctor.progress import Progress, silent
 
 LESS_AT_ONCE = (
     "a smaller training.batch_size with training.accumulate, fewer noise_draws, or a layer nearer to the head"
@@ -43,7 +44,7 @@ def measure_copies(
     layers: Sequence[Layer],
     wanted: dict[Attribution, int],
     images: Tensor,
-    progress: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Cost], float]:
     """What copies cost behind each layer, and what an image's training pass keeps, by doing each once.
 
