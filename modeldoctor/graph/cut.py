@@ -17,6 +17,7 @@ from modeldoctor.errors import GraphError
 from modeldoctor.graph.capture import Captured, Place, concrete, node_macs, suffix_nodes
 from modeldoctor.graph.frozen import Frozen, Operation, in_place
 from modeldoctor.graph.layers import Layer
+from modeldoctor.graph.piecewise import without_second_derivatives
 from modeldoctor.graph.pooled import PooledHead, find_pooled_head
 
 Execute = Callable[[Any, Any, Any], Any]
@@ -267,7 +268,7 @@ class _Suffix:
         self.alive = [*([place.node] if place.view.prefix else []), *self._read]
         self._batch_axes = [_batch_axis(node, captured) for node in self.alive]
         self.ready = max((place.node, *self.alive), key=order.__getitem__)
-        operations = frozen.operations(nodes, ()) if frozen else {}
+        operations = frozen.operations(nodes, ()) if frozen else without_second_derivatives(nodes)
         self._module = self._build(nodes, captured.logits, operations)
         self._pooled = find_pooled_head(place, nodes, captured)
         if self._pooled:
