@@ -17,6 +17,7 @@ from torch.export.graph_signature import InputKind
 from torch.nn import functional
 
 from modeldoctor.errors import GraphError
+from modeldoctor.graph.attention import attend, attend_from_tokens, attend_macs
 from modeldoctor.graph.layers import FEATURES, MapsView, match_module, patch_grid, view_of
 from modeldoctor.graph.tokens import drop_unread_tokens
 
@@ -99,6 +100,7 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
     symbol = batch.node.expr
     places = _places(graph, image, logits, network)
     narrowed = drop_unread_tokens(graph, {place.node: place.view.prefix for place in places})
+    attend_from_tokens(graph, lambda value: concrete([value], symbol, 2)[0], {place.node for place in places})
     return Captured(
         graph=graph,
         state=state,
@@ -145,6 +147,8 @@ def node_macs(node: fx.Node, symbol: Any) -> int:
     if node.target is aten.scaled_dot_product_attention.default:
         query, key = size(0), size(1)
         return prod(query) * key[-2] + outputs * key[-2]
+    if node.target is attend:
+        return attend_macs(size(0), size(1), size(3))
     return 0
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from modeldoctor.graph.editing import call, erase_unread, infer
+
 aten = torch.ops.aten
 
 _ALIKE = (
@@ -53,6 +55,7 @@ def drop_unread_tokens(graph: fx.Graph, whole: Mapping[fx.Node, int]) -> set[fx.
     Returns:
         The narrowed nodes.
     """
+    _keep_tokens_apart(graph)
     found: dict[fx.Node, Tokens] = {}
     for node in reversed(graph.nodes):
         rows = _read(node, found)
@@ -66,6 +69,23 @@ def drop_unread_tokens(graph: fx.Graph, whole: Mapping[fx.Node, int]) -> set[fx.
         elif (picked := picks.get(node)) is not None:
             _shift(node, picked, found)
     return set(found)
+
+
+def _keep_tokens_apart(graph: fx.Graph) -> None:
+    """Where images and tokens are folded into one dimension for a linear operation alone, do not fold them."""
+    for node in graph.find_nodes(op="call_function", target=aten.reshape.default):
+        linear = node.args[0]
+        folded = linear.args[0] if linear.target is aten.linear.default and len(linear.users) == 1 else None
+        if folded is None or folded.target is not aten.reshape.default or len(folded.users) > 1:
+            continue
+        features, *others = (one.meta["val"].shape[-1] for one in (folded, linear, node))
+        if others[0] != others[1]:
+            continue
+        with graph.inserting_before(node):
+            sizes = [*node.args[1][:-1], features]
+            apart = call(graph, aten.reshape.default, folded.args[0], sizes)
+        node.target, node.args = linear.target, (apart, *linear.args[1:])
+        erase_unread(graph, linear)
 
 
 def _read(node: fx.Node, found: Mapping[fx.Node, Tokens]) -> Tokens | None:
@@ -163,14 +183,13 @@ def _narrow(graph: fx.Graph, node: fx.Node, needs: Mapping[int, Tokens], found: 
         if wanted != found.get(source):
             with graph.inserting_before(node):
                 bounds = (wanted.axis, wanted.start - start, wanted.stop - start)
-                args[index] = part = graph.call_function(aten.slice.Tensor, (source, *bounds))
-            _infer(part)
+                args[index] = call(graph, aten.slice.Tensor, source, *bounds)
     if node.target is aten.reshape.default:
         sizes: list[Any] = list(args[1])  # type: ignore[arg-type]
         sizes[rows.axis] = rows.stop - rows.start
         args[1] = sizes
     node.args = tuple(args)
-    _infer(node)
+    infer(node)
 
 
 def _shift(node: fx.Node, picked: Tokens, found: Mapping[fx.Node, Tokens]) -> None:
@@ -178,11 +197,3 @@ def _shift(node: fx.Node, picked: Tokens, found: Mapping[fx.Node, Tokens]) -> No
     start = picked.start - found[node.args[0]].start  # type: ignore[index]
     single = node.target is aten.select.int
     node.args = (node.args[0], picked.axis, start, *(() if single else (start + picked.stop - picked.start,)))
-
-
-def _infer(node: fx.Node) -> None:
-    """The shape of a node's value, from those of its arguments."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["val"])
-    mode = node.all_input_nodes[0].meta["val"].fake_mode
-    with mode:
-        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
