@@ -96,6 +96,8 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
             node.target = aten.reshape.default
         elif node.target is aten.hardsigmoid.default:
             node.target = hard_sigmoid
+        elif node.target is aten.copy.default:
+            node.target = overwrite
     logits, *auxiliary = _logits(graph)
     symbol = batch.node.expr
     places = _places(graph, image, logits, network)
@@ -155,6 +157,11 @@ def node_macs(node: fx.Node, symbol: Any) -> int:
 def hard_sigmoid(x: Tensor) -> Tensor:
     """PyTorch's own has no second derivative."""
     return functional.relu6(x + 3) / 6
+
+
+def overwrite(value: Tensor, source: Tensor) -> Tensor:
+    """What `value.copy_(source)` leaves; PyTorch's own for graphs has no derivative."""
+    return source.to(value.dtype).expand_as(value)
 
 
 def _first_line(error: Exception) -> str:

@@ -126,6 +126,32 @@ def test_maps_are_those_before_an_in_place_activation() -> None:
     assert (one.maps < 0).any()
 
 
+class Overwriting(nn.Module):
+    """Writes into part of a tensor behind its convolution, from another type; MViT adds positions to attention so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def suffix(self, maps: Tensor) -> Tensor:
+        written = maps.sin()
+        written[:, 1:, ::2] += maps[:, :1, ::2].square()
+        written[:, 0, 0] = maps[:, 3].float().mean((1, 2))[:, None]
+        return self.fc(written.mean((2, 3)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.suffix(self.conv(images))
+
+
+def test_what_is_written_into_part_of_a_tensor_has_derivatives() -> None:
+    network, images = randomised(Overwriting()).double(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    cut = CutNetwork(capture(network, images))
+    (one,) = cut.cuts(images, [layer for layer in cut.layers if layer.name == "conv"])
+    mine, wanted = (torch.autograd.functional.jacobian(head, one.maps) for head in (one.head, network.suffix))
+    torch.testing.assert_close(mine, wanted)
+    assert wanted.count_nonzero() > wanted[0].numel() / 2
+
+
 class CountConvolutions(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
