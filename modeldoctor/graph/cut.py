@@ -216,7 +216,7 @@ class CutNetwork:
     def _reaching(self, places: Sequence[Place]) -> list[Place]:
         """Without the blocks behind the last whose maps reach the logits: a ViT's last hands on its class token."""
         end = len(places)
-        while end and places[end - 1].kind != "conv" and not self._reaches(places[end - 1]):
+        while end and not self._reaches(places[end - 1]):
             end -= 1
         return list(places[:end])
 

@@ -89,7 +89,9 @@ MODULE_LAYERS: tuple[ModuleLayer, ...] = (
     ModuleLayer("token-block", "tokens", ("timm.models.eva.*Block", "timm.models.beit.*Block")),
     ModuleLayer("token-block", "tokens", ("timm.models.mlp_mixer.*Block", "timm.models.cait.LayerScaleBlock")),
     ModuleLayer("token-block", "tokens", ("timm.models.xcit.XCABlock", "timm.models.convit.Block")),
-    ModuleLayer("token-block", "tokens", ("timm.models.pvt_v2.Block", "timm.models.twins.Block")),
+    ModuleLayer(
+        "token-block", "tokens", ("timm.models.pvt_v2.Block", "timm.models.twins.Block", "timm.models.tnt.Block")
+    ),
     ModuleLayer("attention-block", "channels_last", ("*.gcvit.GlobalContextVitBlock", "*.sequencer.Sequencer2dBlock")),
     ModuleLayer("attention-block", "channels_last", ("*.volo.Transformer", "*.volo.Outlooker", "*.TinyVitBlock")),
     ModuleLayer("attention-block", "maps", ("*.davit.SpatialBlock", "*.davit.ChannelBlock")),
@@ -145,6 +147,12 @@ def select_layers(layers: Sequence[Layer], selection: str) -> tuple[Layer, ...]:
     Raises:
         UsageError: nothing matches; the nearest names are in the hint.
     """
+    if not layers:
+        raise UsageError(
+            "the network has no layer that can be measured",
+            where="--layers",
+            expected="a 2-D convolution over the image, or a block that is known to hand on maps or tokens",
+        )
     parts = [part.strip() for part in selection.split(",") if part.strip()]
     chosen = {layer.name for part in parts or [""] for layer in _named(layers, part)}
     return tuple(layer for layer in layers if layer.name in chosen)

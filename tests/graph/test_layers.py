@@ -142,3 +142,9 @@ def test_prefix_tokens_are_counted(
 def test_the_layer_table(type_name: str, kind: str | None) -> None:
     row = match_module(type_name)
     assert (row.kind if row else None) == kind
+
+
+def test_a_network_without_layers_is_refused() -> None:
+    for selection in ("last", "all", "stages", "features", "a*"):
+        with pytest.raises(UsageError, match="no layer that can be measured"):
+            select_layers((), selection)
