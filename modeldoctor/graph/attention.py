@@ -2,7 +2,7 @@
 
 Where the class token alone is read, the keys and values of all tokens are most of what is left of the last block. Each
 is a projection of the token that is read once a head; with the projection on the side of the queries it is made once a
-query instead. What is added to keys alike, their bias, does not change where a query attends to.
+query instead.
 
 Shapes: B images, T tokens, D features, O projected features, H heads, Q queries, E features of a head.
 """
@@ -65,6 +65,7 @@ def attend(
     query: Tensor,
     tokens: Tensor,
     key_weight: Tensor,
+    key_bias: Tensor | None,
     value_weight: Tensor,
     value_bias: Tensor | None,
     mask: Tensor | None,
@@ -76,6 +77,7 @@ def attend(
         query: (B,H,Q,E).
         tokens: (B,T,D).
         key_weight: (H,E,D).
+        key_bias: (H,1,E); it moves all scores of a query alike, so only its gradient, a zero, is of use.
         value_weight: (H,F,D).
         value_bias: (H,1,F).
         mask: broadcast to (B,H,Q,T) and added.
@@ -84,8 +86,10 @@ def attend(
     Returns:
         (B,H,Q,F).
     """
-    asked = torch.einsum("bhqe,hed->bhqd", query * scale, key_weight)
+    query = query * scale
+    asked = torch.einsum("bhqe,hed->bhqd", query, key_weight)
     scores = (asked.flatten(1, 2) @ tokens.mT).unflatten(1, asked.shape[1:3])
+    scores = scores if key_bias is None else scores + (query * key_bias).sum(-1, keepdim=True)
     weights = (scores if mask is None else scores + mask).softmax(-1)
     mixed = (weights.flatten(1, 2) @ tokens).unflatten(1, asked.shape[1:3])
     found = torch.einsum("bhqd,hfd->bhqf", mixed, value_weight)
@@ -139,10 +143,8 @@ def _rewrite(graph: fx.Graph, node: fx.Node, size: Callable[[Any], int], kept: s
             query = _project(graph, asking, query)
         if keys.token_axis == 0:
             tokens = call(graph, aten.transpose.int, tokens, 0, 1)
-        (key_weight,) = _by_head(graph, keys, key, _nodes(keys.linear.args)[1:2])
-        value_weight, *biases = _by_head(graph, values, value, _nodes(values.linear.args)[1:])
-        bias = call(graph, aten.unsqueeze.default, biases[0], 1) if biases else None
-        instead = call(graph, attend, query, tokens, key_weight, value_weight, bias, masks[0] if masks else None, scale)
+        parameters = (*_by_head(graph, keys, key), *_by_head(graph, values, value))
+        instead = call(graph, attend, query, tokens, *parameters, masks[0] if masks else None, scale)
     node.replace_all_uses_with(instead)
     erase_unread(graph, node, kept)
 
@@ -175,22 +177,26 @@ def _projected(node: fx.Node, size: Callable[[Any], int]) -> Projected | None:
 def _project(graph: fx.Graph, asking: Projected, query: fx.Node) -> fx.Node:
     """The queries alone, (B,H,Q,E)."""
     _, heads, number, features = query.meta["val"].shape
-    tokens, *parameters = _nodes(asking.linear.args)
-    stop = asking.rows + heads * features
+    tokens = asking.linear.args[0]
     tokens = call(graph, aten.slice.Tensor, tokens, asking.token_axis, asking.start, asking.start + number)
-    own = [call(graph, aten.slice.Tensor, one, 0, asking.rows, stop) for one in parameters]
-    found = call(graph, aten.linear.default, tokens, *own)
+    found = call(graph, aten.linear.default, tokens, *_own_rows(graph, asking, heads * features))
     if asking.token_axis == 0:
         found = call(graph, aten.transpose.int, found, 0, 1)
     return call(graph, aten.transpose.int, call(graph, aten.unflatten.int, found, 2, [heads, features]), 1, 2)
 
 
-def _by_head(graph: fx.Graph, of: Projected, value: fx.Node, parameters: Iterable[fx.Node]) -> list[fx.Node]:
-    """Of a projection's weight (O,D) the part (H,E,D), of its bias (O,) the part (H,E)."""
+def _by_head(graph: fx.Graph, of: Projected, value: fx.Node) -> tuple[fx.Node, fx.Node | None]:
+    """Of a projection's weight (O,D) the part (H,E,D), of its bias (O,), if there is one, the part (H,1,E)."""
     _, heads, _, features = value.meta["val"].shape
-    stop = of.rows + heads * features
-    own = [call(graph, aten.slice.Tensor, one, 0, of.rows, stop) for one in parameters]
-    return [call(graph, aten.unflatten.int, one, 0, [heads, features]) for one in own]
+    own = _own_rows(graph, of, heads * features)
+    weight, *bias = (call(graph, aten.unflatten.int, one, 0, [heads, features]) for one in own)
+    return weight, call(graph, aten.unsqueeze.default, bias[0], 1) if bias else None
+
+
+def _own_rows(graph: fx.Graph, of: Projected, number: int) -> list[fx.Node]:
+    """Its rows of the projection's weight and bias."""
+    stop = of.rows + number
+    return [call(graph, aten.slice.Tensor, one, 0, of.rows, stop) for one in _nodes(of.linear.args)[1:]]
 
 
 def _nodes(arguments: Iterable[Any]) -> list[fx.Node]:

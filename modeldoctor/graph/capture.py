@@ -150,7 +150,7 @@ def node_macs(node: fx.Node, symbol: Any) -> int:
         query, key = size(0), size(1)
         return prod(query) * key[-2] + outputs * key[-2]
     if node.target is attend:
-        return attend_macs(size(0), size(1), size(3))
+        return attend_macs(size(0), size(1), size(4))
     return 0
 
 
