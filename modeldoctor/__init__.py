@@ -14,14 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modeldoctor.config import DiagnoseConfig
+    from modeldoctor.config.diagnose import DiagnoseConfig
+    from modeldoctor.config.treat import TreatConfig
     from modeldoctor.diagnosis import diagnose, list_layers
-    from modeldoctor.pipeline import load_and_treat
-    from modeldoctor.records import Diagnosis
     from modeldoctor.report import make_report
-    from modeldoctor.store import read_diagnosis, write_diagnosis
-    from modeldoctor.treat_config import TreatConfig
-    from modeldoctor.trial_records import Trial, read_trial
+    from modeldoctor.results.diagnosis import Diagnosis
+    from modeldoctor.results.hdf5 import read_diagnosis, write_diagnosis
+    from modeldoctor.results.trial import Trial, read_trial
+    from modeldoctor.treatment.pipeline import load_and_treat
     from modeldoctor.zoo import Network, identify_file, load_model
 
 __all__ = [
@@ -43,20 +43,20 @@ __all__ = [
 
 # Loaded on first use: torch takes seconds to import, and `modeldoctor --help` needs none of it.
 _HOMES = {
-    "DiagnoseConfig": "config",
-    "Diagnosis": "records",
+    "DiagnoseConfig": "config.diagnose",
+    "Diagnosis": "results.diagnosis",
     "Network": "zoo",
-    "TreatConfig": "treat_config",
-    "Trial": "trial_records",
+    "TreatConfig": "config.treat",
+    "Trial": "results.trial",
     "diagnose": "diagnosis",
     "identify_file": "zoo",
     "list_layers": "diagnosis",
-    "load_and_treat": "pipeline",
+    "load_and_treat": "treatment.pipeline",
     "load_model": "zoo",
     "make_report": "report",
-    "read_diagnosis": "store",
-    "read_trial": "trial_records",
-    "write_diagnosis": "store",
+    "read_diagnosis": "results.hdf5",
+    "read_trial": "results.trial",
+    "write_diagnosis": "results.hdf5",
 }
 
 

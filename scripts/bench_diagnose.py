@@ -24,9 +24,9 @@ from benching import NETWORKS, build, counted_flop, hooked_flop, medians, produc
 from captum.attr import LayerGradientXActivation, NoiseTunnel
 from torch import Tensor, nn
 
-from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import Cut, CutNetwork, HookedNetwork, Layer, LayeredNetwork, open_network, select_layers
-from modeldoctor.memory import Rows
+from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.runtime.memory import Rows
 
 _CLASSES, _IMAGES_A_CLASS = 1000, 100
 # Dense bfloat16 products that ResNet-50 reaches on an H200: a quarter of the card's 989 TFLOP/s, an assumption.

@@ -19,11 +19,11 @@ from benching import build, medians, show, title
 from PIL import Image
 from torch import Tensor
 
-from modeldoctor.config import Preprocessing
-from modeldoctor.correlation import Noise, correlate_samples
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import ImageSet, make_loader, open_data
 from modeldoctor.graph import LayeredNetwork, open_network, select_layers
-from modeldoctor.memory import Rows
+from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.runtime.memory import Rows
 
 
 def write_pictures(folder: Path, number: int, edge: int) -> None:

@@ -18,11 +18,11 @@ from benching import NETWORKS, build, forward_flop, medians, show, title
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeldoctor.attribution import Attribution
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.memory import Rows, steady_budget
-from modeldoctor.treat_config import TreatConfig
+from modeldoctor.method.attribution import Attribution
+from modeldoctor.runtime.memory import Rows, steady_budget
 from modeldoctor.treatment.batches import TrainingBatch
 from modeldoctor.treatment.copies import measure_copies, plan_copies
 from modeldoctor.treatment.penalty import Penalty

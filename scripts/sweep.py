@@ -34,18 +34,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeldoctor import graph
-from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.checkpoint import read_checkpoint
-from modeldoctor.checkpoint_write import write_checkpoint
-from modeldoctor.config import DiagnoseConfig
-from modeldoctor.constraints import channel_constraint, runner_up, space_constraint
+from modeldoctor.checkpoint.write import write_checkpoint
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ModelDoctorError, ModelDoctorWarning
 from modeldoctor.graph import select_layers
 from modeldoctor.graph import trainable as trainable_graphs
 from modeldoctor.graph.capture import Captured, capture
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.memory import Rows
+from modeldoctor.method.attribution import Attribution, attribute
+from modeldoctor.method.constraints import channel_constraint, runner_up, space_constraint
+from modeldoctor.runtime.memory import Rows
 from modeldoctor.zoo import Network, load_model
 from modeldoctor.zoo.identify import identify
 from modeldoctor.zoo.libraries import Built, architectures, build, plan_of

@@ -14,9 +14,9 @@ import typer
 from rich.progress import Progress
 from torch import Tensor
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import open_data
-from modeldoctor.training import Recipe, classifier_checkpoint, fit_classifier, load_all
+from modeldoctor.demo.training import Recipe, classifier_checkpoint, fit_classifier, load_all
 
 
 @torch.no_grad()

@@ -14,11 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from modeldoctor.config.treat import load_treat_config
 from modeldoctor.evaluate.metrics import class_groups
-from modeldoctor.treat_config import load_treat_config
+from modeldoctor.results.trial import read_trial
 from modeldoctor.treatment import prepare
 from modeldoctor.treatment.arm import predict_part
-from modeldoctor.trial_records import read_trial
 from modeldoctor.zoo import load_model
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from modeldoctor.records import Diagnosis, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Samples, Verdict
-from modeldoctor.training import fit_classifier
+from modeldoctor.demo.training import fit_classifier
+from modeldoctor.results.diagnosis import Diagnosis, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Samples, Verdict
 
 CLASSES = ("amber", "birch", "coral", "denim")
 EDGE = 32

@@ -14,17 +14,17 @@ import torch
 from networks import Pooled, randomised
 from PIL import Image
 
-from modeldoctor.config import DiagnoseConfig, Preprocessing
+from modeldoctor.config.diagnose import DiagnoseConfig, Preprocessing
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import ImageSet, open_data
 from modeldoctor.data.pictures import Pictures, UnreadableError
 from modeldoctor.diagnosis import diagnose
-from modeldoctor.distributed import Team, job
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.treat_config import TreatConfig
+from modeldoctor.runtime.distributed import Team, job
 from modeldoctor.treatment.batches import TrainingBatch, epoch_order, training_batches
-from modeldoctor.treatment.parts import Part
 from modeldoctor.treatment.penalty import Penalty
+from modeldoctor.treatment.subsets import Part
 from modeldoctor.zoo import load_model
 
 DIAGNOSIS = DiagnoseConfig(

@@ -10,10 +10,10 @@ import numpy as np
 from conftest import make_diagnosis
 
 from modeldoctor.evaluate import HeldOut, Predictions, build_trial
-from modeldoctor.records import Adversarial, Diagnosis, LayerDiagnosis, Misdiagnosis, Samples, Shown, Verdict
-from modeldoctor.store import write_diagnosis
-from modeldoctor.trial_maps import TrialMaps, write_maps
-from modeldoctor.trial_records import Trial, write_trial
+from modeldoctor.results.diagnosis import Adversarial, Diagnosis, LayerDiagnosis, Misdiagnosis, Samples, Shown, Verdict
+from modeldoctor.results.hdf5 import write_diagnosis
+from modeldoctor.results.maps import TrialMaps, write_maps
+from modeldoctor.results.trial import Trial, write_trial
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

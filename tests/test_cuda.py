@@ -9,11 +9,11 @@ import torch
 from networks import Branched, Pooled, randomised
 from torch import nn
 
-from modeldoctor.attribution import Attribution, attribute
-from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import open_network, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.memory import Rows
+from modeldoctor.method.attribution import Attribution, attribute
+from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.runtime.memory import Rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -25,7 +25,7 @@ def test_an_unknown_name_is_said() -> None:
 
 
 def test_importing_it_loads_no_torch() -> None:
-    code = "import modeldoctor.store, modeldoctor.summary, sys; print('torch' in sys.modules)"
+    code = "import modeldoctor.results.hdf5, modeldoctor.results.summary, sys; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.strip() == "False"
 

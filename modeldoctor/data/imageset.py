@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.classes import ClassMatch
 from modeldoctor.data.masks import MaskCounts, Masks
 from modeldoctor.data.pictures import Pictures, UnreadableError

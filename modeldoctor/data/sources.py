@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.content import Content
 from modeldoctor.data.folders import open_folder
 from modeldoctor.data.imageset import ImageSet

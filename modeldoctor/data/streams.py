@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from timm.data import create_dataset
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.classes import ClassMatch
 from modeldoctor.data.content import Content, NumberedPaths
 from modeldoctor.data.imageset import Sample

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.errors import DataError
 
 MODES = {1: "L", 3: "RGB"}

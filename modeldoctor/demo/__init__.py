@@ -9,19 +9,19 @@ from pathlib import Path
 import timm
 import torch
 
-from modeldoctor.config import DiagnoseConfig, Preprocessing
+from modeldoctor.config.diagnose import DiagnoseConfig, Preprocessing
+from modeldoctor.config.treat import DataConfig, TrainingConfig, TreatConfig
 from modeldoctor.data import open_data
 from modeldoctor.demo.drawing import ImageSetPlan, draw_image_set
+from modeldoctor.demo.training import Recipe, classifier_checkpoint, fit_classifier, load_all
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import UsageError
-from modeldoctor.files import written_aside
-from modeldoctor.progress import Progress
-from modeldoctor.records import Diagnosis
 from modeldoctor.report import make_report
-from modeldoctor.training import Recipe, classifier_checkpoint, fit_classifier, load_all
-from modeldoctor.treat_config import DataConfig, TrainingConfig, TreatConfig
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.trial import Metric, Trial
+from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.progress import Progress
 from modeldoctor.treatment import treat
-from modeldoctor.trial_records import Metric, Trial
 from modeldoctor.zoo import load_model
 
 __all__ = ["DemoPlan", "DemoResult", "run_demo"]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from modeldoctor.files import written_aside
+from modeldoctor.runtime.files import written_aside
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

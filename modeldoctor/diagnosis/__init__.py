@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from modeldoctor.config import DiagnoseConfig
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.data import open_data
+from modeldoctor.data.outputs import AnySet, in_network_classes
 from modeldoctor.diagnosis.assemble import (
     assemble,
     choose_samples,
@@ -20,6 +21,7 @@ from modeldoctor.diagnosis.assemble import (
     warn_of_predictions,
 )
 from modeldoctor.diagnosis.attack import adversarial, attack
+from modeldoctor.diagnosis.explain import Probe
 from modeldoctor.diagnosis.passes import Run, correlate, examine, measure_scales, predict
 from modeldoctor.diagnosis.setup import (
     command_line,
@@ -30,15 +32,14 @@ from modeldoctor.diagnosis.setup import (
     take_apart,
 )
 from modeldoctor.diagnosis.show import show
-from modeldoctor.distributed import Team
-from modeldoctor.explain import Probe
-from modeldoctor.files import check_writable
 from modeldoctor.graph import Layer, select_layers
-from modeldoctor.interrupts import graceful_stop
-from modeldoctor.progress import Progress, silent
-from modeldoctor.records import Diagnosis
-from modeldoctor.setting import AnySet, in_eval_mode, in_network_classes, recorded_warnings, resolve_device
-from modeldoctor.store import write_diagnosis
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.hdf5 import write_diagnosis
+from modeldoctor.runtime.distributed import Team
+from modeldoctor.runtime.files import check_writable
+from modeldoctor.runtime.interrupts import graceful_stop
+from modeldoctor.runtime.progress import Progress, silent
+from modeldoctor.runtime.session import in_eval_mode, recorded_warnings, resolve_device
 from modeldoctor.zoo import Network
 
 __all__ = ["diagnose", "list_layers"]
@@ -67,7 +68,7 @@ def diagnose(
         output: write the diagnosis here (HDF5); an interrupted run's state is kept beside it.
         resume: go on with the interrupted run whose state lies beside `output`.
         progress: called with (stage, done, total or None).
-        team: the processes that share the images (`modeldoctor.distributed.job`); the first alone writes.
+        team: the processes that share the images (`modeldoctor.runtime.distributed.job`); the first alone writes.
 
     Returns:
         The diagnosis, the same in every process; class correlations are NaN, with count 0, for a class without right,
@@ -90,7 +91,7 @@ def diagnose(
         if isinstance(data, str | Path):
             command = command_line(network, data, config, output, root=root, masks=masks)
             data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
-        splits, classes = in_network_classes(network, data)
+        splits, classes = in_network_classes(data, network.class_names, network.num_classes)
         source, examined = splits_to_use(splits, config)
         device = resolve_device(config.device, team.local)
         layered = take_apart(network, config, device)

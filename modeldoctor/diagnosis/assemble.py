@@ -13,14 +13,14 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
-from modeldoctor.correlation import compute_state
 from modeldoctor.data import accuracy_warning, choose_confident
+from modeldoctor.data.outputs import AnySet
+from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, judge
 from modeldoctor.diagnosis.passes import Run, delta_of
 from modeldoctor.errors import ModelDoctorWarning
-from modeldoctor.explain import Evidence, Probe, find_limits, judge
 from modeldoctor.graph import Layer, select_layers
-from modeldoctor.records import Diagnosis, LayerDiagnosis, Samples
-from modeldoctor.setting import AnySet
+from modeldoctor.method.correlation import compute_state
+from modeldoctor.results.diagnosis import Diagnosis, LayerDiagnosis, Samples
 from modeldoctor.zoo import Network
 
 _REFERENCES = 200

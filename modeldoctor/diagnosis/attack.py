@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import Batch
+from modeldoctor.data.outputs import AnySet
+from modeldoctor.diagnosis.explain import Probe, measure_stability
 from modeldoctor.diagnosis.passes import Run
-from modeldoctor.explain import Probe, measure_stability
-from modeldoctor.records import Adversarial
-from modeldoctor.setting import AnySet
+from modeldoctor.results.diagnosis import Adversarial
 
 
 def fgsm(

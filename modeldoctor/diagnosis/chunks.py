@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.errors import MemoryLimitError
 from modeldoctor.graph import Layer, LayeredNetwork
-from modeldoctor.memory import UNSEEN, Rows, peak_meter
+from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.runtime.memory import UNSEEN, Rows, peak_meter
 
 # More rows at once are no faster, by measurement on a CPU; on a GPU they may fill it better.
 _MOST_ROWS = {"cpu": 64, "cuda": 512}

@@ -17,19 +17,26 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from modeldoctor.config import DiagnoseConfig
-from modeldoctor.correlation import CorrelationState, Noise, correlate_samples, empty_state, merge_states, update_state
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.data import Batch, ImageSet
+from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.chunks import Chunks
-from modeldoctor.diagnosis.dealing import dealt
+from modeldoctor.diagnosis.explain import Probe, gather_evidence
+from modeldoctor.diagnosis.sharding import dealt
 from modeldoctor.diagnosis.state import Predictions, RunState
-from modeldoctor.distributed import Team
 from modeldoctor.errors import DataError, InterruptedRunError
-from modeldoctor.explain import Probe, gather_evidence
 from modeldoctor.graph import Layer, LayeredNetwork
-from modeldoctor.interrupts import StopRequest
-from modeldoctor.progress import Progress
-from modeldoctor.setting import AnySet
+from modeldoctor.method.correlation import (
+    CorrelationState,
+    Noise,
+    correlate_samples,
+    empty_state,
+    merge_states,
+    update_state,
+)
+from modeldoctor.runtime.distributed import Team
+from modeldoctor.runtime.interrupts import StopRequest
+from modeldoctor.runtime.progress import Progress
 
 _SAVE_EVERY_S = 30.0
 _SCALE_IMAGES = 256

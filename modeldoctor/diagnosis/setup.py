@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeldoctor.config import DiagnoseConfig
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.data import StreamSet
+from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.chunks import Chunks, measure_costs, plan_chunks
 from modeldoctor.diagnosis.state import KeptChunks, RunState, fingerprint_of
-from modeldoctor.distributed import Team
 from modeldoctor.errors import UsageError
 from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network
-from modeldoctor.memory import Rows, default_budget
-from modeldoctor.setting import AnySet
+from modeldoctor.runtime.distributed import Team
+from modeldoctor.runtime.memory import Rows, default_budget
 from modeldoctor.zoo import Network
 
 _CHANGE_NO_FIGURE = {"batch_size", "workers", "device", "memory"}

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from modeldoctor.correlation import Noise
-from modeldoctor.diagnosis.dealing import dealt
+from modeldoctor.data.outputs import AnySet
+from modeldoctor.diagnosis.explain import Probe
 from modeldoctor.diagnosis.passes import Run
-from modeldoctor.distributed import Team
-from modeldoctor.explain import Probe
-from modeldoctor.maps import ImageMaps, image_maps, thumbnails
-from modeldoctor.records import Misdiagnosis, Shown, most_telling
-from modeldoctor.setting import AnySet
+from modeldoctor.diagnosis.sharding import dealt
+from modeldoctor.method.correlation import Noise
+from modeldoctor.method.maps import ImageMaps, image_maps, thumbnails
+from modeldoctor.results.diagnosis import Misdiagnosis, Shown, most_telling
+from modeldoctor.runtime.distributed import Team
 
 
 def show(run: Run, images: AnySet, explained: Sequence[Misdiagnosis], first_row: int, probe: Probe) -> Shown | None:

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeldoctor.correlation import CorrelationState
 from modeldoctor.errors import StoreError
-from modeldoctor.files import written_aside
+from modeldoctor.method.correlation import CorrelationState
+from modeldoctor.runtime.files import written_aside
 
 _FORMAT = 2
 

@@ -13,8 +13,8 @@ import numpy as np
 from modeldoctor.errors import UsageError
 from modeldoctor.evaluate.metrics import RULES, HeldOut, Predictions, by_run, class_groups
 from modeldoctor.evaluate.statistics import difference, estimate, mcnemar, sign_flip, swap, wilson
-from modeldoctor.records import Bools, Ints
-from modeldoctor.trial_records import ArmResult, Cell, Comparison, Metric, Outcome, Ruling, Trial
+from modeldoctor.results.diagnosis import Bools, Ints
+from modeldoctor.results.trial import ArmResult, Cell, Comparison, Metric, Outcome, Ruling, Trial
 
 __all__ = [
     "HeldOut",

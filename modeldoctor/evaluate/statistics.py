@@ -30,8 +30,8 @@ import numpy as np
 from scipy import signal, stats
 
 from modeldoctor.evaluate.metrics import HeldOut, Patterns, Rule, by_run
-from modeldoctor.records import Bools, Floats
-from modeldoctor.trial_records import Estimate, McNemar
+from modeldoctor.results.diagnosis import Bools, Floats
+from modeldoctor.results.trial import Estimate, McNemar
 
 LEVEL = 0.95
 UNDEFINED = Estimate(value=np.nan, low=np.nan, high=np.nan)

@@ -12,7 +12,7 @@ from modeldoctor.graph.capture import capture
 from modeldoctor.graph.cut import Cut, CutNetwork, LayeredNetwork
 from modeldoctor.graph.hooks import HookedNetwork
 from modeldoctor.graph.layers import Layer, select_layers
-from modeldoctor.graph.pooled import PooledHead
+from modeldoctor.graph.rewrites.pooled import PooledHead
 
 __all__ = [
     "Cut",

@@ -17,9 +17,9 @@ from torch.export.graph_signature import InputKind
 from torch.nn import functional
 
 from modeldoctor.errors import GraphError
-from modeldoctor.graph.attention import attend, attend_from_tokens, attend_macs
 from modeldoctor.graph.layers import FEATURES, MapsView, match_module, patch_grid, view_of
-from modeldoctor.graph.tokens import drop_unread_tokens
+from modeldoctor.graph.rewrites.attention import attend, attend_from_tokens, attend_macs
+from modeldoctor.graph.rewrites.tokens import drop_unread_tokens
 
 aten = torch.ops.aten
 

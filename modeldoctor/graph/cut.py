@@ -15,10 +15,10 @@ from torch import Tensor, fx, nn
 
 from modeldoctor.errors import GraphError
 from modeldoctor.graph.capture import Captured, Place, concrete, node_macs, suffix_nodes
-from modeldoctor.graph.frozen import Frozen, Operation, in_place
 from modeldoctor.graph.layers import Layer
-from modeldoctor.graph.piecewise import without_second_derivatives
-from modeldoctor.graph.pooled import PooledHead, find_pooled_head
+from modeldoctor.graph.rewrites.frozen import Frozen, Operation, in_place
+from modeldoctor.graph.rewrites.piecewise import without_second_derivatives
+from modeldoctor.graph.rewrites.pooled import PooledHead, find_pooled_head
 
 Execute = Callable[[Any, Any, Any], Any]
 """Does one operation: (function, positional arguments, named arguments) to its value."""

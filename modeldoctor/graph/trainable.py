@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from modeldoctor.distributed import Team
 from modeldoctor.errors import GraphError, ModelDoctorWarning
 from modeldoctor.graph.auxiliary import auxiliary_outputs, auxiliary_weight
 from modeldoctor.graph.capture import Captured, capture
 from modeldoctor.graph.cut import Cut, CutNetwork, Execute
 from modeldoctor.graph.layers import Layer
+from modeldoctor.runtime.distributed import Team
 
 aten = torch.ops.aten
 

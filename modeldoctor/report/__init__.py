@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modeldoctor.errors import StoreError, UsageError
-from modeldoctor.files import check_writable, written_aside
 from modeldoctor.report.collect import collect
 from modeldoctor.report.compare import compare
 from modeldoctor.report.gates import check_gates, parse_gates, require
@@ -17,6 +16,7 @@ from modeldoctor.report.markdown import render_markdown
 from modeldoctor.report.model import GateResult, Report, json_schema
 from modeldoctor.report.page import render_page
 from modeldoctor.report.results import Results, open_results
+from modeldoctor.runtime.files import check_writable, written_aside
 
 __all__ = ["FORMATS", "GateResult", "Made", "Report", "json_schema", "make_report", "require"]
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from modeldoctor.evaluate.statistics import wilson
-from modeldoctor.records import Bools, Diagnosis, Verdict
 from modeldoctor.report.model import (
     ArmProgress,
     CurveFigures,
@@ -22,8 +21,9 @@ from modeldoctor.report.model import (
 from modeldoctor.report.results import Results
 from modeldoctor.report.sharing import MOST_CLASSES, ClassPairs, class_pairs, sharing_figures
 from modeldoctor.report.wording import diagnosis_headline, progress_headline, trial_headline
-from modeldoctor.summary import summarise
-from modeldoctor.trial_records import Metric, Trial
+from modeldoctor.results.diagnosis import Bools, Diagnosis, Verdict
+from modeldoctor.results.summary import summarise
+from modeldoctor.results.trial import Metric, Trial
 
 
 def collect(results: Results) -> Report:

@@ -11,7 +11,6 @@ from importlib.metadata import version
 import numpy as np
 
 from modeldoctor.evaluate.statistics import mcnemar
-from modeldoctor.records import Bools, Diagnosis
 from modeldoctor.report.collect import diagnosis_figures, key_figures
 from modeldoctor.report.model import (
     ClassChange,
@@ -24,8 +23,9 @@ from modeldoctor.report.model import (
 )
 from modeldoctor.report.results import Results
 from modeldoctor.report.wording import comparison_headline
-from modeldoctor.summary import as_text
-from modeldoctor.trial_records import Outcome
+from modeldoctor.results.diagnosis import Bools, Diagnosis
+from modeldoctor.results.summary import as_text
+from modeldoctor.results.trial import Outcome
 
 _EXAMPLES = 20
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from modeldoctor.report.model import DiagnosisFigures, Report
 from modeldoctor.report.wording import HANDED_BACK, VERDICTS, image_sentence, percent, title
-from modeldoctor.trial_records import Estimate, Trial
+from modeldoctor.results.trial import Estimate, Trial
 
 _ROWS = 10
 _LONGEST = 80

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from modeldoctor.trial_records import Trial
+from modeldoctor.results.trial import Trial
 
 SCHEMA = 1
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]

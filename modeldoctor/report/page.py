@@ -13,7 +13,6 @@ import yaml
 from markupsafe import Markup
 from scipy.cluster import hierarchy
 
-from modeldoctor.records import Diagnosis, Floats, Ints, LayerDiagnosis
 from modeldoctor.report.charts import Line, line_chart, spread_ticks
 from modeldoctor.report.model import ClassFigures, DiagnosisFigures, Report
 from modeldoctor.report.pictures import heat_map, shrink
@@ -21,7 +20,8 @@ from modeldoctor.report.results import HistoryRow, Results
 from modeldoctor.report.sharing import class_pairs, deepest
 from modeldoctor.report.views import before_after, shown_images
 from modeldoctor.report.wording import HANDED_BACK, VERDICTS, firmness_sentence, image_sentence, percent, title
-from modeldoctor.trial_records import Estimate, Trial
+from modeldoctor.results.diagnosis import Diagnosis, Floats, Ints, LayerDiagnosis
+from modeldoctor.results.trial import Estimate, Trial
 
 _CELLS = 4_000_000
 """Cells of all heat maps together; a PNG of one takes at most a byte a cell."""

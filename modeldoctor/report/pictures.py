@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from modeldoctor.records import Bools, Floats
+from modeldoctor.results.diagnosis import Bools, Floats
 
 _LEVELS = 32
 _UNKNOWN = (128, 128, 128)

@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from modeldoctor.errors import StoreError
-from modeldoctor.records import Diagnosis
-from modeldoctor.store import open_diagnosis
-from modeldoctor.trial_maps import TrialMaps, read_maps
-from modeldoctor.trial_records import Trial, read_trial
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.hdf5 import open_diagnosis
+from modeldoctor.results.maps import TrialMaps, read_maps
+from modeldoctor.results.trial import Trial, read_trial
 
 _TREATMENT = ("trial.json", "config.yaml")
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from modeldoctor.records import Bools, Diagnosis, Floats, Ints, LayerDiagnosis
 from modeldoctor.report.model import PairFigures, SharingFigures
+from modeldoctor.results.diagnosis import Bools, Diagnosis, Floats, Ints, LayerDiagnosis
 
 _PAIRS_KEPT = 8
 MOST_CLASSES = 4000

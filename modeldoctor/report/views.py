@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modeldoctor.records import Diagnosis
 from modeldoctor.report.pictures import overlay, thumbnail
-from modeldoctor.summary import as_text
-from modeldoctor.trial_maps import TrialMaps
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.maps import TrialMaps
+from modeldoctor.results.summary import as_text
 
 
 @dataclass(frozen=True)

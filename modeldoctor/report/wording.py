@@ -13,7 +13,7 @@ from modeldoctor.report.model import (
     Report,
     StabilityFigures,
 )
-from modeldoctor.trial_records import Comparison, Ruling
+from modeldoctor.results.trial import Comparison, Ruling
 
 VERDICTS = {
     "isolated": "The prediction does not survive slight noise on the network's features; right predictions do.",

@@ -19,26 +19,27 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from modeldoctor.config import DiagnoseConfig
+from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.config.treat import TrainingConfig, TreatConfig
 from modeldoctor.data import open_data
-from modeldoctor.distributed import Team
+from modeldoctor.data.outputs import in_network_classes
 from modeldoctor.errors import DataError, ModelDoctorWarning, StoreError, UsageError
-from modeldoctor.files import written_aside
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.interrupts import StopRequest, graceful_stop
-from modeldoctor.progress import Progress, silent
-from modeldoctor.records import Diagnosis
-from modeldoctor.setting import in_eval_mode, in_network_classes, resolve_device
-from modeldoctor.treat_config import TrainingConfig, TreatConfig
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.trial import Trial, write_trial
+from modeldoctor.runtime.distributed import Team
+from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.interrupts import StopRequest, graceful_stop
+from modeldoctor.runtime.progress import Progress, silent
+from modeldoctor.runtime.session import in_eval_mode, resolve_device
 from modeldoctor.treatment.arm import Setting, copied
 from modeldoctor.treatment.arms import Arms
+from modeldoctor.treatment.final_test import judge, write_treated
 from modeldoctor.treatment.history import History
-from modeldoctor.treatment.judgement import judge, write_treated
 from modeldoctor.treatment.optimisation import Optimisation
-from modeldoctor.treatment.parts import Splits, annotated_images, needs_masks, split_parts, with_groups
 from modeldoctor.treatment.pilot import pick_weights
 from modeldoctor.treatment.shown import write_shown
-from modeldoctor.trial_records import Trial, write_trial
+from modeldoctor.treatment.subsets import Splits, annotated_images, needs_masks, split_parts, with_groups
 from modeldoctor.zoo import Network
 
 __all__ = ["Prepared", "carry_out", "check_new", "diagnosis_needed", "prepare", "treat"]
@@ -71,7 +72,7 @@ def treat(
         diagnosis: of this network, with the layers that are constrained.
         resume: go on with the interrupted trial in `config.output`.
         progress: called with (stage, done, total); figures of a stage that trains stand behind " · " in its text.
-        team: the processes that share the work (`modeldoctor.distributed.job`); the first alone writes.
+        team: the processes that share the work (`modeldoctor.runtime.distributed.job`); the first alone writes.
 
     Returns:
         The trial; `config.output` holds it as trial.json, with treated.<ext>, maps.h5, history.csv and config.yaml.
@@ -106,7 +107,7 @@ def prepare(config: TreatConfig, network: Network) -> Prepared:
         config.data.path, preprocessing=network.preprocessing, root=config.data.root, download=config.data.download,
         masks=config.data.masks,
     )  # fmt: skip
-    matched, _ = in_network_classes(network, opened)
+    matched, _ = in_network_classes(opened, network.class_names, network.num_classes)
     splits = with_groups(split_parts(matched), config.data)
     if needs_masks(config) and not splits.train.has_mask.any():
         raise DataError(

@@ -17,20 +17,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import make_loader
-from modeldoctor.distributed import Team
 from modeldoctor.errors import InterruptedRunError, ModelDoctorWarning
-from modeldoctor.files import written_aside
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.interrupts import StopRequest
-from modeldoctor.memory import told_when_short
-from modeldoctor.progress import Progress
-from modeldoctor.treat_config import TreatConfig
+from modeldoctor.runtime.distributed import Team
+from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.interrupts import StopRequest
+from modeldoctor.runtime.memory import told_when_short
+from modeldoctor.runtime.progress import Progress
 from modeldoctor.treatment.batches import TrainingBatch, steps_per_epoch, training_batches
 from modeldoctor.treatment.copies import LESS_AT_ONCE
 from modeldoctor.treatment.optimisation import Optimisation
-from modeldoctor.treatment.parts import Part, Splits
 from modeldoctor.treatment.penalty import Penalty
+from modeldoctor.treatment.subsets import Part, Splits
 
 _START_BATCHES = 4
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeldoctor.attribution import Attribution
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.errors import ModelDoctorWarning, UsageError
 from modeldoctor.graph import Layer, select_layers
-from modeldoctor.memory import Rows, steady_budget
-from modeldoctor.records import Diagnosis
-from modeldoctor.treat_config import TreatConfig
+from modeldoctor.method.attribution import Attribution
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.runtime.memory import Rows, steady_budget
 from modeldoctor.treatment.arm import Arm, Progressed, Setting
 from modeldoctor.treatment.background import MOSTLY, background_shares
 from modeldoctor.treatment.copies import measure_copies, plan_copies

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeldoctor.attribution import Attribution, attribute
-from modeldoctor.constraints import background_cells
 from modeldoctor.data import make_loader
 from modeldoctor.graph import Layer
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.memory import Rows
-from modeldoctor.treatment.parts import Part
+from modeldoctor.method.attribution import Attribution, attribute
+from modeldoctor.method.constraints import background_cells
+from modeldoctor.runtime.memory import Rows
+from modeldoctor.treatment.subsets import Part
 
 MOSTLY = 0.5
 """A kernel looks mostly at the background from this share of its |∂y/∂m · m| on."""

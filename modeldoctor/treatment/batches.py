@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import Augmentation, Batch, make_loader
-from modeldoctor.distributed import Team
-from modeldoctor.treat_config import TreatConfig
-from modeldoctor.treatment.parts import Part
+from modeldoctor.runtime.distributed import Team
+from modeldoctor.treatment.subsets import Part
 
 
 @dataclass(frozen=True, kw_only=True)

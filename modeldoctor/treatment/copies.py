@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.errors import MemoryLimitError
 from modeldoctor.graph import Cut, Layer
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.memory import UNSEEN, PeakMeter, Rows, peak_meter
-from modeldoctor.progress import Progress, silent
+from modeldoctor.method.attribution import Attribution, attribute
+from modeldoctor.runtime.memory import UNSEEN, PeakMeter, Rows, peak_meter
+from modeldoctor.runtime.progress import Progress, silent
 
 LESS_AT_ONCE = (
     "a smaller training.batch_size with training.accumulate, fewer noise_draws, or a layer nearer to the head"

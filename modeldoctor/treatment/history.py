@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from importlib.util import find_spec
 
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.errors import UsageError
-from modeldoctor.files import written_aside
-from modeldoctor.treat_config import TreatConfig
+from modeldoctor.runtime.files import written_aside
 from modeldoctor.treatment.arm import Epoch
 
 

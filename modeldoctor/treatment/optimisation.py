@@ -14,8 +14,8 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from modeldoctor.config.treat import TrainingConfig
 from modeldoctor.errors import ConfigError
-from modeldoctor.treat_config import TrainingConfig
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from modeldoctor.attribution import Attribution, attribute
-from modeldoctor.constraints import (
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.graph import Cut, Layer
+from modeldoctor.method.attribution import Attribution, attribute
+from modeldoctor.method.constraints import (
     background_cells,
     channel_constraint,
     runner_up,
     space_constraint,
 )
-from modeldoctor.correlation import Noise
-from modeldoctor.distributed import Team
-from modeldoctor.graph import Cut, Layer
-from modeldoctor.memory import Rows
-from modeldoctor.treat_config import TreatConfig
+from modeldoctor.method.correlation import Noise
+from modeldoctor.runtime.distributed import Team
+from modeldoctor.runtime.memory import Rows
 from modeldoctor.treatment.batches import TrainingBatch
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from modeldoctor.treat_config import TreatConfig
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.treatment.arm import Progressed
 
 Constraint = Literal["space", "channel"]

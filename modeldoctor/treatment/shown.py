@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeldoctor.correlation import Noise
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import make_loader
 from modeldoctor.graph import open_network, select_layers
-from modeldoctor.maps import background_share, image_maps, thumbnails
-from modeldoctor.memory import Rows
-from modeldoctor.treat_config import TreatConfig
+from modeldoctor.method.correlation import Noise
+from modeldoctor.method.maps import background_share, image_maps, thumbnails
+from modeldoctor.results.maps import TrialMaps, write_maps
+from modeldoctor.runtime.memory import Rows
 from modeldoctor.treatment.arm import Progressed, Setting, answered
-from modeldoctor.treatment.parts import Part, unusable
-from modeldoctor.trial_maps import TrialMaps, write_maps
+from modeldoctor.treatment.subsets import Part, unusable
 from modeldoctor.zoo import Network
 
 SHOWN = 6

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from modeldoctor.checkpoint import Checkpoint, read_checkpoint
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.errors import CheckpointError
 from modeldoctor.zoo.fit import Fit, Wanted, fill, fitted, warn_not_finite
 from modeldoctor.zoo.identify import identify, identify_file

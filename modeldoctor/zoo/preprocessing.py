@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from modeldoctor.checkpoint import CheckpointMetadata
-from modeldoctor.config import Interpolation, Preprocessing
+from modeldoctor.config.diagnose import Interpolation, Preprocessing
 from modeldoctor.errors import CheckpointError, UsageError
 
 FIELDS = ("input_size", "mean", "std", "interpolation", "crop_pct")

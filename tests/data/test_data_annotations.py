@@ -13,7 +13,7 @@ import torch
 from matplotlib.path import Path as Outline
 from PIL import Image
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import make_loader, open_data
 from modeldoctor.data.masks import open_masks
 from modeldoctor.errors import MaskError, ModelDoctorWarning

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import open_data
 from modeldoctor.data.classes import match_classes
 from modeldoctor.data.content import NumberedPaths

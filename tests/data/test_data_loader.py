@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.imageset import Broken
 from modeldoctor.data.loader import _start_worker, make_loader
 from modeldoctor.data.sources import open_data

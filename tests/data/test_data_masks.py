@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.masks import MaskTree
 from modeldoctor.data.sources import open_data
 from modeldoctor.errors import MaskError

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.sources import open_data
 from modeldoctor.errors import DataError, MaskError, UsageError
 

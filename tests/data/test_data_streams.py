@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import streams
 from modeldoctor.data.classes import match_classes
 from modeldoctor.data.loader import make_loader

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.transforms import make_transform
 from modeldoctor.errors import DataError
 

@@ -15,11 +15,11 @@ from networks import Branched, DataDependent, Pooled, randomised, small_densenet
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.errors import GraphError, ModelDoctorWarning
 from modeldoctor.graph import CutNetwork, HookedNetwork, LayeredNetwork, open_network, select_layers
 from modeldoctor.graph.capture import capture
-from modeldoctor.memory import Rows
+from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.runtime.memory import Rows
 
 
 def vision(name: str, **options: object) -> Callable[[], nn.Module]:

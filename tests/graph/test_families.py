@@ -15,12 +15,12 @@ import torch
 from networks import randomised
 from torch import Tensor, nn
 
-from modeldoctor.attribution import Attribution, attribute
-from modeldoctor.constraints import channel_constraint, runner_up, space_constraint
 from modeldoctor.graph import CutNetwork, HookedNetwork, select_layers
 from modeldoctor.graph.capture import capture
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.memory import Rows
+from modeldoctor.method.attribution import Attribution, attribute
+from modeldoctor.method.constraints import channel_constraint, runner_up, space_constraint
+from modeldoctor.runtime.memory import Rows
 
 Make = Callable[[], nn.Module]
 

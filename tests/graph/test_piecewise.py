@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modeldoctor.graph.capture import capture
-from modeldoctor.graph.piecewise import without_second_derivatives
+from modeldoctor.graph.rewrites.piecewise import without_second_derivatives
 
 ACTIVATIONS = [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.5, 0.25), nn.LeakyReLU(0.2), nn.LeakyReLU(-0.2), nn.LeakyReLU(0.0)]
 EDGES = torch.tensor([-7.0, -3.0, -0.5, 0.0, 0.1, 0.25, 3.0, 6.0, 9.0], dtype=torch.float64)

@@ -11,12 +11,12 @@ import torchvision
 from networks import Branched, Dense, randomised, small_densenet
 from torch import Tensor, nn
 
-from modeldoctor import attribution
-from modeldoctor.attribution import Attribution, attribute
-from modeldoctor.correlation import Noise, correlate_samples
 from modeldoctor.graph import Cut, CutNetwork, open_network, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.memory import Rows
+from modeldoctor.method import attribution
+from modeldoctor.method.attribution import Attribution, attribute
+from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.runtime.memory import Rows
 
 POOLED: dict[str, Callable[[], nn.Module]] = {
     "a residual behind it": lambda: torchvision.models.resnet18(num_classes=5),

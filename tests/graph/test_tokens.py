@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from modeldoctor.graph import CutNetwork, HookedNetwork, select_layers
-from modeldoctor.graph.attention import attend
 from modeldoctor.graph.capture import CONV2D, capture
+from modeldoctor.graph.rewrites.attention import attend
 from modeldoctor.graph.trainable import TrainableNetwork
 
 SIZE = 32

@@ -13,10 +13,10 @@ from networks import Branched, Pooled, randomised, small_densenet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeldoctor.attribution import Attribution, attribute
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.memory import Rows
+from modeldoctor.method.attribution import Attribution, attribute
+from modeldoctor.runtime.memory import Rows
 
 
 class Scaled(nn.Module):

@@ -20,11 +20,11 @@ from stored_results import HOSTILE, hostile_diagnosis, large_diagnosis, make_tri
 
 import modeldoctor.report
 from modeldoctor.errors import ExitCode, ModelDoctorError, StoreError, UsageError
-from modeldoctor.records import LayerDiagnosis
 from modeldoctor.report import json_schema, make_report
 from modeldoctor.report.model import Figures
-from modeldoctor.store import open_diagnosis, read_diagnosis, write_diagnosis
-from modeldoctor.trial_records import read_trial, write_trial
+from modeldoctor.results.diagnosis import LayerDiagnosis
+from modeldoctor.results.hdf5 import open_diagnosis, read_diagnosis, write_diagnosis
+from modeldoctor.results.trial import read_trial, write_trial
 
 SCHEMA = Path(modeldoctor.report.__file__).with_name("report.schema.json")
 OLD = Path(__file__).parent.parent / "fixtures" / "diagnosis-schema1.h5"
@@ -308,9 +308,9 @@ def test_a_damaged_layer_is_a_store_error_and_not_a_fault(alone: Path) -> None:
 
 def test_layers_are_read_one_by_one_when_asked_for(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = modeldoctor.store._read_layer
+    original = modeldoctor.results.hdf5._read_layer
     monkeypatch.setattr(
-        "modeldoctor.store._read_layer", lambda name, group: (read.append(name), original(name, group))[1]
+        "modeldoctor.results.hdf5._read_layer", lambda name, group: (read.append(name), original(name, group))[1]
     )
     with open_diagnosis(alone) as lazy:
         assert list(lazy.layers) == ["stem.conv", "body.1#2"]

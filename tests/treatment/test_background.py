@@ -10,12 +10,12 @@ import torch
 from networks import Dense, randomised
 from PIL import Image
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import make_loader, open_data
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.treatment.background import background_shares
-from modeldoctor.treatment.parts import Part
+from modeldoctor.treatment.subsets import Part
 
 
 def test_equals_a_loop_over_images(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from modeldoctor.config import Preprocessing
+from modeldoctor.config.diagnose import Preprocessing
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import open_data
-from modeldoctor.treat_config import TreatConfig
 from modeldoctor.treatment.batches import epoch_order, training_batches
-from modeldoctor.treatment.parts import Part
+from modeldoctor.treatment.subsets import Part
 
 INDICES = np.arange(100, 200)
 ANNOTATED = np.array([100, 110, 120, 130])

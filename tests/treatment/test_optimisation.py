@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeldoctor.treat_config import TrainingConfig
+from modeldoctor.config.treat import TrainingConfig
 from modeldoctor.treatment.optimisation import Optimisation
 
 RATE = 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modeldoctor.treat_config import TreatConfig
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.treatment.arm import Progressed
 from modeldoctor.treatment.pilot import pick_weights
 

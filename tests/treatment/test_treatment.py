@@ -16,7 +16,8 @@ import pytest
 import timm
 import torch
 
-from modeldoctor.config import DiagnoseConfig
+from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.config.treat import TreatConfig, load_treat_config
 from modeldoctor.data import make_loader, open_data
 from modeldoctor.demo import DemoPlan, run_demo
 from modeldoctor.demo.drawing import ImageSetPlan
@@ -31,13 +32,12 @@ from modeldoctor.errors import (
     UsageError,
 )
 from modeldoctor.graph.trainable import TrainableNetwork
-from modeldoctor.records import Diagnosis
-from modeldoctor.treat_config import TreatConfig, load_treat_config
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.maps import read_maps
+from modeldoctor.results.trial import read_trial
 from modeldoctor.treatment import treat
-from modeldoctor.treatment.parts import split_parts
 from modeldoctor.treatment.shown import choose_to_show
-from modeldoctor.trial_maps import read_maps
-from modeldoctor.trial_records import read_trial
+from modeldoctor.treatment.subsets import split_parts
 from modeldoctor.zoo import Network, load_model
 
 

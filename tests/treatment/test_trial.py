@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeldoctor.config.treat import load_treat_config
 from modeldoctor.demo import DemoPlan, DemoResult, run_demo
 from modeldoctor.demo.drawing import ImageSetPlan
-from modeldoctor.store import read_diagnosis
-from modeldoctor.treat_config import load_treat_config
+from modeldoctor.results.hdf5 import read_diagnosis
+from modeldoctor.results.trial import Outcome, read_trial
 from modeldoctor.treatment import treat
-from modeldoctor.trial_records import Outcome, read_trial
 from modeldoctor.zoo import load_model
 
 

@@ -1,0 +1,163 @@
+"""Any checkpoint file → its tensors by plain names, where they lay, and what the file says about the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from modeldoctor.checkpoint.container import SAVE_WEIGHTS, Container, Contents, read_contents, refuse
+from modeldoctor.checkpoint.metadata import CheckpointMetadata, read_metadata
+
+__all__ = ["Checkpoint", "CheckpointMetadata", "Container", "read_checkpoint"]
+
+# The first of these that holds weights is taken. Averaged (EMA) weights come first: they are what timm evaluates.
+WEIGHT_KEYS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "weights",
+)
+MAX_NESTING = 3
+# What wrappers put before every name: DataParallel and AveragedModel, torch.compile, FSDP, Lightning and other modules.
+# No network of timm or torchvision has one of these before all its names.
+PREFIXES = (
+    "module.", "_orig_mod.", "model.", "net.", "_forward_module.", "_fsdp_wrapped_module.", "network.", "_model.",
+    "base_model.", "backbone.", "student.",
+)  # fmt: skip
+WRAPPERS = ("module", "_orig_mod")
+# What constructors compute anew and what profilers leave behind: files of other versions have it or not.
+BESIDE = ("attn_mask", "relative_coords_table", "total_ops", "total_params")
+EMA_COUNTER = "n_averaged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The weights of one network and where in which file they lay."""
+
+    path: Path
+    """As given: a file, or a folder."""
+    container: Container
+    weights_path: Path
+    """The file that holds the tensors."""
+    sha256: str
+    """Of `weights_path`, in hexadecimal."""
+    tensors: dict[str, Tensor]
+    """By name without `prefix`; on the CPU, in the file's own precision."""
+    key: tuple[str, ...]
+    """The dict keys that lead to the tensors, outermost first; () for a bare state dict."""
+    prefix: str
+    """What every name carried in the file, such as "module._orig_mod."; "" for none."""
+    metadata: CheckpointMetadata
+    module: nn.Module | None = None
+    """The network itself where a trusted file held it whole, without its wrappers."""
+
+
+def read_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoint:
+    """Read the weights in a PyTorch, safetensors or timm-folder checkpoint without running anything from it.
+
+    Several sets of weights in one file: the first of `WEIGHT_KEYS` is taken. A prefix is stripped only if every
+    tensor carries it; the counter of averaged models is dropped.
+
+    Args:
+        path: a file, or a folder with `config.json`.
+        trust_pickle: load pickled objects also if they EXECUTE code from the file; only for a trusted source.
+
+    Raises:
+        CheckpointError: the file is damaged, unsafe, of another kind, or holds no weights.
+    """
+    path = Path(path)
+    contents = read_contents(path, trust_pickle=trust_pickle)
+    located = next(find_weights(contents.root), None)
+    if located is None:
+        _refuse_without_weights(contents)
+    key, held = located
+    module = _unwrapped(held) if isinstance(held, nn.Module) else None
+    state = module.state_dict() if module is not None else held
+    assert isinstance(state, Mapping)
+    tensors, prefix = without_prefix(_plain(contents.weights_path, state))
+    return Checkpoint(
+        path=path,
+        container=contents.container,
+        weights_path=contents.weights_path,
+        sha256=contents.sha256,
+        tensors=tensors,
+        key=key,
+        prefix=prefix,
+        metadata=read_metadata(contents.root, contents.described),
+        module=module,
+    )
+
+
+def find_weights(
+    value: object, key: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]:
+    """Every set of weights in an unpickled file, in the order of `WEIGHT_KEYS`, and the keys that lead to it."""
+    if isinstance(value, nn.Module):
+        yield key, value
+    # Nesting is bounded, since a pickle may contain itself.
+    if not isinstance(value, Mapping) or len(key) > MAX_NESTING:
+        return
+    inner = False
+    for name in WEIGHT_KEYS:
+        for located in find_weights(value.get(name), (*key, name)):
+            inner = True
+            yield located
+    tensors = sum(isinstance(v, Tensor) for v in value.values())
+    if not inner and 2 * tensors > len(value):
+        yield key, value
+
+
+def is_weight(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is one that a network cannot do without: no counter, index or table that it computes anew."""
+    return tensor.is_floating_point() and name.rpartition(".")[2] not in BESIDE
+
+
+def _refuse_without_weights(contents: Contents) -> NoReturn:
+    root = contents.root
+    what = (
+        f"the keys {', '.join(map(repr, list(root)[:12])) or '(none)'}"
+        if isinstance(root, Mapping)
+        else type(root).__name__
+    )
+    optimizer = isinstance(root, Mapping) and any(
+        key in root for key in ("param_groups", "optimizer", "optimizer_states")
+    )
+    found = f"no network weights, {'only optimizer state' if optimizer else 'only other values'}: {what}"
+    refuse(contents.weights_path, found, SAVE_WEIGHTS, expected=f"a state dict, bare or under {', '.join(WEIGHT_KEYS)}")
+
+
+def _plain(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        if not isinstance(name, str):
+            refuse(path, f"a tensor under the key {name!r}, which is no name", SAVE_WEIGHTS)
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            kind = "quantized" if tensor.is_quantized else "empty (meta)" if tensor.is_meta else str(tensor.layout)
+            refuse(path, f"the {kind} tensor {name!r}", "save the network's dense floating-point weights")
+    return tensors
+
+
+def without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """The tensors by plain names without the counter of averaged models, and the prefix that all of them carried."""
+    stripped = ""
+    while True:
+        tensors = {name: tensor for name, tensor in tensors.items() if name != EMA_COUNTER} or tensors
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) and name != p for name in tensors)), None)
+        if prefix is None:
+            return tensors, stripped
+        tensors, stripped = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, stripped + prefix
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    while inner := next((m for name in WRAPPERS if isinstance(m := getattr(module, name, None), nn.Module)), None):
+        module = inner
+    return module

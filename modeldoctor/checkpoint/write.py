@@ -1,0 +1,225 @@
+"""Treated tensors → a checkpoint of the same container, keys, order and precision as the file they came from.
+
+Everything else in the file is kept, optimizer and scheduler state included: they belong to the original training. Where
+a file holds several copies of the weights (raw and averaged), all of them become the treated ones, since tools differ
+in which they load. What carries code is never written: of such a file only the weights are.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from modeldoctor.checkpoint import Checkpoint, find_weights, is_weight, without_prefix
+from modeldoctor.checkpoint.container import FOLDER_CONFIG, Container, Contents, read_contents
+from modeldoctor.errors import CheckpointError, ModelDoctorWarning, UsageError
+from modeldoctor.runtime.files import written_aside
+
+SHOWN = 4
+COUNTER = "num_batches_tracked"
+SUFFIX = re.compile(r"(\.pth?)?\.[a-z]\w*$", re.IGNORECASE)
+
+
+def treated_path(original: Checkpoint, folder: str | Path) -> Path:
+    """Where the treated twin of a checkpoint goes: `treated` with the original's own suffix, or a folder `treated`."""
+    if original.container is Container.FOLDER:
+        return Path(folder) / "treated"
+    suffix = SUFFIX.search(original.path.name)
+    default = ".safetensors" if original.container is Container.SAFETENSORS else ".pt"
+    return Path(folder) / f"treated{suffix[0] if suffix else default}"
+
+
+def as_stored(
+    original: Checkpoint, tensors: Mapping[str, Tensor], *, untreated: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """The tensors as the file will hold them: its names in its order, its precision, on the CPU.
+
+    A half-precision file rounds: what is tested must be loaded from these.
+
+    Args:
+        original: the checkpoint as it was read.
+        tensors: the network's state dict, by plain names.
+        untreated: names in the file that the network does not have (auxiliary heads, recomputed buffers), kept as
+            they are. BatchNorm's counters, indices and recomputed tables may be absent from the file.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown to the file, of another shape, or too large for its precision.
+    """
+    held = original.tensors
+    absent = [n for n in held if n not in tensors and n not in untreated and not n.endswith(COUNTER)]
+    unknown = [n for n in tensors if n not in held and is_weight(n, tensors[n])]
+    misshapen = [n for n in held if n in tensors and tensors[n].shape != held[n].shape]
+    stored = {n: tensors[n].detach().to("cpu", held[n].dtype) for n in held if n in tensors and n not in misshapen}
+    overflown = [n for n, t in stored.items() if not _finite(t) and _finite(tensors[n])]
+    problems = {
+        "missing": absent,
+        "unknown to the file": unknown,
+        "of another shape": misshapen,
+        "too large for the file's precision": overflown,
+    }
+    found = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in problems.items() if names)
+    if found:
+        raise CheckpointError(
+            f"the treated tensors do not go back into the file: {found}",
+            where=str(original.weights_path),
+            expected=f"its {len(held)} tensors, each of its own shape",
+            hint="pass the whole state dict of the network that was built from this file",
+        )
+    return {name: stored.get(name, tensor) for name, tensor in held.items()}
+
+
+def write_checkpoint(
+    original: Checkpoint, tensors: Mapping[str, Tensor], output: str | Path, *, untreated: Collection[str] = ()
+) -> Path:
+    """Write the original's twin with treated tensors; the file appears whole or not at all.
+
+    Of a whole pickled module, of any other file that cannot be read without running its code, and of one that was
+    changed since it was read, only the weights are written, under the same keys; a `ModelDoctorWarning` says so. Of a
+    folder, the config and the weights file are written. Numpy numbers beside the weights become plain ones.
+
+    Args:
+        original: the checkpoint as it was read.
+        tensors: the network's state dict, by plain names, in any precision and on any device.
+        output: a file, or for a folder checkpoint a folder; an earlier checkpoint there is replaced.
+        untreated: see `as_stored`.
+
+    Returns:
+        `output`.
+
+    Raises:
+        CheckpointError: the tensors do not fit the file.
+        UsageError: the output cannot be written, or is the original itself.
+    """
+    output = Path(output)
+    if output.resolve() in (original.path.resolve(), original.weights_path.resolve()):
+        hint = "choose another place for the output"
+        raise UsageError("the output would overwrite the original checkpoint", where=str(output), hint=hint)
+    stored = as_stored(original, tensors, untreated=untreated)
+    contents = _treated_contents(original, stored)
+    try:
+        if original.container is Container.FOLDER:
+            with _folder_aside(output) as folder:
+                shutil.copyfile(original.path / FOLDER_CONFIG, folder / FOLDER_CONFIG)
+                SAVERS[contents.container](contents, folder / original.weights_path.name)
+        else:
+            with written_aside(output) as aside:
+                SAVERS[contents.container](contents, aside)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UsageError(
+            f"cannot write: {error}", where=str(output), hint="check the space on the disk, or choose another place"
+        ) from error
+    return output
+
+
+def _treated_contents(original: Checkpoint, stored: dict[str, Tensor]) -> Contents:
+    try:
+        contents = read_contents(original.weights_path, trust_pickle=False)
+        reason = "it has changed since it was read" if contents.sha256 != original.sha256 else ""
+    except CheckpointError as error:
+        contents, reason = None, error.found
+    if contents is None or reason:
+        warnings.warn(
+            f"{original.weights_path}: {reason}; of the treated network only the weights are written, "
+            "as a state dict. Load it with load_state_dict into a network that your own code builds.",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
+        return _weights_alone(original, stored)
+    for _, held in find_weights(contents.root):
+        assert isinstance(held, dict)
+        _replace(held, original, stored)
+    return contents
+
+
+def _weights_alone(original: Checkpoint, stored: dict[str, Tensor]) -> Contents:
+    root: dict[str, Any] = {original.prefix + name: _own(tensor) for name, tensor in stored.items()}
+    for key in reversed(original.key):
+        root = {key: root}
+    container = original.container
+    if container is Container.FOLDER:
+        safe = original.weights_path.suffix == ".safetensors"
+        container = Container.SAFETENSORS if safe else Container.TORCH
+    return Contents(container=container, weights_path=original.weights_path, sha256=original.sha256, root=root)
+
+
+def _replace(held: dict[Any, Any], original: Checkpoint, stored: dict[str, Tensor]) -> None:
+    """Put the treated tensors into one of the file's sets of weights, unless it is of another network."""
+    tensors, prefix = without_prefix({n: v for n, v in held.items() if isinstance(n, str) and isinstance(v, Tensor)})
+    common = tensors.keys() & stored.keys()
+    # An averaged copy may lack buffers, a raw one may have more of them.
+    copy = len(common) == min(len(tensors), len(stored)) and all(tensors[n].shape == stored[n].shape for n in common)
+    # What the network does not have may differ from copy to copy and stays.
+    for name in (n for n in common if copy and stored[n] is not original.tensors[n]):
+        old, new = tensors[name], _own(stored[name].to(tensors[name].dtype))
+        held[prefix + name] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy that shares no storage: views would drag their whole storage into the file."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+
+
+@contextmanager
+def _folder_aside(output: Path) -> Iterator[Path]:
+    """Yield a new folder beside `output`; put it in its place on success, remove it on failure."""
+    if output.exists() and not (output / FOLDER_CONFIG).is_file() and not _empty_folder(output):
+        raise UsageError(
+            "cannot write: something other than a checkpoint folder is there",
+            where=str(output),
+            hint="choose another place for the output",
+        )
+    aside, old = (output.with_name(f".{output.name}.{secrets.token_hex(4)}.{kind}") for kind in ("tmp", "old"))
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        if output.exists():
+            output.rename(old)
+        aside.rename(output)
+    except BaseException:
+        if old.exists() and not output.exists():
+            old.rename(output)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _save_torch(contents: Contents, path: Path) -> None:
+    # By an open file: the archive would carry the temporary path's name otherwise.
+    with path.open("wb") as file:
+        torch.save(contents.root, file, _use_new_zipfile_serialization=contents.container is Container.TORCH)
+
+
+def _save_safetensors(contents: Contents, path: Path) -> None:
+    assert isinstance(contents.root, dict)
+    save_file(contents.root, path, metadata=dict(contents.described) or None)
+
+
+SAVERS: dict[Container, Callable[[Contents, Path], None]] = {
+    Container.TORCH: _save_torch,
+    Container.TORCH_LEGACY: _save_torch,
+    Container.SAFETENSORS: _save_safetensors,
+}

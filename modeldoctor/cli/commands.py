@@ -1,0 +1,394 @@
+"""The commands: each parses, calls one function, prints and exits. Errors become text and exit codes here alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+
+from modeldoctor.cli.terminal import err, interrupted, out, show_warning, shown_progress
+from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.config.treat import commented_yaml, load_treat_config
+from modeldoctor.errors import ExitCode, GateError, ModelDoctorError, UsageError
+
+if TYPE_CHECKING:
+    from modeldoctor.results.diagnosis import Diagnosis
+    from modeldoctor.runtime.distributed import Team
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+_DEFAULTS = DiagnoseConfig()
+_Workers = Annotated[
+    int | None, typer.Option(help="Processes that read images; by default up to 8 for a GPU. Changes no figure.")
+]
+_team: Team | None = None
+
+
+def main() -> NoReturn:
+    """The console script: run a command, turn what goes wrong into a message and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
+    warnings.showwarning = show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names that the terminal cannot show
+    try:
+        with _job():
+            app()
+    except ModelDoctorError as error:
+        if not error.said:
+            Console(stderr=True).print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+    sys.exit(ExitCode.DONE)
+
+
+@contextmanager
+def _job() -> Iterator[None]:
+    """Join the processes that torchrun started, if it did; all but the first are silent."""
+    global _team
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield
+        return
+    from modeldoctor.runtime.distributed import job
+
+    with job() as _team:
+        if not _team.first:
+            out.quiet = err.quiet = True
+        yield
+
+
+@app.callback(invoke_without_command=True)
+def _commands(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Find out why a trained image classifier is wrong."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        out.print(version_of("modeldoctor"), highlight=False)
+        raise typer.Exit
+    if _team is not None and context.invoked_subcommand not in ("diagnose", "treat"):
+        raise UsageError(
+            f"{_team.size} processes for {context.invoked_subcommand or 'nothing'}",
+            where="torchrun",
+            expected="diagnose or treat, which share their images among processes",
+            hint="run this command without torchrun",
+        )
+    if context.invoked_subcommand is None:
+        out.print(context.get_help())
+
+
+@app.command()
+def diagnose(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The checkpoint: a .pt, .pth, .ckpt or .safetensors file, or a timm folder.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="An image folder, a CSV of path and label, torchvision:NAME, or timm's names (wds/..., hfds/...)."
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The diagnosis; a .json summary goes beside it.")
+    ] = Path("diagnosis.h5"),
+    arch: Annotated[
+        str | None, typer.Option(help="resnet50, timm/resnet50 or torchvision/resnet50; else the file's own word.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="last, last:N, stages, all, or names and globs separated by commas.", show_default=_DEFAULTS.layers
+        ),
+    ] = None,
+    list_layers: Annotated[
+        bool, typer.Option("--list-layers", help="Print the layers with shapes and cost, and exit.")
+    ] = False,
+    noise_draws: Annotated[int, typer.Option(help="J of Eq. 4; 0 measures without noise.")] = _DEFAULTS.noise_draws,
+    delta: Annotated[float, typer.Option(help="Noise range.")] = _DEFAULTS.delta,
+    delta_unit: Annotated[
+        str, typer.Option(help="std (of the layer's activation) or absolute.")
+    ] = _DEFAULTS.delta_unit,
+    samples_per_class: Annotated[int, typer.Option(help="T: images a class.")] = _DEFAULTS.samples_per_class,
+    min_confidence: Annotated[
+        float, typer.Option(help="Least softmax of an image that counts.")
+    ] = _DEFAULTS.min_confidence,
+    threshold: Annotated[float, typer.Option(help="v: from where on a kernel is correlated.")] = _DEFAULTS.threshold,
+    max_explained: Annotated[int, typer.Option(help="Most wrong images to explain.")] = _DEFAULTS.max_explained,
+    shown: Annotated[int, typer.Option(help="Wrong images to keep maps of, for the report.")] = _DEFAULTS.shown,
+    fgsm_epsilon: Annotated[
+        float, typer.Option(help="FGSM's step for pixels in [0, 1]; 0 leaves adversarial images out.")
+    ] = _DEFAULTS.fgsm_epsilon,
+    split: Annotated[str | None, typer.Option(help="Split for the class correlation.", show_default="train")] = None,
+    examine: Annotated[
+        str | None, typer.Option(help="Split whose wrong images are explained.", show_default="val")
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Object masks: PNG, LabelMe, VOC or YOLO files in the images' folder structure, or a COCO JSON."
+        ),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let torchvision or timm download the data set.")
+    ] = False,
+    input_size: Annotated[int | None, typer.Option(help="Pixels; else the checkpoint's or the network's own.")] = None,
+    mean: Annotated[str | None, typer.Option(help="One value, or one a channel: 0.485,0.456,0.406.")] = None,
+    std: Annotated[str | None, typer.Option(help="As --mean.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Input channels.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of the network.")] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="EXECUTE code from the file: only for files from a source you trust.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of samples and noise.")] = _DEFAULTS.seed,
+    batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
+    workers: _Workers = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
+    memory: Annotated[
+        str | None, typer.Option(help="What a process may take, such as 4GiB; else a share of what is free.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = _DEFAULTS.precision,
+    hooks: Annotated[
+        bool, typer.Option("--hooks", help="Run the whole network for every draw, for comparison.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted run of the same output.")
+    ] = False,
+    json_only: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON on stdout, and nothing else.")
+    ] = False,
+) -> None:
+    """Which kernels does each class depend on, and why are these images wrong?"""
+    config = _config(
+        layers=layers or ("all" if list_layers else _DEFAULTS.layers),
+        noise_draws=noise_draws, delta=delta, delta_unit=delta_unit, samples_per_class=samples_per_class,
+        min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, shown=shown,
+        fgsm_epsilon=fgsm_epsilon, split=split, examine=examine, seed=seed, batch_size=batch_size, workers=workers,
+        device=device, hooks=hooks, memory=memory, precision=precision,
+    )  # fmt: skip
+    if data is None and not list_layers:
+        raise UsageError("no data given", where="--data", expected="an image folder, a CSV or a data set's name")
+    if output.suffix == ".json":
+        raise UsageError(
+            "the summary has this name", where=f"--output {output}", expected="a name such as diagnosis.h5"
+        )
+    from modeldoctor import diagnosis as diagnosing
+    from modeldoctor.cli.render import render_layers
+    from modeldoctor.zoo import load_model
+
+    network = load_model(
+        checkpoint, arch=arch, num_classes=num_classes, channels=channels, input_size=input_size,
+        mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), trust_pickle=trust_pickle,
+    )  # fmt: skip
+    for note in network.notes:
+        err.print(f"[dim]note: {escape(note)}[/]", highlight=False)
+    if list_layers:
+        out.print(render_layers(diagnosing.list_layers(network, config)))
+        return
+    with shown_progress() as progress:
+        diagnosis = diagnosing.diagnose(
+            network, str(data), config=config, root=root, download=download, masks=masks, output=output,
+            resume=resume, progress=progress, team=_team,
+        )  # fmt: skip
+    if _team is None or _team.first:
+        _show(diagnosis, output, json_only)
+
+
+@app.command()
+def identify(
+    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, as for diagnose.")],
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
+    json_only: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")] = False,
+) -> None:
+    """Which architecture do these weights belong to?"""
+    from modeldoctor.cli.render import render_identification
+    from modeldoctor.zoo import identify_file
+
+    found = identify_file(checkpoint, trust_pickle=trust_pickle)
+    if json_only:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    for part in render_identification(found):
+        out.print(part, "")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Argument(help="The folder to make.")] = Path("modeldoctor-demo"),
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+) -> None:
+    """The whole job on an image set made on the spot: backgrounds mislead a network; diagnose, treat, report."""
+    from modeldoctor.cli.render import render_trial
+    from modeldoctor.demo import run_demo
+
+    with shown_progress() as progress:
+        result = run_demo(output, seed=seed, progress=progress)
+    _show(result.diagnosis, result.output, json_only=False)
+    for part in render_trial(result.trial):
+        out.print(part, "")
+    out.print(f"to read: {escape(str(result.report))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def treat(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="The checkpoint, as for diagnose; or --config has it.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file; `modeldoctor config` prints one with every key.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="An image folder, a CSV, or torchvision:NAME.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Object masks of training images; see `annotate`.")] = None,
+    groups: Annotated[Path | None, typer.Option(help="A CSV of path and group, for worst-group accuracy.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The run directory.")] = None,
+    arch: Annotated[str | None, typer.Option(help="resnet50, timm/resnet50 or torchvision/resnet50.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="key.key=value, for any key of the configuration; repeatable.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="What one process may take for a step, e.g. 4GiB.")] = None,
+    tensorboard: Annotated[
+        bool | None, typer.Option("--tensorboard", help="Write TensorBoard events, too.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted trial.")] = False,
+    require_improvement: Annotated[
+        bool, typer.Option("--require-improvement", help="Exit with 4 unless the verdict is `improved`.")
+    ] = False,
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
+) -> None:
+    """Fine-tune under constraints made from a diagnosis, and prove that it helped.
+
+    Without --masks and --config, the channel constraint alone: nothing says where the objects are.
+    """
+    settings = load_treat_config(
+        config, changes or [], checkpoint=checkpoint, data__path=data, data__masks=masks, data__groups=groups,
+        data__root=root, output=output, network__arch=arch, memory=memory, tensorboard=tensorboard,
+    )  # fmt: skip
+    from modeldoctor.cli.render import render_trial
+    from modeldoctor.treatment.pipeline import load_and_treat
+
+    with shown_progress() as progress:
+        trial = load_and_treat(settings, trust_pickle=trust_pickle, resume=resume, progress=progress, team=_team)
+    for part in render_trial(trial):
+        out.print(part, "")
+    out.print(f"written: {escape(str(settings.output))}", highlight=False, soft_wrap=True)
+    if require_improvement and trial.ruling.outcome != "improved":
+        raise GateError(f"the verdict is {trial.ruling.outcome}", where="--require-improvement", expected="improved")
+
+
+@app.command("config")
+def print_config() -> None:
+    """Print a treatment's configuration with every key, its default, meaning and range."""
+    sys.stdout.write(commented_yaml() + "\n")
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="A diagnosis, or a run directory at any stage.")],
+    later: Annotated[Path | None, typer.Argument(help="A second diagnosis: what changed from the first?")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The folder to write to.", show_default="beside the results")
+    ] = None,
+    formats: Annotated[str, typer.Option("--format", help="html, json, md: some of them.")] = "html,json,md",
+    fail_under: Annotated[
+        list[str] | None, typer.Option(help="FIGURE=NUMBER: exit with 4 where it is less; may be given again.")
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help="FIGURE>NUMBER (or < >= <= == !=): exit with 4 where it holds.")
+    ] = None,
+) -> None:
+    """One page for people, JSON and Markdown for CI jobs; gates for their exit code.
+
+    A FIGURE is accuracy, worst_class, worst_group, gain, gain_over_control, isolated, background, resembles_class,
+    foreign_kernels, unclear, broken, classes_without_samples, or the path of any number in report.json.
+    """
+    from modeldoctor.report import make_report, require
+
+    made = make_report(
+        path, later, output=output, formats=[part.strip() for part in formats.split(",")],
+        fail_under=fail_under or [], fail_on=fail_on or [],
+    )  # fmt: skip
+    out.print(f"[bold]{made.report.verdict}[/]: {escape(made.report.headline)}", highlight=False)
+    out.print(f"written: {', '.join(escape(str(file)) for file in made.files)}", highlight=False, soft_wrap=True)
+    require(made.report.gates)
+
+
+@app.command()
+def annotate(
+    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, as for diagnose.")],
+    data: Annotated[str, typer.Option(help="An image folder, a CSV of path and label, torchvision:NAME or hfds/NAME.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to fill; new, or an earlier one.")],
+    per_class: Annotated[int, typer.Option(help="Images a class.")] = 20,
+    split: Annotated[str | None, typer.Option(help="Split to choose from.", show_default="train")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Masks there are already; their images are left out.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Make symbolic links instead of copies.")] = False,
+    arch: Annotated[str | None, typer.Option(help="resnet50, timm/resnet50 or torchvision/resnet50.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Let the data set be downloaded.")] = False,
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
+    workers: _Workers = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
+) -> None:
+    """Put the images worth annotating into a folder: wrong with confidence first, then right with doubt."""
+    config = _config(split=split, batch_size=batch_size, workers=workers, device=device)
+    from modeldoctor.diagnosis import annotate as annotating
+    from modeldoctor.zoo import load_model
+
+    network = load_model(checkpoint, arch=arch, trust_pickle=trust_pickle)
+    with shown_progress() as progress:
+        plan = annotating.annotate(
+            network, data, output=output, per_class=per_class, config=config, root=root, download=download,
+            masks=masks, link=link, progress=progress,
+        )  # fmt: skip
+    out.print(
+        f"{len(plan.choices)} images of {escape(plan.split)} in {escape(str(plan.output))}; {escape(str(plan.table))} "
+        f"says why. Annotate them with LabelMe, then give --masks {escape(str(plan.output))}.",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _show(diagnosis: Diagnosis, output: Path, json_only: bool) -> None:
+    """Print the summary and keep it beside the diagnosis."""
+    from modeldoctor.cli.render import render_summary
+    from modeldoctor.results.summary import summarise, write_summary
+
+    summary = summarise(diagnosis)
+    beside = write_summary(summary, output)
+    if json_only:
+        sys.stdout.write(json.dumps(summary, indent=2) + "\n")
+        return
+    for part in render_summary(summary):
+        out.print(part, "")
+    out.print(f"written: {escape(str(output))}, {escape(str(beside))}", highlight=False, soft_wrap=True)
+
+
+def _config(**options: Any) -> DiagnoseConfig:
+    try:
+        return DiagnoseConfig(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"{first['input']!r}: {first['msg']}", where=option, hint="see --help") from error
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(
+            f"{text!r} is no list of numbers", where=option, expected="0.5 or 0.485,0.456,0.406"
+        ) from error

@@ -1,0 +1,190 @@
+"""What a person sees in the terminal, as Rich renderables made from the JSON summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from modeldoctor.graph import Layer
+from modeldoctor.results.trial import Trial
+
+_WORST = 5
+_SENTENCES = {
+    "isolated": "the prediction does not survive noise on its features that right ones survive",
+    "background": "the evidence lies outside the object",
+    "foreign-kernels": "kernels that the true class does not use carry the prediction",
+    "resembles-class": "its kernels respond like another class's",
+    "unclear": "nothing measured sets it apart from right predictions",
+}
+
+
+def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
+    """The summary of a diagnosis, part by part."""
+    yield (
+        f"[bold]{escape(summary['arch'])}[/]: accuracy [bold]{_percent(summary['accuracy'])}[/] on "
+        f"{summary['examined']} ({summary['wrong']} of {summary['images']} images wrong)"
+    )
+    yield _classes(summary)
+    yield _layers(summary)
+    if summary["explained"]:
+        yield _verdicts(summary)
+        yield _telling(summary)
+
+
+def render_trial(trial: Trial) -> Iterator[RenderableType]:
+    """A trial's arms with their intervals, and the verdict."""
+    table = _table(f"Test split, {trial.arms[0].images} images", "")
+    for arm in trial.arms:
+        table.add_column(
+            f"{arm.arm}\n[dim]{len(arm.seeds)} seed{'s' * (len(arm.seeds) > 1)}[/]", justify="right", no_wrap=True
+        )
+    for metric in trial.arms[0].metrics:
+        found = (arm.metrics[metric] for arm in trial.arms)
+        cells = [f"{_percent(one.value)}\n[dim]{100 * one.low:.1f}–{100 * one.high:.1f}[/]" for one in found]
+        table.add_row(metric.replace("_", " "), *cells)
+    table.caption = "mean over seeds, 95% interval over images and seeds"
+    table.caption_justify = "left"
+    yield table
+    yield f"[bold]{trial.ruling.outcome}[/]: {escape(trial.ruling.reason)}"
+    yield f"the treated checkpoint holds the weights of: {trial.handed_back}"
+
+
+def render_identification(found: dict[str, Any]) -> Iterator[RenderableType]:
+    """What network a file holds, and the candidates."""
+    best = found["candidates"][0]
+    fits = "all fit" if found["fits"] else "not all fit"
+    yield f"[bold]{escape(found['arch'])}[/]: of {found['tensors']} tensors in the file, {fits}"
+    size = found["image_size"]
+    facts = [
+        f"{found['num_classes']} classes" if found["num_classes"] else "no head of its own: the class count is unknown",
+        f"{found['channels']} input channels" if found["channels"] else "",
+        f"built for {size[0]}×{size[1]} px" if size else "",
+        *(f"{name.replace('_', ' ')} {value}" for name, value in found["options"].items()),
+        f"names carry the prefix {found['prefix']!r}" if found["prefix"] else "",
+        f"the file itself says {found['stated']!r}" if found["stated"] else "",
+    ]
+    yield escape(", ".join(fact for fact in facts if fact))
+    yield from (escape(note) for note in found["notes"])
+    table = _table("Candidates", "architecture")
+    table.add_column("parameters", justify="right")
+    table.add_column("what differs", ratio=1, overflow="fold")
+    for one in found["candidates"]:
+        same = "" if one is best or not one["tied"] else f"same tensors as {best['arch']}"
+        table.add_row(escape(one["arch"]), f"{one['found']}/{one['wanted']}", escape(same or _misfits(one)))
+    table.caption = "parameters: with the file's shapes, of those it needs beside the head; sizes left open"
+    table.caption_justify = "left"
+    yield table
+
+
+def render_layers(layers: Sequence[Layer]) -> Table:
+    """`--list-layers`."""
+    table = _table("Layers in execution order", "layer", "kind")
+    for head in ("kernels", "map", "depth", "MMACs behind it"):
+        table.add_column(head, justify="right")
+    for layer in layers:
+        size = f"{layer.height}×{layer.width}"
+        cost = f"{layer.macs_after / 1e6:,.1f}" if layer.macs_after else "all"
+        table.add_row(escape(layer.name), layer.kind, str(layer.channels), size, f"{layer.depth:.2f}", cost)
+    return table
+
+
+def _classes(summary: dict[str, Any]) -> Table:
+    by_name = {one["name"]: one for one in summary["classes"]}
+    table = _table(f"Worst classes on {summary['examined']}", "class")
+    for head in ("images", "accuracy"):
+        table.add_column(head, justify="right")
+    table.add_column("most frequent verdict")
+    for name in summary["worst_classes"][:_WORST]:
+        one = by_name[name]
+        verdict, count = max(one["verdicts"].items(), key=lambda item: int(item[1]))
+        table.add_row(
+            escape(name), str(one["images"]), _percent(one["accuracy"]), f"{verdict} ({count})" if count else "–"
+        )
+    return table
+
+
+def _layers(summary: dict[str, Any]) -> Table:
+    threshold = summary["config"]["threshold"]
+    table = _table("Which kernels do classes depend on?", "layer")
+    for head in ("kernels", "map", f"Â ≥ {threshold:g}", "shared", "not measured"):
+        table.add_column(head, justify="right")
+    for layer in summary["layers"]:
+        table.add_row(
+            escape(layer["name"]),
+            str(layer["channels"]),
+            f"{layer['height']}×{layer['width']}",
+            _percent(layer["correlated_share"]),
+            _percent(layer["sharing"]),
+            str(layer["classes_without_samples"]),
+        )
+    table.caption = "shared: mean Jaccard index of two classes' kernels"
+    table.caption_justify = "left"
+    return table
+
+
+def _verdicts(summary: dict[str, Any]) -> Table:
+    table = _table(f"Why are images wrong? ({summary['explained']} explained)", "verdict")
+    table.add_column("images", justify="right")
+    table.add_column("meaning")
+    for verdict, count in sorted(summary["verdicts"].items(), key=lambda item: -int(item[1])):
+        if count:
+            table.add_row(verdict, str(count), _SENTENCES[verdict])
+    return table
+
+
+def _telling(summary: dict[str, Any]) -> Table:
+    table = _table("The most telling wrong images", "image")
+    table.add_column("taken for", overflow="fold")
+    table.add_column("why: evidence", ratio=1, overflow="fold")
+    for image in summary["telling"]:
+        table.add_row(
+            escape(image["path"]),
+            f"{escape(image['predicted'])} ({_percent(image['confidence'])})",
+            f"[bold]{image['verdict']}[/]: {escape(_evidence(image))}",
+        )
+    return table
+
+
+def _misfits(candidate: dict[str, Any]) -> str:
+    if not candidate["compared"]:
+        return "–"
+    groups = (("missing", "missing"), ("unexpected", "too many"), ("misshapen", "of another shape"))
+    said = [
+        f"{one['count']} {what} ({', '.join(one['first'])}{', ...' * (one['count'] > len(one['first']))})"
+        for name, what in groups
+        if (one := candidate[name])["count"]
+    ]
+    return "; ".join(said) or "nothing"
+
+
+def _table(title: str, *texts: str) -> Table:
+    """A table whose first columns hold names, which are folded and never cut off."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for text in texts:
+        table.add_column(text, overflow="fold")
+    return table
+
+
+def _evidence(image: dict[str, Any]) -> str:
+    verdict = image["verdict"]
+    if verdict == "isolated":
+        return f"{_percent(image['stability'])} of noisy copies keep it, {_percent(image['fallback'])} turn right"
+    if verdict == "background":
+        return f"{_percent(image['background_share'])} of the evidence is outside the object"
+    if verdict == "foreign-kernels":
+        kernels = (f"{one['channel']} ({one['size']:.3g}, usually {one['own_class']:.3g})" for one in image["kernels"])
+        share, first = _percent(image["foreign_share"]), ", ".join(islice(kernels, 2))
+        return f"{share} of it on kernels that {image['label']} does not use: {first}"
+    if verdict == "resembles-class":
+        return f"like {image['resembles']}, by {image['resemblance']:+.2f} cosine"
+    return _SENTENCES["unclear"]
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"

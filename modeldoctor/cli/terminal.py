@@ -1,0 +1,70 @@
+"""What the commands share of the terminal: results on stdout, bars and warnings on stderr, ending on a signal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from modeldoctor.errors import ExitCode, ModelDoctorWarning
+from modeldoctor.runtime.progress import Progress
+
+out = Console()
+err = Console(stderr=True)
+
+_LINE_EVERY_S = 30.0
+
+
+@contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """A bar on stderr for each stage, or lines in a log; figures behind " · " in a stage's text change with it."""
+    if not err.is_terminal:
+        yield _lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=err) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            name = stage.partition(" · ")[0]
+            if name not in tasks:
+                tasks[name] = bars.add_task(stage, total=total)
+            bars.update(tasks[name], description=stage, completed=done, total=total)
+
+        yield show
+
+
+def _lines() -> Progress:
+    """Where no bar can move: a line for each stage that is done, and now and then one on the way."""
+    said, ended = time.monotonic(), set[str]()
+
+    def show(stage: str, done: int, total: int | None) -> None:
+        nonlocal said
+        name = stage.partition(" · ")[0]
+        if name in ended or not done:
+            return
+        if done == total:
+            ended.add(name)
+        if done == total or time.monotonic() - said >= _LINE_EVERY_S:
+            said = time.monotonic()
+            place = f"{done}" if total is None else f"{done} of {total}"
+            err.print(f"{stage}: {place}", markup=False, highlight=False, soft_wrap=True)
+
+    return show
+
+
+def show_warning(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+    """Our warnings are for the user; other libraries' are not."""
+    if issubclass(category, ModelDoctorWarning):
+        err.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
+
+
+def interrupted(number: int, frame: object) -> NoReturn:
+    """A signal handler: end, with the exit code that says why."""
+    raise SystemExit(ExitCode.INTERRUPTED)

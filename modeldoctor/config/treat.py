@@ -1,0 +1,313 @@
+"""Every key of a treatment's YAML file: types, ranges, defaults and documentation in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ByteSize, Field, ValidationError, model_validator
+
+from modeldoctor.config.diagnose import Model
+from modeldoctor.errors import ConfigError
+from modeldoctor.results.trial import Metric
+
+Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
+ArmName = Literal["treat", "continue", "shuffled-channels", "random-mask"]
+
+
+class NetworkConfig(Model):
+    """What is built for the checkpoint, where the file itself does not say it."""
+
+    arch: str | None = None
+    """resnet50, timm/resnet50 or torchvision/resnet50; null: the file's own word."""
+    num_classes: int | None = Field(default=None, ge=1)
+    """Logits; null: read off the weights."""
+    channels: int | None = Field(default=None, ge=1)
+    """Input channels; null: read off the weights."""
+    input_size: int | None = Field(default=None, ge=1)
+    """Pixels; null: the file's, else the network's own."""
+    mean: tuple[float, ...] | None = None
+    """One value, or one a channel, for pixels in [0, 1]; null: the file's, else the library's."""
+    std: tuple[float, ...] | None = None
+    """As mean."""
+
+
+class DataConfig(Model):
+    """The images of a treatment."""
+
+    path: str
+    """An image folder, a CSV of path and label, torchvision:NAME, or timm's names."""
+    root: Path | None = None
+    """Where a named data set, or a CSV's images, lie."""
+    download: bool = False
+    """Let torchvision or timm download the data set."""
+    masks: Path | None = None
+    """Object masks of training images, in any annotation format; needed by the space constraint."""
+    groups: Path | None = None
+    """A CSV with the column `path` and one that names each image's group."""
+    group_column: str = "group"
+    """The groups' column."""
+
+
+class ChannelConfig(Model):
+    """The channel constraint, Eq. 5."""
+
+    weight: Weight = 0.0
+    """α >= 0, in units of its value at the start; 0 leaves it out, auto lets a pilot pick. Without masks 0.1."""
+    layers: str = "last"
+    """As in a diagnosis."""
+    attribution: Literal["gradient", "gradient_x_activation"] = "gradient"
+    """|∂y/∂m| as in the paper, or |∂y/∂m · m|."""
+    exclude_background: bool = False
+    """Leave a kernel out of a class's allowed ones if most of its |∂y/∂m · m| lies outside the objects; needs masks."""
+
+
+class SpaceConfig(Model):
+    """The space constraint, Eq. 6; it needs object masks."""
+
+    weight: Weight = 1.0
+    """β >= 0, in units of its value at the start; 0 leaves it out, auto lets a pilot pick. Without masks 0."""
+    layers: str = "features"
+    """As in a diagnosis; `features` are the maps that the head pools, `last` is the paper's last convolution."""
+    attribution: Literal["gradient", "gradient_x_activation"] = "gradient_x_activation"
+    """|∂y/∂m| as in the paper, or the background's share of |∂y/∂m · m|."""
+    expand_px: float = Field(default=8, ge=0)
+    """Pixels at 224 px by which the object is grown (the paper: 30); scaled to the network's input."""
+    annotated_per_class: int = Field(default=20, ge=1)
+    """Annotated training images a class that are used: wrong with high confidence first, then right with low."""
+    annotated_share: float = Field(default=0.25, ge=0, le=1)
+    """Share of each batch that is drawn from the annotated images, in every arm."""
+
+
+class AugmentationConfig(Model):
+    """How training pictures are changed, the same in every arm; a mask takes its picture's way."""
+
+    shift: float = Field(default=0.04, ge=0, le=0.5)
+    """Random translation, as a share of the edge; edges are repeated."""
+    flip: bool = True
+    """Mirror half of the pictures."""
+    scale: float = Field(default=1.0, gt=0, le=1)
+    """Least share of a picture's area that a random crop keeps; 1 crops as in evaluation."""
+    color_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Range by which brightness, contrast and saturation change."""
+    erase: float = Field(default=0.0, ge=0, le=1)
+    """Share of pictures of which a random rectangle is erased."""
+
+
+class TrainingConfig(Model):
+    """Fine-tuning, the same in every arm. null: what the checkpoint says of its own training, else the value named."""
+
+    epochs: int = Field(default=10, ge=1)
+    """Passes over the training split; validation chooses among them."""
+    batch_size: int | None = Field(default=None, ge=2)
+    """Images of which the gradient is taken at once; else 64."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches whose gradients make one step."""
+    optimizer: str | None = None
+    """A name of timm's optimizer factory; else sgd."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """At its highest; else 0.03."""
+    schedule: Literal["cosine", "tanh", "step", "poly", "none"] = "cosine"
+    """A name of timm's scheduler factory, stepped with every update; none keeps the learning rate."""
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs in which the learning rate rises from nothing."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """As the optimizer defines it; else 0.0005."""
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    """For optimizers that have one; else 0.9."""
+    label_smoothing: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the label's probability that goes to the other classes; else 0."""
+    mixup: float = Field(default=0.0, ge=0)
+    """Beta distribution's parameter of mixup among images without a constraint; 0 mixes none."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of an average of the weights, which is then what validation judges and the arm hands on; 0 keeps none."""
+    amp: Literal["none", "bfloat16", "float16"] = "none"
+    """Type of the forward pass where autocast reduces it, for GPUs; constraints are always in float32."""
+    clip_norm: float = Field(default=5.0, gt=0)
+    """Largest norm of the gradient in the weights."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+class PilotConfig(Model):
+    """How `weight: auto` is picked: a short run for each rung, judged on validation."""
+
+    ladder: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.3, 1.0, 3.0, 10.0), min_length=1)
+    """Weights to try."""
+    epochs: int = Field(default=3, ge=1)
+    """Passes over the training split for each."""
+
+
+class TreatConfig(Model):
+    """A treatment and its trial."""
+
+    checkpoint: Path
+    """What is treated; the treated checkpoint comes out in the same container."""
+    network: NetworkConfig = NetworkConfig()
+    data: DataConfig
+    diagnosis: Path | None = None
+    """A diagnosis of this checkpoint with the layers that are constrained; null: made in the output folder."""
+    output: Path = Path("treatment")
+    """The run directory."""
+    channel: ChannelConfig = ChannelConfig()
+    space: SpaceConfig = SpaceConfig()
+    noise_draws: int = Field(default=10, ge=0, le=100)
+    """J of Eq. 5 and 6."""
+    delta: float = Field(default=0.1, gt=0)
+    """Noise range δ, in units of each layer's activation standard deviation."""
+    training: TrainingConfig = TrainingConfig()
+    pilot: PilotConfig = PilotConfig()
+    arms: tuple[ArmName, ...] = ("treat", "continue")
+    """What is compared; `treat` always, `continue` is the same training without constraints."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
+    """One run of every arm each."""
+    metric: Metric = Metric.ACCURACY
+    """What validation chooses by and the verdict is about; the groups' metrics need data.groups."""
+    tensorboard: bool = False
+    """Write the history as TensorBoard events, too."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that read images; by default none beside a CPU, up to 8 beside a GPU. Changes no figure."""
+    device: str = "auto"
+    """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` ..."""
+    memory: ByteSize | None = Field(default=None, ge=1024**2)
+    """What one process may take for a step, e.g. 4GiB; null: a quarter of the machine's memory, half of a GPU's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_masks(cls, values: Any) -> Any:
+        """Nothing says where the objects are: what is left is the channel constraint."""
+        data = values.get("data") if isinstance(values, dict) else None
+        if not isinstance(data, dict) or data.get("masks") is not None:
+            return values
+        weights = {"channel": 0.1, "space": 0.0}
+        given = {name: values[name] for name in weights if isinstance(values.get(name), dict)}
+        if set(weights) & set(values) - set(given):
+            return values
+        return {**values, **{name: {"weight": weights[name], **given.get(name, {})} for name in weights}}
+
+    @model_validator(mode="after")
+    def _fair(self) -> TreatConfig:
+        if not {"treat", "continue"} <= set(self.arms):
+            raise ValueError("arms must hold treat and continue: without a control there is no verdict")
+        for name, values in (("arms", self.arms), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names one of them twice: {', '.join(map(str, values))}")
+        return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> TreatConfig:
+        if not (self.channel.weight or self.space.weight):
+            raise ValueError("both weights are 0: there is nothing to treat with")
+        if self.space.weight and self.data.masks is None:
+            raise ValueError("the space constraint needs data.masks; or set space.weight to 0")
+        if self.channel.exclude_background and self.data.masks is None:
+            raise ValueError("channel.exclude_background needs data.masks")
+        if self.training.mixup and self.channel.weight:
+            raise ValueError("the channel constraint applies to every image, so mixup has none to mix: set one to 0")
+        if self.metric not in (Metric.ACCURACY, Metric.WORST_CLASS) and self.data.groups is None:
+            raise ValueError(f"metric {self.metric} needs data.groups")
+        return self
+
+
+def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: Any) -> TreatConfig:
+    """Read a treatment's YAML file.
+
+    Args:
+        path: the file; None begins with nothing.
+        changes: `key.key=value` texts that replace what the file says; values are YAML.
+        values: `key__key=value` that replace both; None is left out.
+
+    Raises:
+        ConfigError: the file or a change is not YAML, or a key or value is wrong.
+    """
+    where = str(path) if path else "the options"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"no readable YAML: {error}", where=where, expected="a file as `modeldoctor config` prints it"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"a {type(content).__name__}", where=where, expected="keys and values")
+    for change in changes:
+        _set(content, *_parsed(change))
+    for key, value in values.items():
+        if value is not None:
+            _set(content, key.replace("__", "."), value)
+    try:
+        return TreatConfig(**content)
+    except (ValidationError, TypeError) as error:
+        problems = "; ".join(_problems(error)) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(
+            problems, where=where, hint="`modeldoctor config` prints every key with its default"
+        ) from error
+
+
+def commented_yaml(model: type[BaseModel] = TreatConfig, indent: str = "") -> str:
+    """Every key of a configuration with its default, what it means, and its range, as a YAML file."""
+    lines: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            lines += [
+                f"{indent}# {(inner.__doc__ or '').strip()}",
+                f"{indent}{name}:",
+                commented_yaml(inner, indent + "  "),
+            ]
+            continue
+        ranges = ", ".join(_range(field.metadata))
+        lines.append(f"{indent}# {(field.description or '').strip()}" + (f" ({ranges})" if ranges else ""))
+        if field.is_required():
+            lines.append(f"{indent}{name}: ???")
+        else:
+            default = str(field.default) if isinstance(field.default, Path | Metric) else field.default
+            default = list(default) if isinstance(default, tuple) else default
+            text = yaml.safe_dump(default, default_flow_style=True).strip().removesuffix("...").strip()
+            lines.append(f"{indent}{name}: {text}")
+    return "\n".join(lines)
+
+
+def _range(metadata: Sequence[Any]) -> Iterator[str]:
+    for mark, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+        for one in metadata:
+            if getattr(one, mark, None) is not None:
+                yield f"{sign} {getattr(one, mark)}"
+
+
+def _parsed(change: str) -> tuple[str, Any]:
+    key, sign, value = change.partition("=")
+    if not sign:
+        raise ConfigError(f"{change!r} has no value", where="--set", expected="key.key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"no readable YAML: {error}", where=f"--set {change}", expected="key.key=value") from error
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"{parent} holds no keys", where=key, expected="key.key=value")
+    content[last] = value
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for one in error.errors():
+        key = ".".join(str(part) for part in one["loc"] if part not in ("float", "literal['auto']"))
+        near = ""
+        if one["type"] == "extra_forbidden":
+            known = _keys_beside(one["loc"])
+            close = get_close_matches(str(one["loc"][-1]), known, n=1, cutoff=0.0)
+            near = f" (nearest: {close[0]})" if close else ""
+        yield f"{key or 'the configuration'}: {one['msg']}{near}"
+
+
+def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
+    fields: Mapping[str, Any] = TreatConfig.model_fields
+    for part in loc[:-1]:
+        fields = getattr(fields[str(part)].annotation, "model_fields", {}) if str(part) in fields else {}
+    return list(fields)

@@ -1,0 +1,36 @@
+"""The labels of image sets, counted as a network counts its outputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+from modeldoctor.data.classes import match_classes
+from modeldoctor.data.imageset import ImageSet
+from modeldoctor.data.streams import StreamSet
+from modeldoctor.errors import ModelDoctorWarning
+
+AnySet = ImageSet | StreamSet
+
+
+def in_network_classes(
+    splits: Mapping[str, AnySet], class_names: tuple[str, ...] | None, num_classes: int
+) -> tuple[dict[str, AnySet], tuple[str, ...]]:
+    """The splits with labels that count the network's outputs, and the outputs' names; warns of what looks wrong.
+
+    Args:
+        splits: image sets by split.
+        class_names: of the network, in the order of its outputs; None if its file does not say.
+        num_classes: of the network.
+    """
+    matched: dict[str, AnySet] = {}
+    names: tuple[str, ...] = ()
+    said: dict[str, None] = {}
+    for split, images in splits.items():
+        match = match_classes(images.class_names, class_names, num_classes)
+        said |= dict.fromkeys((*match.notes, *match.warnings))
+        matched[split], names = images.with_classes(match), names or match.names
+        matched[split].split = split  # splits put together from several sources may bear the same name
+    for text in said:
+        warnings.warn(text, ModelDoctorWarning, stacklevel=3)
+    return matched, names

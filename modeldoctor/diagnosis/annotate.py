@@ -1,0 +1,292 @@
+"""Which images are worth annotating? Those that the network gets wrong with confidence, then those it doubts.
+
+Shapes: S samples, N classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.data import ImageSet, choose_to_annotate, open_data
+from modeldoctor.data.masks import PLAN_FILE
+from modeldoctor.data.outputs import AnySet, in_network_classes
+from modeldoctor.data.pictures import PictureFiles
+from modeldoctor.diagnosis.assemble import warn_of_predictions
+from modeldoctor.diagnosis.chunks import Chunks
+from modeldoctor.diagnosis.passes import Run, predict
+from modeldoctor.diagnosis.setup import splits_to_use, take_apart
+from modeldoctor.diagnosis.state import RunState
+from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError
+from modeldoctor.graph import select_layers
+from modeldoctor.runtime.files import check_writable, written_aside
+from modeldoctor.runtime.interrupts import graceful_stop
+from modeldoctor.runtime.progress import Progress, silent
+from modeldoctor.runtime.session import in_eval_mode, resolve_device
+from modeldoctor.zoo import Network
+
+_COLUMNS = ("path", "class", "predicted", "confidence", "reason", "source")
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One image to annotate.
+
+    Attributes:
+        path: of the copy, relative to the plan's folder.
+        class_name, predicted: names of the true and the predicted class.
+        confidence: softmax of the predicted class.
+        reason: why it was chosen, in words.
+        source: the image's own file; for an image that is no file, its path in the data.
+    """
+
+    path: str
+    class_name: str
+    predicted: str
+    confidence: float
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationPlan:
+    """What was put into the folder.
+
+    Attributes:
+        output: the folder; its `annotate.csv` holds a row a choice.
+        split: where the images are from.
+        choices: class after class, the most worthwhile first.
+        annotated: images of the split that have a mask already and were left out.
+        broken: paths and reasons of unreadable images.
+    """
+
+    output: Path
+    split: str
+    choices: tuple[Choice, ...]
+    annotated: int
+    broken: tuple[tuple[str, str], ...]
+
+    @property
+    def table(self) -> Path:
+        """The CSV file."""
+        return self.output / PLAN_FILE
+
+
+def annotate(
+    network: Network,
+    data: str | Path | Mapping[str, AnySet],
+    *,
+    output: str | Path,
+    per_class: int = 20,
+    config: DiagnoseConfig | None = None,
+    root: Path | None = None,
+    download: bool = False,
+    masks: Path | None = None,
+    link: bool = False,
+    progress: Progress | None = None,
+) -> AnnotationPlan:
+    """Put the images of each class that are most worth annotating into a folder, with a CSV that says why.
+
+    The copies keep their paths relative to the data's root: LabelMe's files, saved beside them, fit the data as
+    `masks=output`. Images that are no files, or that LabelMe would turn by their EXIF entry, are written as PNG.
+
+    Args:
+        network: from `load_model`; its module is moved to the device and otherwise left as it was.
+        data: a folder, CSV or data set's name as in `open_data`, or the splits that it returned.
+        output: the folder; new, empty, or made by an earlier call. Nothing in it is deleted.
+        per_class: images a class; fewer where there are no more.
+        config: its `split` (train by default), `batch_size`, `workers` and `device` count here.
+        root, download, masks: as in `open_data`; images that have a mask already are left out.
+        link: make symbolic links instead of copies.
+        progress: called with (stage, done, total or None).
+
+    Raises:
+        DataError: the images cannot be used; they are a stream, or lie outside the data's root.
+        MaskError: the masks cannot be used.
+        UsageError: `output` holds something else, lies within the data, or cannot be written; no such split.
+        InterruptedRunError: Ctrl-C.
+    """
+    config, output = config or DiagnoseConfig(), Path(output)
+    _check_request(data, output, per_class)
+    progress = progress or silent
+    if isinstance(data, str | Path):
+        data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
+    splits, classes = in_network_classes(data, network.class_names, network.num_classes)
+    images = _files_of(splits_to_use(splits, config)[0])
+    annotated = _annotated(images)
+    free = ~annotated & ~_twins(images, splits)
+    images.masks = None
+    run = _predicted(network, images, classes, config, progress)
+    index, label, predicted, confidence = run.state.predictions[images.split].table()
+    rows = choose_to_annotate(
+        label, predicted, confidence, free[index], per_class=per_class, num_classes=network.num_classes
+    )
+    names = [(classes[label[row]], classes[predicted[row]]) for row in rows]
+    choices = [
+        _choice(images, int(index[row]), *pair, float(confidence[row])) for row, pair in zip(rows, names, strict=True)
+    ]
+    _write_table(output / PLAN_FILE, choices)
+    for done, (row, choice) in enumerate(zip(rows, choices, strict=True), start=1):
+        _place(images, int(index[row]), output / choice.path, output, link)
+        progress("copy", done, len(choices))
+    return AnnotationPlan(
+        output=output,
+        split=images.split,
+        choices=tuple(choices),
+        annotated=int(annotated.sum()),
+        broken=tuple(run.state.predictions[images.split].broken),
+    )
+
+
+def _check_request(data: str | Path | Mapping[str, AnySet], output: Path, per_class: int) -> None:
+    if per_class < 1:
+        raise UsageError(f"{per_class} images a class", where="--per-class", expected="at least 1")
+    check_writable(output / PLAN_FILE)
+    if output.is_dir() and any(output.iterdir()) and not _is_plan(output / PLAN_FILE):
+        raise UsageError(
+            "the folder is not empty",
+            where=str(output),
+            expected=f"a new or empty folder, or an earlier one with its {PLAN_FILE}",
+            hint="choose another folder for the output",
+        )
+    if isinstance(data, str | Path) and Path(data).is_dir() and output.resolve().is_relative_to(Path(data).resolve()):
+        raise UsageError(
+            f"the output would lie within the images of {data}",
+            where=str(output),
+            expected="a folder elsewhere: here it would pass for a class",
+            hint="choose another folder for the output",
+        )
+
+
+def _is_plan(table: Path) -> bool:
+    if not table.is_file():
+        return False
+    with table.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        return next(csv.reader(stream), None) == list(_COLUMNS)
+
+
+def _files_of(images: AnySet) -> ImageSet:
+    if not isinstance(images, ImageSet):
+        raise DataError(
+            "the images are a stream",
+            where=f"split {images.split}",
+            expected="images with random access, whose paths the annotations mirror",
+            hint="unpack the shards into a folder",
+        )
+    return images
+
+
+def _annotated(images: ImageSet) -> NDArray[np.bool_]:
+    """(S,), whether an image has a mask."""
+    masks = images.masks
+    return np.array([masks is not None and masks.find(path) is not None for path in images.paths], dtype=np.bool_)
+
+
+def _twins(images: ImageSet, splits: Mapping[str, AnySet]) -> NDArray[np.bool_]:
+    """(S,), whether an image would share its annotation with another, as 1.jpg and 1.png do; warns of them."""
+    paths = (path for one in splits.values() if isinstance(one, ImageSet) for path in one.paths)
+    stems = Counter(PurePosixPath(path).with_suffix("") for path in paths)
+    twins = [path for path in images.paths if stems[PurePosixPath(path).with_suffix("")] > 1]
+    if twins:
+        warnings.warn(
+            f"{len(twins)} images have the name of another but for its ending, and are left out: {twins[0]} ...",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
+    alike = set(twins)
+    return np.array([path in alike for path in images.paths], dtype=np.bool_)
+
+
+def _predicted(
+    network: Network, images: ImageSet, classes: tuple[str, ...], config: DiagnoseConfig, progress: Progress
+) -> Run:
+    """A run that has made its first pass over the images."""
+    config = config.model_copy(update={"layers": "last"})
+    device = resolve_device(config.device)
+    with graceful_stop() as stop, in_eval_mode(network.module):
+        layered = take_apart(network, config, device)
+        run = Run(
+            module=network.module,
+            network=layered,
+            layers=select_layers(layered.layers, config.layers),
+            config=config,
+            classes=network.num_classes,
+            device=device,
+            state=RunState(fingerprint=""),
+            state_path=None,
+            progress=progress,
+            stop=stop,
+            chunks=Chunks(config.batch_size, {}),
+        )
+        predict(run, images)
+    warn_of_predictions(run, images, classes)
+    return run
+
+
+def _choice(images: ImageSet, index: int, name: str, predicted: str, confidence: float) -> Choice:
+    path = PurePosixPath(images.paths[index])
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(
+            f"the image {path} lies outside the data's root",
+            where=f"split {images.split}",
+            expected="paths relative to the root, which annotations can mirror",
+            hint="write relative paths into the table, and give the folder that they start from (--root)",
+        )
+    wrong = f"wrong: taken for {predicted} with confidence {confidence:.2f}"
+    doubted = f"right, but among the least confident of its class: {confidence:.2f}"
+    source = _source(images, index)
+    return Choice(
+        path=str(path if source and not _is_turned(source) else path.with_suffix(".png")),
+        class_name=name,
+        predicted=predicted,
+        confidence=confidence,
+        reason=doubted if name == predicted else wrong,
+        source=str(source.resolve() if source else path),
+    )
+
+
+def _source(images: ImageSet, index: int) -> Path | None:
+    """The image's file, if it has one of its own."""
+    pictures = images.pictures
+    return pictures.root / images.paths[index] if isinstance(pictures, PictureFiles) else None
+
+
+def _is_turned(source: Path) -> bool:
+    """Whether a viewer would turn the picture, so that annotations would not fit the pixels that networks see."""
+    with Image.open(source) as picture:
+        return bool(picture.getexif().get(_ORIENTATION, 1) != 1)
+
+
+def _write_table(table: Path, choices: list[Choice]) -> None:
+    with written_aside(table) as aside, aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for one in choices:
+            confidence = f"{one.confidence:.4f}"
+            writer.writerow([one.path, one.class_name, one.predicted, confidence, one.reason, one.source])
+
+
+def _place(images: ImageSet, index: int, target: Path, output: Path, link: bool) -> None:
+    """Copy, link or draw one image, so that what a link there pointed to stays as it was."""
+    if not target.parent.resolve().is_relative_to(output.resolve()):
+        raise UsageError("a link leads out of the output", where=str(target.parent), hint="choose another folder")
+    source = _source(images, index)
+    with written_aside(target) as aside:
+        if source is None or _is_turned(source):
+            images.pictures.read(index, "RGB").save(aside, "PNG")
+        elif link:
+            aside.unlink()
+            aside.symlink_to(source.resolve())
+        else:
+            shutil.copyfile(source, aside)

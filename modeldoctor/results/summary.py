@@ -1,0 +1,178 @@
+"""A diagnosis in figures: what the terminal shows, `diagnosis.json` holds and CI jobs read. Plain JSON values.
+
+N classes, K channels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modeldoctor.results.diagnosis import Bools, Diagnosis, LayerDiagnosis, Misdiagnosis, Verdict, most_telling
+from modeldoctor.runtime.files import written_aside
+
+SUMMARY_SCHEMA = 1
+TELLING = 10
+
+
+def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The figures of a diagnosis as JSON values; what is undefined is None.
+
+    Keys:
+        schema, arch, checkpoint_sha256, created, seed, config, versions, device, warnings: how it was made.
+        examined: the split of the following figures; images, wrong, accuracy.
+        classes: name, images, accuracy, wrong predictions by verdict, for each class in the network's order.
+        worst_classes: names, lowest accuracy first.
+        splits: images and accuracy of each split.
+        layers: for each its place and shape, `correlated_share` (mean over classes of the share of kernels with
+            Â >= v), `sharing` (mean Jaccard index of two classes' correlated kernels), `classes_without_samples`.
+        explained, verdicts: how many wrong images were explained, and the counts of each verdict.
+        telling: the wrong images with the clearest verdicts, at least those that there are maps of.
+        limits: what right predictions show, against which verdicts are reached.
+        broken: unreadable images.
+    """
+    samples, rows = diagnosis.samples, diagnosis.rows(diagnosis.examined)
+    classes = _classes(diagnosis, rows)
+    known = [one for one in classes if one["images"]]
+    limits = diagnosis.limits
+    telling = max(TELLING, 0 if diagnosis.shown is None else len(diagnosis.shown.sample))
+    content = {
+        "schema": SUMMARY_SCHEMA,
+        "arch": diagnosis.arch,
+        "checkpoint_sha256": diagnosis.checkpoint_sha256,
+        "created": diagnosis.created,
+        "seed": diagnosis.seed,
+        "config": diagnosis.config,
+        "versions": diagnosis.versions,
+        "device": diagnosis.device,
+        "warnings": list(diagnosis.warnings),
+        "examined": diagnosis.examined,
+        "images": int(rows.sum()),
+        "wrong": diagnosis.wrong,
+        "accuracy": diagnosis.accuracy,
+        "splits": {
+            split: {"images": int(there.sum()), "accuracy": _accuracy(diagnosis, there)}
+            for split in samples.splits
+            for there in [diagnosis.rows(split)]
+        },
+        "classes": classes,
+        "worst_classes": [one["name"] for one in sorted(known, key=lambda one: float(one["accuracy"]))],
+        "layers": [_layer(layer, float(diagnosis.config["threshold"])) for layer in diagnosis.layers.values()],
+        "explained": len(diagnosis.misdiagnosed),
+        "verdicts": _verdicts(diagnosis.misdiagnosed),
+        "telling": [_image(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed, telling)],
+        "limits": None if limits is None else vars(limits),
+        "broken": [{"path": as_text(path), "reason": reason} for path, reason in diagnosis.broken],
+    }
+    return _plain(content)  # type: ignore[no-any-return]
+
+
+def class_sharing(correlated: Bools) -> float:
+    """Mean Jaccard index of the correlated kernels of two classes; NaN with fewer than two classes.
+
+    Pairs without any correlated kernel have no index and are left out.
+
+    Args:
+        correlated: (N,K), classes with samples only.
+    """
+    sets = correlated.astype(np.float64)
+    common = sets @ sets.T
+    sizes = sets.sum(axis=1)
+    union = sizes[:, None] + sizes[None, :] - common
+    pairs = np.triu_indices(len(sets), 1)
+    known = union[pairs] > 0
+    return float(np.mean(common[pairs][known] / union[pairs][known])) if known.any() else math.nan
+
+
+def _accuracy(diagnosis: Diagnosis, rows: Bools) -> float:
+    samples = diagnosis.samples
+    return float(np.mean(samples.label[rows] == samples.predicted[rows])) if rows.any() else math.nan
+
+
+def _classes(diagnosis: Diagnosis, rows: Bools) -> list[dict[str, Any]]:
+    samples = diagnosis.samples
+    verdicts: dict[int, list[Misdiagnosis]] = {}
+    for image in diagnosis.misdiagnosed:
+        verdicts.setdefault(image.label, []).append(image)
+    number = len(diagnosis.classes)
+    images = np.bincount(samples.label[rows], minlength=number)
+    right = np.bincount(samples.label[rows & (samples.label == samples.predicted)], minlength=number)
+    return [
+        {
+            "name": name,
+            "images": int(images[n]),
+            "accuracy": float(right[n] / images[n]) if images[n] else math.nan,
+            "verdicts": _verdicts(tuple(verdicts.get(n, ()))),
+        }
+        for n, name in enumerate(diagnosis.classes)
+    ]
+
+
+def _layer(layer: LayerDiagnosis, threshold: float) -> dict[str, Any]:
+    present = layer.count > 0
+    correlated = layer.correlated(threshold)[present]
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "channels": layer.channels,
+        "height": layer.height,
+        "width": layer.width,
+        "depth": layer.depth,
+        "correlated_share": float(correlated.mean()) if len(correlated) else math.nan,
+        "sharing": class_sharing(correlated),
+        "classes_without_samples": int((~present).sum()),
+    }
+
+
+def _verdicts(images: tuple[Misdiagnosis, ...]) -> dict[str, int]:
+    counts = Counter(image.verdict for image in images)
+    return {str(verdict): counts[verdict] for verdict in Verdict}
+
+
+def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
+    names = diagnosis.classes
+    return {
+        "path": as_text(diagnosis.samples.path[image.sample]),
+        "label": names[image.label],
+        "predicted": names[image.predicted],
+        "confidence": image.confidence,
+        "verdict": str(image.verdict),
+        "strength": image.strength,
+        "stability": image.stability,
+        "fallback": image.fallback,
+        "background_share": image.background_share,
+        "foreign_share": image.foreign_share,
+        "resembles": names[image.resembles] if image.resembles >= 0 else None,
+        "resemblance": image.resemblance,
+        "kernels": [asdict(kernel) for kernel in image.kernels],
+    }
+
+
+def as_text(path: bytes | str) -> str:
+    """A path that any JSON reader and terminal can show."""
+    return (path if isinstance(path, bytes) else path.encode(errors="surrogateescape")).decode(errors="replace")
+
+
+def _plain(value: Any) -> Any:
+    """None for what is not finite, and text that is UTF-8: a class folder's name may hold stray bytes."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, str):
+        return as_text(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_summary(summary: dict[str, Any], beside: Path) -> Path:
+    """Write the summary as JSON beside a diagnosis, with its name and the ending `.json`."""
+    path = beside.with_suffix(".json")
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,279 @@
+"""What a trial says, as plain frozen records, and the file `trial.json` that holds them; no torch.
+
+`trial.json` (schema 1) MUST be one JSON object with the fields of `Trial` and `schema`; NaN ("not measured") is null.
+A reader refuses another schema by its number and ignores nothing: unknown or missing fields are damage.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from modeldoctor.errors import StoreError
+from modeldoctor.runtime.files import written_aside
+
+SCHEMA = 1
+Record = TypeVar("Record")
+
+
+class Metric(StrEnum):
+    """One number for how good a network is on the held-out images; for several seeds the mean over them."""
+
+    ACCURACY = "accuracy"
+    """Share of right images."""
+    WORST_CLASS = "worst_class"
+    """The lowest accuracy of any class."""
+    WORST_GROUP = "worst_group"
+    """The lowest accuracy of any group."""
+    WORST_CLASS_GROUP = "worst_class_group"
+    """The lowest accuracy of any class within any group."""
+    WEIGHTED = "weighted"
+    """The groups' accuracies weighted by their shares of the training images (the convention of Waterbirds)."""
+
+
+class Outcome(StrEnum):
+    """What a trial found, by 95% statements against both the original and the control."""
+
+    IMPROVED = "improved"
+    """Better than both."""
+    NO_BENEFIT = "no-benefit"
+    """Neither better than both nor worse than either."""
+    HARMED = "harmed"
+    """Worse than one of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A share, or a difference of shares, with its 95% interval; NaN where there are no images."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """The images of one class, one group, or one class within one group.
+
+    Attributes:
+        label, group: their names; None where the cell spans all.
+        images: how many there are; 0 makes the accuracy NaN.
+        accuracy: mean over the seeds, with Wilson's interval over the images.
+    """
+
+    label: str | None
+    group: str | None
+    images: int
+    accuracy: Estimate
+
+    @property
+    def name(self) -> str:
+        """Such as "gull", "on water" or "gull, on water"."""
+        return ", ".join(part for part in (self.label, self.group) if part is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """One arm on the held-out images.
+
+    Attributes:
+        arm: `original`, `treat`, `continue`, ...
+        seeds: of its runs; one for the original.
+        images: how many were held out.
+        metrics: mean over the seeds, with the bootstrap interval over images and seeds.
+        by_seed: each seed's own figure, in the order of `seeds`.
+        classes, groups, class_groups: the cells; without a group column the last two are empty.
+    """
+
+    arm: str
+    seeds: tuple[int, ...]
+    images: int
+    metrics: dict[Metric, Estimate]
+    by_seed: dict[Metric, tuple[float, ...]]
+    classes: tuple[Cell, ...]
+    groups: tuple[Cell, ...]
+    class_groups: tuple[Cell, ...]
+
+    @property
+    def worst_class(self) -> Cell | None:
+        """The class of the lowest mean accuracy over the seeds; None if no class has images."""
+        return _worst(self.classes)
+
+    @property
+    def worst_group(self) -> Cell | None:
+        """The group of the lowest mean accuracy over the seeds; None without groups."""
+        return _worst(self.groups)
+
+
+def _worst(cells: tuple[Cell, ...]) -> Cell | None:
+    return min((cell for cell in cells if cell.images), key=lambda cell: cell.accuracy.value, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class McNemar:
+    """The paired exact test of one seed's run: discordant images, two-sided binomial p-value."""
+
+    seed: int
+    wins: int
+    """Images that the arm has right and the baseline wrong."""
+    losses: int
+    p_value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One arm against another on the same images.
+
+    Attributes:
+        arm, baseline: their names.
+        metric: what is compared.
+        difference: arm less baseline, with the paired bootstrap interval over images and seeds.
+        p_value: of the two-sided paired sign-flip test over images, all seeds pooled.
+        mcnemar: of every seed, on right and wrong whatever the metric.
+    """
+
+    arm: str
+    baseline: str
+    metric: Metric
+    difference: Estimate
+    p_value: float
+    mcnemar: tuple[McNemar, ...]
+
+    @property
+    def better(self) -> bool:
+        """Whether interval and test both say so at 95%."""
+        return self.difference.low > 0 and self.p_value < 0.05
+
+    @property
+    def worse(self) -> bool:
+        """Whether interval and test both say so at 95%."""
+        return self.difference.high < 0 and self.p_value < 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruling:
+    """The verdict and the two comparisons that it stands on."""
+
+    outcome: Outcome
+    metric: Metric
+    against_original: Comparison
+    against_control: Comparison
+    reason: str
+    """One sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A treatment's trial.
+
+    Attributes:
+        ruling: the verdict.
+        handed_back: the arm whose weights the treated checkpoint holds.
+        arms: every arm's figures, the original first.
+        comparisons: of `treat` against every other arm, for every metric; and of the control against the original for
+            the verdict's metric.
+        resamples, seed: of the bootstrap and the permutation test.
+        provenance: plain values that say how the trial was made (architecture, checksum, config, versions, time).
+    """
+
+    ruling: Ruling
+    handed_back: str
+    arms: tuple[ArmResult, ...]
+    comparisons: tuple[Comparison, ...]
+    resamples: int
+    seed: int
+    provenance: dict[str, Any]
+
+    def __getitem__(self, arm: str) -> ArmResult:
+        return next(result for result in self.arms if result.arm == arm)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain dicts, lists, strings and finite numbers."""
+        return {"schema": SCHEMA, **_plain(self)}
+
+    @classmethod
+    def from_json(cls, stored: object, *, where: str = "trial.json") -> Trial:
+        """The record that `to_json` gave.
+
+        Raises:
+            StoreError: another schema, or damaged.
+        """
+        schema = stored.get("schema") if isinstance(stored, dict) else None
+        if not isinstance(stored, dict) or schema != SCHEMA:
+            raise StoreError(
+                f"a trial of schema {schema}" if schema is not None else "no trial of modeldoctor",
+                where=where,
+                expected=f"schema {SCHEMA}",
+                hint="read it with the version of modeldoctor that wrote it, or run the trial again",
+            )
+        try:
+            return _record(cls, {name: value for name, value in stored.items() if name != "schema"})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(
+                f"a damaged trial ({type(error).__name__}: {error})", where=where, hint="run the trial again"
+            ) from error
+
+
+def write_trial(trial: Trial, path: Path) -> None:
+    """Write `trial.json`; an interrupted write leaves the old file whole."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(trial.to_json(), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def read_trial(path: Path) -> Trial:
+    """Read `trial.json`.
+
+    Raises:
+        StoreError: it cannot be read, is of another schema, or damaged.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"it cannot be read ({error})", where=str(path), hint="run the trial again") from error
+    return Trial.from_json(stored, where=str(path))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+def _record(kind: type[Record], value: dict[str, Any]) -> Record:
+    hints = get_type_hints(kind)
+    if value.keys() != hints.keys():
+        raise KeyError(", ".join(sorted(value.keys() ^ hints.keys())))
+    return kind(**{name: _typed(hints[name], item) for name, item in value.items()})
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A plain value as the type that a record's field states."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return tuple(_typed(inner[0], item) for item in value)
+    if origin is dict:
+        return {_typed(inner[0], key): _typed(inner[1], item) for key, item in value.items()}
+    if origin is UnionType:
+        return None if value is None else _typed(inner[0], value)
+    if kind is float:
+        return math.nan if value is None else float(value)
+    if kind is Any:
+        return value
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _record(kind, value)
+    if issubclass(kind, StrEnum):
+        return kind(value)
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value

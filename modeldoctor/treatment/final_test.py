@@ -1,0 +1,65 @@
+"""The end of a trial: the test split is read once, by every run; what won is handed back.
+
+Shapes: S images, R seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modeldoctor.checkpoint import Checkpoint, read_checkpoint
+from modeldoctor.checkpoint.write import as_stored, treated_path, write_checkpoint
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.evaluate import Predictions, build_trial
+from modeldoctor.results.trial import Trial
+from modeldoctor.treatment.arm import Progressed, Setting, predict_part
+from modeldoctor.zoo import Network
+
+
+def judge(
+    network: Network,
+    setting: Setting,
+    config: TreatConfig,
+    runs: Mapping[str, Sequence[Progressed]],
+    provenance: Mapping[str, Any],
+) -> tuple[Trial, dict[str, Tensor]]:
+    """Read the test split with every run's weights as they will stand in the file; the trial and the weights that won.
+
+    Of the winning arm's runs the one that did best on validation is handed back.
+    """
+    original, splits = setting.original, setting.splits
+    checkpoint, untreated = _stored(network, original)
+
+    def answers(weights: dict[str, Tensor]) -> NDArray[np.int64]:
+        stored = as_stored(checkpoint, weights, untreated=untreated)
+        setting.network.load_state_dict({name: stored.get(name, tensor) for name, tensor in weights.items()})
+        return predict_part(setting.network, splits.test, config, setting.device, setting.team)
+
+    best = {name: [done.best or original for done in dones] for name, dones in runs.items()}
+    arms = [Predictions(arm="original", seeds=(0,), predicted=answers(original)[None])]
+    for name, found in best.items():
+        predicted = np.stack([answers(weights) for weights in found])
+        arms.append(Predictions(arm=name, seeds=config.seeds, predicted=predicted))
+    trial = build_trial(arms, splits.test.held_out, metric=config.metric, provenance=provenance)
+    if trial.handed_back == "original":
+        return trial, original
+    chosen = int(np.argmax([done.best_score for done in runs[trial.handed_back]]))
+    return trial, best[trial.handed_back][chosen]
+
+
+def write_treated(network: Network, weights: dict[str, Tensor], output: Path) -> Path:
+    """The weights in the container and under the keys of the file that the network came from."""
+    checkpoint, untreated = _stored(network, weights)
+    return write_checkpoint(checkpoint, weights, treated_path(checkpoint, output), untreated=untreated)
+
+
+def _stored(network: Network, weights: Mapping[str, Tensor]) -> tuple[Checkpoint, list[str]]:
+    """The file that a network came from, and the names in it that are not the network's."""
+    checkpoint = read_checkpoint(network.path, trust_pickle=network.trust_pickle)
+    return checkpoint, [name for name in checkpoint.tensors if name not in weights]

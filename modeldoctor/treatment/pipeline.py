@@ -1,0 +1,62 @@
+"""What the commands do that takes more than one room: a treatment with the diagnosis that it needs."""
+
+from __future__ import annotations
+
+from modeldoctor import treatment
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.diagnosis import diagnose
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.hdf5 import read_diagnosis
+from modeldoctor.results.trial import Trial
+from modeldoctor.runtime.distributed import Team
+from modeldoctor.runtime.progress import Progress
+from modeldoctor.zoo import Network, load_model
+
+
+def load_and_treat(
+    config: TreatConfig,
+    *,
+    trust_pickle: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+    team: Team | None = None,
+) -> Trial:
+    """Load the configuration's checkpoint, diagnose it unless that is done, and treat it.
+
+    Args:
+        config: all that is to be done.
+        trust_pickle: let the checkpoint's pickle EXECUTE code; only for a trusted source.
+        resume: go on with the interrupted trial in `config.output`, or with its interrupted diagnosis.
+        progress: called with (stage, done, total or None).
+        team: the processes that share the work.
+
+    Raises:
+        ModelDoctorError: what `load_model`, `diagnose` and `treat` raise.
+    """
+    team = team or Team()
+    network = load_network(config, trust_pickle=trust_pickle)
+    treatment.check_new(config, resume)
+    prepared = treatment.prepare(config, network)
+    team.gather(None)  # nobody writes before all have looked
+    diagnosis = _diagnosis(config, network, resume, progress, team)
+    return treatment.carry_out(prepared, network, diagnosis, resume=resume, progress=progress, team=team)
+
+
+def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Network:
+    """The network that a configuration treats."""
+    wanted = config.network
+    return load_model(
+        config.checkpoint, arch=wanted.arch, num_classes=wanted.num_classes, channels=wanted.channels,
+        input_size=wanted.input_size, mean=wanted.mean, std=wanted.std, trust_pickle=trust_pickle,
+    )  # fmt: skip
+
+
+def _diagnosis(config: TreatConfig, network: Network, resume: bool, progress: Progress | None, team: Team) -> Diagnosis:
+    made = config.output / "diagnosis.h5"
+    if config.diagnosis is not None or (resume and made.exists()):
+        return read_diagnosis(config.diagnosis or made)
+    return diagnose(
+        network, config.data.path, config=treatment.diagnosis_needed(config), root=config.data.root,
+        download=config.data.download, masks=config.data.masks, output=made, resume=resume, progress=progress,
+        team=team,
+    )  # fmt: skip

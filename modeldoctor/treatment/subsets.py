@@ -1,0 +1,272 @@
+"""The images of a trial: what is learned from, what chooses, what is held back; groups, and annotated images.
+
+Shapes: S images of a part.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeldoctor.config.treat import DataConfig, TreatConfig
+from modeldoctor.data import Broken, ImageSet, choose_to_annotate
+from modeldoctor.data.outputs import AnySet
+from modeldoctor.errors import DataError, MaskError
+from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.trial import Metric
+
+_HELD_BACK = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some images of a set.
+
+    Attributes:
+        images: the set.
+        indices: ascending, into it.
+        groups: (S,) group names; None without a group column.
+        group_shares: each group's share of the training images; None likewise.
+    """
+
+    images: ImageSet
+    indices: NDArray[np.int64]
+    groups: NDArray[np.str_] | None = None
+    group_shares: Mapping[str, float] | None = None
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(S,), of the part's images."""
+        return self.images.labels[self.indices]
+
+    @property
+    def has_mask(self) -> NDArray[np.bool_]:
+        """(S,), whether an image has an annotation, usable or not."""
+        masks, paths = self.images.masks, self.images.paths
+        return np.array(
+            [masks is not None and masks.find(paths[index]) is not None for index in self.indices.tolist()],
+            dtype=np.bool_,
+        )
+
+    @property
+    def held_out(self) -> HeldOut:
+        """What predictions of the part's images are judged by."""
+        return HeldOut(
+            labels=self.labels,
+            classes=self.images.class_names,
+            groups=self.groups,
+            group_shares=self.group_shares,
+        )
+
+    def score(self, predicted: NDArray[np.int64], metric: Metric) -> float:
+        """A metric of predictions (S,)."""
+        held_out = self.held_out
+        return float(by_run((predicted == held_out.labels)[None], RULES[metric], held_out)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The three parts of a trial; none overlaps another.
+
+    Attributes:
+        train, val, test: what is learned from, chooses the epoch, and is read once at the end.
+    """
+
+    train: Part
+    val: Part
+    test: Part
+
+
+def split_parts(splits: Mapping[str, AnySet], *, seed: int = 0) -> Splits:
+    """Training, validation and test parts of the data; what is missing is split off, stratified by class.
+
+    Without a validation split, 15% of the training images choose the epoch; without a test split, half of the
+    validation images are held back for the end.
+
+    Raises:
+        DataError: there is no split to train on, or a split is a stream.
+    """
+    files = {name: _files_of(images) for name, images in splits.items()}
+    if "train" not in files and len(files) > 1:
+        raise DataError(f"splits {', '.join(splits)}", where="the data", expected="a split called train")
+    train = _whole(files.get("train") or next(iter(files.values())))
+    if "val" in files:
+        val = _whole(files["val"])
+    else:
+        train, val = _stratified(train, _HELD_BACK, seed)
+    if "test" in files:
+        return Splits(train=train, val=val, test=_whole(files["test"]))
+    val, test = _stratified(val, 0.5, seed)
+    return Splits(train=train, val=val, test=test)
+
+
+def _files_of(images: AnySet) -> ImageSet:
+    if isinstance(images, ImageSet):
+        return images
+    raise DataError(
+        "a stream cannot be shuffled or split",
+        where=f"split {images.split}",
+        expected="images with random access: a folder, a CSV, a torchvision data set",
+        hint="unpack the shards into an image folder",
+    )
+
+
+def _whole(images: ImageSet) -> Part:
+    return Part(images=images, indices=np.arange(len(images), dtype=np.int64))
+
+
+def _stratified(part: Part, share: float, seed: int) -> tuple[Part, Part]:
+    """A part without, and a part of, this share of every class."""
+    rng = np.random.default_rng([seed, 2])
+    order = rng.permutation(len(part.indices))
+    rank = np.empty(len(order), dtype=np.float64)
+    labels = part.labels
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+    taken = rank < share
+    return Part(images=part.images, indices=part.indices[~taken]), Part(images=part.images, indices=part.indices[taken])
+
+
+def with_groups(splits: Splits, data: DataConfig) -> Splits:
+    """The same splits with the group of each image, from a CSV with the columns `path` and `data.group_column`.
+
+    Raises:
+        DataError: the table cannot be read, or a column or an image is missing.
+    """
+    if data.groups is None:
+        return splits
+    of_path = _read_table(data.groups, data.group_column)
+
+    def groups(part: Part) -> NDArray[np.str_]:
+        paths = [part.images.paths[index] for index in part.indices.tolist()]
+        missing = [path for path in paths if path not in of_path]
+        if missing:
+            raise DataError(
+                f"{len(missing)} images of {part.images.split} have no group, first {missing[0]}",
+                where=str(data.groups),
+                expected="a row for every image, with its path relative to the data",
+            )
+        return np.array([of_path[path] for path in paths])
+
+    names, counts = np.unique(groups(splits.train), return_counts=True)
+    shares = dict(zip(names.tolist(), (counts / counts.sum()).tolist(), strict=True))
+    train, val, test = (
+        replace(part, groups=groups(part), group_shares=shares) for part in (splits.train, splits.val, splits.test)
+    )
+    return Splits(train=train, val=val, test=test)
+
+
+def _read_table(table: Path, column: str) -> dict[str, str]:
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if not {"path", column} <= set(reader.fieldnames or ()):
+                raise DataError(
+                    f"columns {', '.join(reader.fieldnames or ('none',))}",
+                    where=str(table),
+                    expected=f"path and {column}",
+                    hint="name the column of the groups",
+                )
+            return {row["path"]: row[column] for row in reader}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"no readable table: {error}",
+            where=str(table),
+            expected="a CSV of path and group",
+            hint="check data.groups",
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """The annotated training images that a trial uses.
+
+    Attributes:
+        indices: ascending, into the training set.
+        matched, unmatched: training images with and without a mask.
+        invalid: what is wrong with masks that were looked at and left out, one text each.
+    """
+
+    indices: NDArray[np.int64]
+    matched: int
+    unmatched: int
+    invalid: tuple[str, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For the record."""
+        return {
+            "matched": self.matched, "unmatched": self.unmatched, "invalid": len(self.invalid),
+            "used": len(self.indices),
+        }  # fmt: skip
+
+
+def needs_masks(config: TreatConfig) -> bool:
+    """Whether a treatment uses annotated images."""
+    return bool(config.space.weight) or config.channel.exclude_background
+
+
+def annotated_images(train: Part, diagnosis: Diagnosis, config: TreatConfig) -> Annotated:
+    """The annotated images of the training part that are used, chosen as for annotation; invalid masks are left out.
+
+    Raises:
+        DataError: there is none.
+    """
+    has_mask = np.zeros(len(train.images), dtype=np.bool_)
+    has_mask[train.indices] = train.has_mask
+    matched, invalid = int(has_mask.sum()), dict[int, str]()
+    predicted, confidence = _as_diagnosed(train, diagnosis)
+    while True:
+        chosen = choose_to_annotate(
+            train.images.labels, predicted, confidence, has_mask, per_class=config.space.annotated_per_class,
+            num_classes=len(diagnosis.classes),
+        )  # fmt: skip
+        wrong = {index: text for index in chosen.tolist() if (text := unusable(train.images, index)) is not None}
+        if not wrong:
+            break
+        invalid |= wrong
+        has_mask[list(wrong)] = False
+    if not len(chosen):
+        raise DataError(
+            f"no training image has a mask that can be used: {matched} masks, {len(invalid)} of them invalid"
+            + "".join(f"; {text}" for text in list(invalid.values())[:1]),
+            where="data.masks",
+            expected="masks of training images",
+            hint="`modeldoctor annotate` picks the images to annotate; or set space.weight to 0",
+        )
+    return Annotated(
+        indices=np.sort(chosen),
+        matched=matched - len(invalid),
+        unmatched=len(train.indices) - matched,
+        invalid=tuple(invalid.values()),
+    )
+
+
+def _as_diagnosed(train: Part, diagnosis: Diagnosis) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Prediction and confidence of each image of the training set; -1 and 0 where the diagnosis did not see it."""
+    predicted, confidence = np.full(len(train.images), -1, dtype=np.int64), np.zeros(len(train.images))
+    samples = diagnosis.samples
+    if train.images.split in samples.splits:
+        rows = np.flatnonzero(diagnosis.rows(train.images.split))
+        place = dict(zip(samples.path[rows].tolist(), rows.tolist(), strict=True))
+        for index in train.indices.tolist():
+            row = place.get(train.images.paths[index].encode(errors="surrogateescape"))
+            if row is not None:
+                predicted[index], confidence[index] = samples.predicted[row], samples.confidence[row]
+    return predicted, confidence
+
+
+def unusable(images: ImageSet, index: int) -> str | None:
+    """Why an image or its mask cannot be used; None if they can."""
+    try:
+        sample = images[index]
+    except MaskError as error:
+        return f"{error.where}: {error.found}"
+    return f"{images.paths[index]}: {sample.reason}" if isinstance(sample, Broken) else None

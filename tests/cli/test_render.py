@@ -1,0 +1,72 @@
+"""What the terminal shows, as text, against the figures of the summary; markup in names stays text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from modeldoctor.cli.render import render_layers, render_summary
+from modeldoctor.graph import Layer
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.summary import summarise
+
+Make = Callable[..., Diagnosis]
+
+
+def shown(parts: Iterable[RenderableType], width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    for part in parts:
+        console.print(part)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_the_figures_of_the_summary_are_shown(handmade: Make) -> None:
+    text = shown(render_summary(summarise(handmade())))
+    assert "timm/test_resnet: accuracy 33.3% on val (4 of 6 images wrong)" in text
+    stem = next(line for line in text.splitlines() if "stem.conv" in line)
+    assert stem.split() == ["stem.conv", "4", "4×2", "62.5%", "66.7%", "1"]
+    assert "Why are images wrong? (4 explained)" in text
+    assert any(line.split()[:2] == ["isolated", "2"] for line in text.splitlines())
+    assert "3 (8, usually 0.25)" in " ".join(text.split())
+
+
+def test_verdicts_without_an_image_are_left_out(handmade: Make) -> None:
+    table = shown(render_summary(summarise(handmade()))).partition("Why are images wrong?")[2]
+    assert "resembles-class" not in table
+    assert "background" not in table
+
+
+def test_without_wrong_images_there_is_nothing_to_explain(handmade: Make) -> None:
+    text = shown(render_summary(summarise(handmade(misdiagnosed=(), limits=None, wrong=0))))
+    assert "Why are images wrong?" not in text
+
+
+def test_names_with_markup_are_shown_as_they_are(handmade: Make) -> None:
+    names = ("[red]cat[/red]", "[/]", "[bold]")
+    text = shown(render_summary(summarise(handmade(classes=names, arch="[blink]net"))))
+    for name in (*names, "[blink]net"):
+        assert name in text
+
+
+def test_nothing_is_cut_off_in_a_narrow_terminal(handmade: Make) -> None:
+    name = "a-class-with-a-very-long-name-" * 5
+    text = shown(render_summary(summarise(handmade(classes=(name, "b", "c")))), width=60)
+    first_words = (line.split()[0] for line in text.splitlines() if line.strip())
+    assert name in "".join(word for word in first_words if word.strip("abcdefghijklmnopqrstuvwxyz-") == "")
+    assert "…" not in text
+
+
+def test_layers_are_listed_with_shape_and_cost() -> None:
+    given: dict[str, Any] = {"kind": "conv", "channels": 64, "height": 7, "width": 9}
+    layers = [
+        Layer(name="a[0].conv", depth=0.25, macs_after=2_500_000, **given),
+        Layer(name="b", depth=1.0, macs_after=0, **given),
+    ]
+    lines = shown([render_layers(layers)]).splitlines()
+    assert any(line.split() == ["a[0].conv", "conv", "64", "7×9", "0.25", "2.5"] for line in lines)
+    assert any(line.split() == ["b", "conv", "64", "7×9", "1.00", "all"] for line in lines)

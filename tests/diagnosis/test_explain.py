@@ -1,0 +1,236 @@
+"""Evidence on single images against formulas by hand, limits against numpy, and the order of verdicts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from networks import Pooled, randomised
+from scipy import stats
+from torch import Tensor, nn
+
+from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, gather_evidence, judge
+from modeldoctor.graph import Layer, open_network, select_layers
+from modeldoctor.results.diagnosis import LayerDiagnosis, Limits, Verdict
+from modeldoctor.runtime.memory import Rows
+
+NAN = float("nan")
+
+
+class Threshold(nn.Module):
+    """One kernel, one position: predicts class 1 while the kernel's output is positive, class 0 below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1, bias=False)
+        self.fc = nn.Linear(1, 2)
+        with torch.no_grad():
+            self.conv.weight.fill_(1.0)
+            self.fc.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+            self.fc.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).flatten(1))
+
+
+def profile(name: str, correlation: np.ndarray, activation: np.ndarray | None = None) -> LayerDiagnosis:
+    number, channels = correlation.shape
+    return LayerDiagnosis(
+        name=name, kind="conv", channels=channels, height=1, width=1, depth=0.5, macs_after=1, delta=0.1,
+        activation_std=1.0, correlation=correlation, variance=correlation * 0, count=np.ones(number, dtype=np.int32),
+        signed=correlation, activation=correlation if activation is None else activation, contribution=correlation,
+    )  # fmt: skip
+
+
+def probe(
+    layers: tuple[Layer, ...], of: LayerDiagnosis, ranges: tuple[float, ...] = (0.5, 2.0), draws: int = 0
+) -> Probe:
+    names = [layer.name for layer in layers]
+    return Probe(
+        layers=layers,
+        scales=dict.fromkeys(names, 1.0),
+        profile=of,
+        threshold=0.2,
+        noise_ranges=ranges,
+        draws=draws,
+        delta=0.1,
+        seed=0,
+        rows={name: Rows(64) for name in names},
+    )
+
+
+def gather(network: nn.Module, images: Tensor, labels: list[int], predicted: list[int], how: Probe, masks=None):
+    opened = open_network(network, images.repeat(2, 1, 1, 1), ",".join(layer.name for layer in how.layers))
+    keys = list(range(len(images)))
+    confidence = [0.9] * len(images)
+    truth, guess = torch.tensor(labels), torch.tensor(predicted)
+    return gather_evidence(opened, how, images, masks, truth, guess, confidence, keys, keys)
+
+
+def test_stability_is_the_share_of_draws_that_keep_the_prediction() -> None:
+    network = Threshold().eval()
+    images = torch.tensor([0.25, 0.75, 1.5]).view(3, 1, 1, 1)
+    layers = open_network(network, images).layers
+    how = probe(layers, profile("conv", np.ones((2, 1))), ranges=(0.5, 2.0), draws=400)
+    found = gather(network, images, [0, 0, 1], [1, 1, 1], how)
+    for image, value in zip(found, (0.25, 0.75, 1.5), strict=True):
+        for row, delta in enumerate((0.5, 2.0)):
+            kept = min(1.0, (delta + value) / (2 * delta))  # P(value + U[-δ, δ] > 0)
+            test = stats.binomtest(round(image.stability[row] * 400), 400, kept) if kept < 1 else None
+            assert image.stability[row] == 1.0 if test is None else test.pvalue > 1e-4
+    assert found[0].fallback[0] == pytest.approx(1 - found[0].stability[0])
+    assert found[2].fallback == [0.0, 0.0]  # it is right; there is nothing to fall back to
+
+
+def test_stability_does_not_depend_on_how_images_are_batched() -> None:
+    torch.manual_seed(0)
+    network, images = randomised(Pooled()), torch.randn(4, 3, 8, 8)
+    layers = open_network(network, images).layers
+    how = probe(layers, profile(layers[-1].name, np.ones((4, 5))), ranges=(1.0, 5.0), draws=20)
+    predicted = network(images).argmax(1).tolist()
+    together = gather(network, images, predicted, predicted, how)
+    small = replace(how, rows={name: Rows(4) for name in how.rows})
+    assert [one.stability for one in gather(network, images, predicted, predicted, small)] == [
+        one.stability for one in together
+    ]
+    assert min(min(one.stability) for one in together) < 1
+
+
+def test_foreign_kernels_and_resemblance_by_hand() -> None:
+    torch.manual_seed(0)
+    network, images = randomised(Pooled()), torch.randn(1, 3, 8, 8)
+    (layer,) = select_layers(open_network(network, images.repeat(2, 1, 1, 1)).layers, "conv2")
+    maps, identity = network.prefix(images)
+    jacobian = torch.autograd.functional.jacobian(lambda m: network.suffix(m, identity), maps.detach())
+    sizes = jacobian[0, 2, 0].abs().sum((1, 2)).double().numpy()  # a_k for class 2
+    own = np.array([1.0, 0.0, 0.9, 0.1, 0.15])  # Â of class 0 is the same; kernels 1, 3 and 4 are not correlated
+    activation = np.array([[1.0, 0, 0, 0, 0], [0, 1.0, 0, 0, 0], [0.3, 0.2, 0.5, 0.1, 0.9], [NAN] * 5])
+    of = profile("conv2", np.stack([own, own[::-1], own * 2, own * NAN]), activation)
+    (found,) = gather(network, images, [0], [2], probe((layer,), of))
+
+    image = (sizes - sizes.min()) / (sizes.max() - sizes.min())
+    foreign = sorted((k for k in (1, 3, 4) if image[k] >= 0.2), key=lambda k: -sizes[k])
+    assert foreign
+    assert [kernel["channel"] for kernel in found.kernels] == foreign
+    assert found.foreign_share == pytest.approx(sizes[foreign].sum() / sizes.sum(), rel=1e-5)
+    assert found.kernels[0]["size"] == pytest.approx(sizes[foreign[0]], rel=1e-5)
+    assert found.kernels[0]["own_class"] == own[foreign[0]]
+    assert found.kernels[0]["predicted_class"] == 2 * own[foreign[0]]
+    mean = maps[0].mean((1, 2)).detach().double().numpy()
+    cosine = [float(row @ mean / np.linalg.norm(row) / np.linalg.norm(mean)) for row in activation[:3]]
+    assert found.resembles == int(np.argmax([-9, *cosine[1:]]))
+    assert found.resemblance == pytest.approx(max(cosine[1:]) - cosine[0], rel=1e-5)
+
+
+def test_background_share_counts_cells_by_how_much_of_them_is_background() -> None:
+    class Summed(nn.Module):
+        """y_1 = Σ m over 2 x 2 cells of 2 px: the evidence of a cell is |m|."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 1, 2, stride=2, bias=False), nn.Linear(4, 2, bias=False)
+            with torch.no_grad():
+                self.conv.weight.fill_(0.25)
+                self.fc.weight.copy_(torch.tensor([[0.0] * 4, [1.0] * 4]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.conv(x).flatten(1))
+
+    values = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    images = values.repeat_interleave(2, 0).repeat_interleave(2, 1)[None, None].repeat(2, 1, 1, 1)
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[:2, :2] = True  # the cell of 1
+    mask[2, 2] = True  # a quarter of the cell of 4
+    network = Summed().eval()
+    layers = open_network(network, images).layers
+    found = gather(network, images, [0, 0], [1, 1], probe(layers, profile("conv", np.ones((2, 1)))), [mask, None])
+    assert found[0].background_share == pytest.approx((2 + 3 + 4 * 0.75) / 10)
+    assert math.isnan(found[1].background_share)
+
+
+def evidence(**figures: object) -> Evidence:
+    usual = {
+        "sample": 0, "label": 0, "predicted": 1, "confidence": 0.9, "stability": [1.0, 1.0], "fallback": [0.0, 0.0],
+        "background_share": NAN, "foreign_share": 0.0, "resembles": 1, "resemblance": -0.5, "kernels": [],
+    }  # fmt: skip
+    return Evidence(**(usual | figures))
+
+
+def make_probe() -> Probe:
+    layer = Layer(name="conv", kind="conv", channels=1, height=1, width=1, depth=1.0, macs_after=1)
+    return probe((layer,), profile("conv", np.ones((2, 1))))
+
+
+def test_a_shaky_networks_references_set_the_limit_of_stability() -> None:
+    shares = np.linspace(0.1, 1.0, 200)
+    found = find_limits([evidence(stability=[1.0, share]) for share in shares], make_probe())
+    assert found is not None
+    assert found.noise_range == 0.5
+    shaky = find_limits([evidence(stability=[share, share]) for share in shares], make_probe())
+    assert shaky is not None
+    assert (shares >= shaky.stability).mean() == pytest.approx(0.95, abs=0.005)
+
+
+def test_limits_are_what_95_percent_of_references_stay_within() -> None:
+    rng = np.random.default_rng(0)
+    shares, cosines, steady = rng.random(200), rng.random(200) - 0.5, 1 - 0.01 * rng.random(200)
+    references = [
+        evidence(foreign_share=share, resemblance=cosine, stability=[one, 0.5])
+        for share, cosine, one in zip(shares, cosines, steady, strict=True)
+    ]
+    found = find_limits(references, make_probe())
+    assert found is not None
+    assert found.noise_range == 0.5  # at 2.0 references lose their prediction half of the time
+    assert found.foreign_share == pytest.approx(np.sort(shares)[189:191].mean(), abs=0.01)
+    assert (shares <= found.foreign_share).mean() == pytest.approx(0.95, abs=0.005)
+    assert (cosines <= found.resemblance).mean() == pytest.approx(0.95, abs=0.005)
+    assert found.stability == 0.5  # 95% of them are above 0.98, but a majority of draws is survival
+    assert math.isnan(found.background_share)
+    assert found.references == 200
+
+
+LIMITS = Limits(
+    layer="conv",
+    noise_range=0.5,
+    stability=0.9,
+    background_share=0.5,
+    foreign_share=0.2,
+    resemblance=-0.1,
+    references=9,
+)
+ABNORMAL = {
+    Verdict.ISOLATED: {"stability": [0.7, 0.0]},
+    Verdict.BACKGROUND: {"background_share": 0.75},
+    Verdict.RESEMBLES_CLASS: {"resemblance": 0.3},
+    Verdict.FOREIGN_KERNELS: {"foreign_share": 0.6},
+}
+STRENGTH = {
+    Verdict.ISOLATED: (0.3 - 0.1) / 0.9,
+    Verdict.BACKGROUND: 0.25 / 0.5,
+    Verdict.RESEMBLES_CLASS: 0.3 / 2,
+    Verdict.FOREIGN_KERNELS: 0.4 / 0.8,
+}
+
+
+@pytest.mark.parametrize("verdict", ABNORMAL)
+def test_one_abnormal_figure_gives_its_verdict(verdict: Verdict) -> None:
+    found = judge(evidence(**ABNORMAL[verdict]), LIMITS, make_probe())
+    assert found.verdict == verdict
+    assert found.strength == pytest.approx(STRENGTH[verdict])
+
+
+def test_the_most_specific_abnormal_figure_wins() -> None:
+    order = list(ABNORMAL)
+    for first in range(len(order)):
+        figures = {key: value for verdict in order[first:] for key, value in ABNORMAL[verdict].items()}
+        assert judge(evidence(**figures), LIMITS, make_probe()).verdict == order[first]
+
+
+@pytest.mark.parametrize("limits", [LIMITS, None])
+def test_nothing_abnormal_or_nothing_to_compare_with_is_unclear(limits: Limits | None) -> None:
+    found = judge(evidence(resemblance=-0.05), limits, make_probe())
+    assert (found.verdict, found.strength) == (Verdict.UNCLEAR, 0.0)
+    assert find_limits([], make_probe()) is None

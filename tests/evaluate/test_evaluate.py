@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from modeldoctor.errors import StoreError, UsageError
+from modeldoctor.evaluate import (
+    HeldOut,
+    Predictions,
+    build_trial,
+    compare,
+    evaluate_arm,
+    mcnemar,
+    sign_flip,
+    verdict,
+    wilson,
+)
+from modeldoctor.results.trial import Comparison, Estimate, Metric, Outcome, Trial, read_trial, write_trial
+
+CLASSES = ("ant", "bee", "cat")
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
+GROUPS = np.array(["sea", "land"])[[0, 0, 0, 1, 1, 1, 1, 0, 1, 1]]
+SHARES = {"land": 0.25, "sea": 0.75}
+
+
+def held_out(**changes: Any) -> HeldOut:
+    return replace(HeldOut(labels=LABELS, classes=CLASSES, groups=GROUPS, group_shares=SHARES), **changes)
+
+
+def arm(name: str, right: Any, labels: Any = LABELS) -> Predictions:
+    """Predictions that are right where `right` (R,S) says so, by seeds 0, 1, ..."""
+    right = np.atleast_2d(right)
+    return Predictions(arm=name, seeds=tuple(range(len(right))), predicted=np.where(right, labels, (labels + 1) % 3))
+
+
+# Two runs, by hand: the ants on land (image 3) are wrong in both, one sea bee (image 7) in the second.
+RIGHT = np.array([[1, 1, 1, 0, 1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 1, 1, 1, 0, 0, 0]], dtype=bool)
+
+
+def test_figures_by_hand() -> None:
+    result = evaluate_arm(arm("treat", RIGHT), held_out())
+    assert (result.arm, result.seeds, result.images) == ("treat", (0, 1), 10)
+    hand = {
+        Metric.ACCURACY: (0.8, 0.6),
+        Metric.WORST_CLASS: (3 / 4, 3 / 6),
+        Metric.WORST_GROUP: (4 / 6, 3 / 6),
+        Metric.WORST_CLASS_GROUP: (0.0, 0.0),
+        Metric.WEIGHTED: (0.25 * 4 / 6 + 0.75, 0.25 * 3 / 6 + 0.75 * 3 / 4),
+    }
+    for metric, values in hand.items():
+        assert result.by_seed[metric] == pytest.approx(values)
+        assert result.metrics[metric].value == pytest.approx(np.mean(values))
+    assert [(c.label, c.images) for c in result.classes] == [("ant", 4), ("bee", 6), ("cat", 0)]
+    assert [c.accuracy.value for c in result.classes[:2]] == pytest.approx([3 / 4, 4 / 6])
+    assert [(c.group, c.images) for c in result.groups] == [("land", 6), ("sea", 4)]
+    assert [c.accuracy.value for c in result.groups] == pytest.approx([3.5 / 6, 3.5 / 4])
+    cells = {cell.name: cell for cell in result.class_groups}
+    assert cells["ant, land"].accuracy.value == 0
+    assert cells["bee, land"].accuracy.value == pytest.approx(3.5 / 5)
+    assert cells["bee, sea"].images == 1
+    assert result.worst_class is not None
+    assert result.worst_group is not None
+    assert (result.worst_class.name, result.worst_group.name) == ("bee", "land")
+
+
+def test_what_has_no_images_is_nan_with_count_zero() -> None:
+    result = evaluate_arm(arm("treat", RIGHT), held_out(group_shares={**SHARES, "air": 0.1}))
+    empty = [c for c in (*result.classes, *result.groups, *result.class_groups) if not c.images]
+    assert {c.name for c in empty} >= {"cat", "air", "cat, air", "ant, air"}
+    assert all(math.isnan(x) for c in empty for x in (c.accuracy.value, c.accuracy.low, c.accuracy.high))
+    nothing = HeldOut(labels=LABELS[:0], classes=CLASSES)
+    result = evaluate_arm(arm("treat", RIGHT[:, :0], LABELS[:0]), nothing)
+    found = result.metrics[Metric.ACCURACY]
+    assert all(math.isnan(x) for x in (found.value, found.low, found.high))
+    same = compare(arm("a", RIGHT[:, :0], LABELS[:0]), arm("b", RIGHT[:, :0], LABELS[:0]), nothing)
+    assert math.isnan(same.difference.low)
+    assert (same.p_value, same.better, same.worse) == (1.0, False, False)
+
+
+def test_without_groups_there_is_nothing_of_groups() -> None:
+    result = evaluate_arm(arm("treat", RIGHT), held_out(groups=None, group_shares=None))
+    assert set(result.metrics) == {Metric.ACCURACY, Metric.WORST_CLASS}
+    assert (result.groups, result.class_groups, result.worst_group) == ((), (), None)
+    assert Metric.WEIGHTED not in held_out(group_shares=None).metrics
+    with pytest.raises(UsageError, match="group column"):
+        compare(arm("a", RIGHT), arm("b", RIGHT), held_out(groups=None), metric=Metric.WORST_GROUP)
+
+
+def test_what_cannot_be_paired_is_refused() -> None:
+    with pytest.raises(ValueError, match="seeds"):
+        compare(arm("a", RIGHT), replace(arm("b", RIGHT), seeds=(5, 6)), held_out())
+    with pytest.raises(ValueError, match="10 images"):
+        evaluate_arm(arm("a", RIGHT[:, :9], LABELS[:9]), held_out())
+    with pytest.raises(ValueError, match="without continue"):
+        build_trial([arm("original", RIGHT[:1]), arm("treat", RIGHT)], held_out(), provenance={})
+
+
+@pytest.mark.parametrize(("hits", "images"), [(0, 3), (3, 3), (7, 10), (95, 100), (499, 1000)])
+def test_wilson_is_scipys(hits: int, images: int) -> None:
+    theirs = stats.binomtest(hits, images).proportion_ci(0.95, method="wilson")
+    ours = wilson(hits, images)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert ours.value == hits / images
+
+
+def test_an_interval_over_images_is_scipys_basic_bootstrap() -> None:
+    right = np.random.default_rng(0).random(800) < 0.85
+    held = HeldOut(labels=np.zeros(800, int), classes=("a",))
+    ours = evaluate_arm(arm("a", right, held.labels), held, resamples=20_000).metrics[Metric.ACCURACY]
+    theirs = stats.bootstrap(
+        (right.astype(float),), np.mean, method="basic", n_resamples=20_000, batch=500, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.0015)
+
+
+def test_an_interval_over_runs_alone_is_as_wide_as_students() -> None:
+    """Every image of a run alike but for a block of known size, so that almost all spread is between the runs."""
+    shares = np.linspace(0.5, 0.7, 12)
+    right = np.arange(20_000) < (shares * 20_000)[:, None]
+    held = HeldOut(labels=np.zeros(20_000, int), classes=("a",))
+    found = compare(arm("a", right, held.labels), arm("b", ~right[:1] & False, held.labels), held).difference
+    student = stats.t.interval(0.95, 11, loc=shares.mean(), scale=shares.std(ddof=1) / math.sqrt(12))
+    assert (found.low, found.high) == pytest.approx(student, abs=0.006)
+
+
+def test_all_right_has_wilsons_interval_and_not_none() -> None:
+    found = evaluate_arm(arm("a", np.ones((2, 10), bool)), held_out()).metrics
+    assert found[Metric.ACCURACY] == wilson(10, 10)
+    assert found[Metric.WORST_CLASS] == wilson(4, 4)
+
+
+def test_results_depend_on_the_seed_alone() -> None:
+    first = evaluate_arm(arm("a", RIGHT), held_out())
+    compare(arm("a", RIGHT), arm("b", ~RIGHT), held_out(), metric=Metric.WORST_GROUP)
+    np.random.default_rng().random(5)
+    assert evaluate_arm(arm("a", RIGHT), held_out()) == first
+    assert evaluate_arm(arm("a", RIGHT), held_out(), seed=1) != first
+    order = np.random.default_rng(0).permutation(10)
+    shuffled = held_out(labels=LABELS[order], groups=GROUPS[order])
+    assert evaluate_arm(arm("a", RIGHT[:, order], LABELS[order]), shuffled) == first
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sign_flip_with_one_run_is_mcnemars_exact_test(seed: int) -> None:
+    a, b = np.random.default_rng(seed).random((2, 60)) < [[0.8], [0.6]]
+    wins, losses = int((a & ~b).sum()), int((b & ~a).sum())
+    expected = stats.binomtest(wins, wins + losses).pvalue
+    assert sign_flip(a[None], b[None]) == pytest.approx(expected, rel=1e-9)
+    found = mcnemar(7, a, b)
+    assert (found.seed, found.wins, found.losses) == (7, wins, losses)
+    assert found.p_value == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sign_flip_against_every_assignment_of_signs(seed: int) -> None:
+    a, b = np.random.default_rng(seed).random((2, 3, 11)) < [[[0.8]], [[0.5]]]
+    difference = a.sum(axis=0) - b.sum(axis=0)
+    totals = [abs(sum(s * d for s, d in zip(signs, difference, strict=True))) for signs in product((1, -1), repeat=11)]
+    assert sign_flip(a, b) == pytest.approx(np.mean(np.array(totals) >= abs(difference.sum())), rel=1e-9)
+
+
+def test_the_same_images_in_more_runs_are_no_more_evidence() -> None:
+    a, b = np.random.default_rng(0).random((2, 200)) < [[0.80], [0.72]]
+    assert sign_flip(np.tile(a, (5, 1)), np.tile(b, (5, 1))) == pytest.approx(sign_flip(a[None], b[None]))
+    assert sign_flip(a[None], a[None]) == 1.0
+
+
+def test_the_permutation_of_arms_against_every_swap() -> None:
+    """Worst class of two classes with four discordant images each: 2^8 swaps."""
+    labels = np.repeat([0, 1], 6)
+    a = np.array([1, 1, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1], dtype=bool)
+    b = np.array([0, 0, 0, 1, 1, 1, 0, 1, 1, 1, 0, 0], dtype=bool)
+    mixed = np.flatnonzero(a != b)
+
+    def worst(right: Any) -> Any:
+        return min(right[:6].mean(), right[6:].mean())
+
+    observed, extreme = worst(a) - worst(b), []
+    for swaps in product((False, True), repeat=len(mixed)):
+        x, y, swapped = a.copy(), b.copy(), mixed[np.array(swaps)]
+        x[swapped], y[swapped] = b[swapped], a[swapped]
+        extreme.append(abs(worst(x) - worst(y)) >= abs(observed) - 1e-12)
+    held = HeldOut(labels=labels, classes=("x", "y"))
+    found = compare(arm("a", a, labels), arm("b", b, labels), held, metric=Metric.WORST_CLASS, resamples=20_000)
+    assert found.difference.value == pytest.approx(observed)
+    assert found.p_value == pytest.approx(np.mean(extreme), abs=0.015)
+
+
+def simulated(
+    generator: np.random.Generator,
+    shares: tuple[float, ...],
+    *,
+    runs: int = 3,
+    images: int = 1500,
+    spread: float = 0.02,
+) -> tuple[HeldOut, list[Any]]:
+    """Arms of these true accuracies: images differ in difficulty, runs in luck, and each answer a little by itself.
+
+    The first arm has one run, as the original does. `spread` is a run's own, in standard deviations of difficulty.
+    """
+    difficulty, scale = generator.normal(0, 1, images), math.sqrt(1 + spread**2 + 0.4**2)
+    right = []
+    for index, share in enumerate(shares):
+        rows = runs if index else 1
+        luck, own = generator.normal(0, spread, (rows, 1)), generator.normal(0, 0.4, (rows, images))
+        right.append(difficulty + luck + own < stats.norm.ppf(share) * scale)
+    labels = np.arange(images) % 3
+    return HeldOut(labels=labels, classes=CLASSES), right
+
+
+@pytest.mark.parametrize("runs", [1, 3, 5])
+def test_coverage_of_accuracies_and_differences(runs: int) -> None:
+    generator, covered = np.random.default_rng(runs), np.zeros(2)
+    spread = 0.0 if runs == 1 else 0.02
+    for trial in range(300):
+        held, (_, a, b) = simulated(generator, (0.8, 0.85, 0.82), runs=runs, spread=spread)
+        single = evaluate_arm(arm("a", a, held.labels), held, resamples=500, seed=trial).metrics[Metric.ACCURACY]
+        paired = compare(arm("a", a, held.labels), arm("b", b, held.labels), held, resamples=500, seed=trial).difference
+        covered += [single.low <= 0.85 <= single.high, paired.low <= 0.03 <= paired.high]
+    # 95% within three standard errors of 300 simulations, with room on the wide side for the interaction.
+    assert (covered / 300 >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 300)).all()
+    assert (covered / 300 <= 0.995).all()
+
+
+def test_coverage_of_a_worst_class_that_stands_apart() -> None:
+    generator, covered, labels = np.random.default_rng(0), 0, np.repeat([0, 1, 2], 300)
+    held = HeldOut(labels=labels, classes=CLASSES)
+    for trial in range(300):
+        right = generator.random((1, 900)) < np.array([0.9, 0.7, 0.95])[labels]
+        found = evaluate_arm(arm("a", right, labels), held, resamples=500, seed=trial).metrics[Metric.WORST_CLASS]
+        covered += found.low <= 0.7 <= found.high
+    assert 0.91 <= covered / 300 <= 0.985
+
+
+def outcomes(shares: tuple[float, float, float], trials: int, metric: Metric = Metric.ACCURACY) -> list[Outcome]:
+    generator, found = np.random.default_rng(1), []
+    for trial in range(trials):
+        held, rights = simulated(generator, shares)
+        o, t, c = (arm(n, r, held.labels) for n, r in zip(("original", "treat", "continue"), rights, strict=True))
+        both = [compare(t, base, held, metric=metric, resamples=400, seed=trial) for base in (o, c)]
+        found.append(verdict(*both).outcome)
+    return found
+
+
+@pytest.mark.parametrize("metric", [Metric.ACCURACY, Metric.WORST_CLASS])
+def test_without_an_effect_improved_is_rare(metric: Metric) -> None:
+    found = outcomes((0.8, 0.8, 0.8), 150, metric)
+    assert found.count(Outcome.IMPROVED) <= 150 * 0.025 + 3
+    assert found.count(Outcome.HARMED) <= 150 * 0.05 + 5
+
+
+def test_better_than_the_original_but_not_than_the_control_is_no_benefit() -> None:
+    found = outcomes((0.75, 0.82, 0.82), 60)
+    assert found.count(Outcome.IMPROVED) <= 4
+    assert found.count(Outcome.NO_BENEFIT) >= 52
+
+
+def test_real_effects_are_found() -> None:
+    assert outcomes((0.78, 0.85, 0.80), 40).count(Outcome.IMPROVED) >= 36
+    assert outcomes((0.85, 0.78, 0.85), 40).count(Outcome.HARMED) >= 36
+
+
+def comparison(low: float, high: float, p_value: float, baseline: str = "original") -> Comparison:
+    difference = Estimate(value=(low + high) / 2, low=low, high=high)
+    return Comparison(
+        arm="treat", baseline=baseline, metric=Metric.ACCURACY, difference=difference, p_value=p_value, mcnemar=()
+    )
+
+
+BETTER, WORSE, SAME = (0.01, 0.03, 0.001), (-0.03, -0.01, 0.001), (-0.01, 0.01, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("original", "control", "outcome"),
+    [
+        (BETTER, BETTER, "improved"),
+        (BETTER, SAME, "no-benefit"),
+        (SAME, BETTER, "no-benefit"),
+        (SAME, SAME, "no-benefit"),
+        (BETTER, WORSE, "harmed"),
+        (WORSE, BETTER, "harmed"),
+        (WORSE, SAME, "harmed"),
+        ((0.01, 0.03, 0.06), BETTER, "no-benefit"),
+        ((-0.001, 0.03, 0.01), BETTER, "no-benefit"),
+        ((-0.03, -0.01, 0.06), SAME, "no-benefit"),
+        ((math.nan, math.nan, 1.0), BETTER, "no-benefit"),
+    ],
+)
+def test_the_verdict(original: Any, control: Any, outcome: str) -> None:
+    both = comparison(*original), comparison(*control, "continue")
+    ruling = verdict(*both)
+    assert ruling.outcome == outcome
+    assert (ruling.against_original, ruling.against_control) == both
+    assert "original" in ruling.reason
+    assert "continue" in ruling.reason
+    with pytest.raises(ValueError, match="worst_class"):
+        verdict(comparison(*SAME), replace(comparison(*SAME), metric=Metric.WORST_CLASS))
+
+
+def trial_of(shares: tuple[float, float, float], **changes: Any) -> Trial:
+    held, rights = simulated(np.random.default_rng(3), shares)
+    names = ("original", "treat", "continue")
+    arms = [arm(name, right, held.labels) for name, right in zip(names, rights, strict=True)]
+    placebo = replace(arms[2], arm="random-mask")
+    held = replace(held, groups=np.array(["sea", "land"])[np.arange(1500) % 2], **changes)
+    return build_trial([*arms, placebo], held, resamples=200, provenance={"arch": "timm/resnet18", "seeds": [0, 1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("shares", "outcome", "handed_back"),
+    [
+        ((0.7, 0.85, 0.75), "improved", "treat"),
+        ((0.7, 0.8, 0.8), "no-benefit", "continue"),
+        ((0.8, 0.8, 0.8), "no-benefit", "original"),
+        ((0.8, 0.7, 0.72), "harmed", "original"),
+    ],
+)
+def test_what_is_handed_back(shares: Any, outcome: str, handed_back: str) -> None:
+    trial = trial_of(shares)
+    assert (trial.ruling.outcome, trial.handed_back) == (outcome, handed_back)
+    assert [result.arm for result in trial.arms] == ["original", "treat", "continue", "random-mask"]
+    assert {c.baseline for c in trial.comparisons if c.arm == "treat"} == {"original", "continue", "random-mask"}
+    assert trial["continue"].seeds == (0, 1, 2)
+
+
+def test_a_trial_survives_its_file(tmp_path: Path) -> None:
+    trial = trial_of((0.7, 0.8, 0.75), group_shares={"sea": 0.5, "land": 0.4, "air": 0.1})
+    write_trial(trial, tmp_path / "trial.json")
+    stored = json.loads((tmp_path / "trial.json").read_text())
+    assert stored["schema"] == 1
+    assert stored["ruling"]["outcome"] in {"improved", "no-benefit", "harmed"}
+    assert stored["arms"][0]["groups"][0] == {
+        "label": None, "group": "air", "images": 0, "accuracy": {"value": None, "low": None, "high": None}
+    }  # fmt: skip
+    again = read_trial(tmp_path / "trial.json")
+    assert again.to_json() == trial.to_json()
+    assert again.ruling == trial.ruling
+    assert math.isnan(again.arms[0].groups[0].accuracy.low)
+    assert again["treat"].metrics[Metric.WEIGHTED] == trial["treat"].metrics[Metric.WEIGHTED]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"schema": None}, "no trial"),
+        ({"resamples": "many"}, "damaged"),
+        ({"ruling": {}}, "damaged"),
+        ({"ruling": None}, "damaged"),
+        ({"arms": [{"arm": 3}]}, "damaged"),
+        ({"surplus": 1}, "surplus"),
+    ],
+)
+def test_damaged_trials_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    path = tmp_path / "trial.json"
+    path.write_text(json.dumps({**trial_of((0.8, 0.8, 0.8)).to_json(), **change}))
+    with pytest.raises(StoreError, match=said):
+        read_trial(path)
+
+
+def test_files_that_are_no_trial(tmp_path: Path) -> None:
+    for content in ("", "[1]", "{", "3"):
+        (tmp_path / "trial.json").write_text(content)
+        with pytest.raises(StoreError):
+            read_trial(tmp_path / "trial.json")
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_trial(tmp_path / "absent.json")
+
+
+def test_ten_thousand_images_take_well_under_two_seconds() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 10, 10_000)
+    held = HeldOut(labels=labels, classes=tuple(map(str, range(10))))
+    a, b = (arm(name, generator.random((3, 10_000)) < 0.8, labels) for name in "ab")
+    begin = time.process_time()
+    evaluate_arm(a, held)
+    compare(a, b, held)
+    compare(a, b, held, metric=Metric.WORST_CLASS)
+    assert time.process_time() - begin < 2
