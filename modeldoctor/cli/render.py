@@ -46,7 +46,10 @@ def render_trial(trial: Trial) -> Iterator[RenderableType]:
         )
     for metric in trial.arms[0].metrics:
         found = (arm.metrics[metric] for arm in trial.arms)
-        cells = [f"{_percent(one.value)}\n[dim]{100 * one.low:.1f}–{100 * one.high:.1f}[/]" for one in found]
+        cells = [
+            f"{_percent(candidate.value)}\n[dim]{100 * candidate.low:.1f}–{100 * candidate.high:.1f}[/]"
+            for candidate in found
+        ]
         table.add_row(metric.replace("_", " "), *cells)
     table.caption = "mean over seeds, 95% interval over images and seeds"
     table.caption_justify = "left"
@@ -74,9 +77,13 @@ def render_identification(found: dict[str, Any]) -> Iterator[RenderableType]:
     table = _table("Candidates", "architecture")
     table.add_column("parameters", justify="right")
     table.add_column("what differs", ratio=1, overflow="fold")
-    for one in found["candidates"]:
-        same = "" if one is best or not one["tied"] else f"same tensors as {best['arch']}"
-        table.add_row(escape(one["arch"]), f"{one['found']}/{one['wanted']}", escape(same or _misfits(one)))
+    for candidate in found["candidates"]:
+        same = "" if candidate is best or not candidate["tied"] else f"same tensors as {best['arch']}"
+        table.add_row(
+            escape(candidate["arch"]),
+            f"{candidate['found']}/{candidate['wanted']}",
+            escape(same or _misfits(candidate)),
+        )
     table.caption = "parameters: with the file's shapes, of those it needs beside the head; sizes left open"
     table.caption_justify = "left"
     yield table
@@ -95,7 +102,7 @@ def render_layers(layers: Sequence[Layer]) -> Table:
 
 
 def _classes(summary: dict[str, Any]) -> Table:
-    by_name = {one["name"]: one for one in summary["classes"]}
+    by_name = {row["name"]: row for row in summary["classes"]}
     table = _table(f"Worst classes on {summary['examined']}", "class")
     for head in ("images", "accuracy"):
         table.add_column(head, justify="right")
@@ -178,7 +185,10 @@ def _evidence(image: dict[str, Any]) -> str:
     if verdict == "background":
         return f"{_percent(image['background_share'])} of the evidence is outside the object"
     if verdict == "foreign-kernels":
-        kernels = (f"{one['channel']} ({one['size']:.3g}, usually {one['own_class']:.3g})" for one in image["kernels"])
+        kernels = (
+            f"{kernel['channel']} ({kernel['size']:.3g}, usually {kernel['own_class']:.3g})"
+            for kernel in image["kernels"]
+        )
         share, first = _percent(image["foreign_share"]), ", ".join(islice(kernels, 2))
         return f"{share} of it on kernels that {image['label']} does not use: {first}"
     if verdict == "resembles-class":

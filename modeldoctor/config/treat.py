@@ -271,9 +271,9 @@ def commented_yaml(model: type[BaseModel] = TreatConfig, indent: str = "") -> st
 
 def _range(metadata: Sequence[Any]) -> Iterator[str]:
     for mark, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
-        for one in metadata:
-            if getattr(one, mark, None) is not None:
-                yield f"{sign} {getattr(one, mark)}"
+        for field in metadata:
+            if getattr(field, mark, None) is not None:
+                yield f"{sign} {getattr(field, mark)}"
 
 
 def _parsed(change: str) -> tuple[str, Any]:
@@ -296,14 +296,14 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
-    for one in error.errors():
-        key = ".".join(str(part) for part in one["loc"] if part not in ("float", "literal['auto']"))
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"] if part not in ("float", "literal['auto']"))
         near = ""
-        if one["type"] == "extra_forbidden":
-            known = _keys_beside(one["loc"])
-            close = get_close_matches(str(one["loc"][-1]), known, n=1, cutoff=0.0)
+        if problem["type"] == "extra_forbidden":
+            known = _keys_beside(problem["loc"])
+            close = get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
             near = f" (nearest: {close[0]})" if close else ""
-        yield f"{key or 'the configuration'}: {one['msg']}{near}"
+        yield f"{key or 'the configuration'}: {problem['msg']}{near}"
 
 
 def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:

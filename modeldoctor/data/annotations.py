@@ -88,7 +88,7 @@ def read_voc(path: Path, canvas: Canvas) -> None:
     width, height = numbers([root.findtext(f"size/{side}") or 0 for side in ("width", "height")]).astype(int).tolist()
     if width and height:
         canvas.check_size(width, height)
-    for box in (one.find("bndbox") for one in root.iter("object")):
+    for box in (element.find("bndbox") for element in root.iter("object")):
         if box is None:
             raise AnnotationError("an <object> without <bndbox>")
         left, top, right, bottom = numbers([box.findtext(key) for key in ("xmin", "ymin", "xmax", "ymax")])

@@ -195,7 +195,7 @@ def _annotated(images: ImageSet) -> NDArray[np.bool_]:
 
 def _twins(images: ImageSet, splits: Mapping[str, AnySet]) -> NDArray[np.bool_]:
     """(S,), whether an image would share its annotation with another, as 1.jpg and 1.png do; warns of them."""
-    paths = (path for one in splits.values() if isinstance(one, ImageSet) for path in one.paths)
+    paths = (path for split in splits.values() if isinstance(split, ImageSet) for path in split.paths)
     stems = Counter(PurePosixPath(path).with_suffix("") for path in paths)
     twins = [path for path in images.paths if stems[PurePosixPath(path).with_suffix("")] > 1]
     if twins:
@@ -272,9 +272,11 @@ def _write_table(table: Path, choices: list[Choice]) -> None:
     with written_aside(table) as aside, aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
-        for one in choices:
-            confidence = f"{one.confidence:.4f}"
-            writer.writerow([one.path, one.class_name, one.predicted, confidence, one.reason, one.source])
+        for choice in choices:
+            confidence = f"{choice.confidence:.4f}"
+            writer.writerow(
+                [choice.path, choice.class_name, choice.predicted, confidence, choice.reason, choice.source]
+            )
 
 
 def _place(images: ImageSet, index: int, target: Path, output: Path, link: bool) -> None:

@@ -48,7 +48,7 @@ def choose_samples(run: Run, images: AnySet, classes: tuple[str, ...]) -> NDArra
     """T right, confident images a class, ascending; warns of classes that have fewer."""
     config = run.config
     rows = _confident(run, images, config.samples_per_class, config.seed)
-    few = [f"{classes[n]} ({len(one)})" for n, one in enumerate(rows) if len(one) < config.samples_per_class]
+    few = [f"{classes[n]} ({len(row)})" for n, row in enumerate(rows) if len(row) < config.samples_per_class]
     if few:
         more = " ..." if len(few) > 5 else ""
         warnings.warn(
@@ -113,14 +113,14 @@ def collect_samples(run: Run, sets: list[AnySet], used: NDArray[np.int64]) -> tu
         sets: the splits that were read; the first is that of the class correlation.
         used: indices in the first that went into it.
     """
-    tables = [run.state.predictions[one.split].table() for one in sets]
+    tables = [run.state.predictions[images.split].table() for images in sets]
     starts = np.cumsum([0, *(len(index) for index, *_ in tables)])
     paths = (one.paths[i] for one, (index, *_) in zip(sets, tables, strict=True) for i in index)
     used_here = np.zeros(starts[-1], dtype=np.bool_)
     used_here[: starts[1]] = np.isin(tables[0][0], used)
     samples = Samples(
         split=np.repeat(np.arange(len(sets), dtype=np.int32), np.diff(starts)),
-        splits=tuple(one.split for one in sets),
+        splits=tuple(images.split for images in sets),
         path=np.array([path.encode(errors="surrogateescape") for path in paths]),
         label=np.concatenate([table[1] for table in tables]).astype(np.int32),
         predicted=np.concatenate([table[2] for table in tables]).astype(np.int32),
@@ -142,10 +142,10 @@ def assemble(
     layers: dict[str, LayerDiagnosis],
 ) -> Diagnosis:
     """The diagnosis, with a verdict on every image that was examined; fills the samples' stability."""
-    gathered = [Evidence(**one) for one in run.state.evidence]
-    for one in gathered:
-        samples.stability[one.sample] = one.stability
-    limits = find_limits([one for one in gathered if one.label == one.predicted], probe)
+    gathered = [Evidence(**evidence) for evidence in run.state.evidence]
+    for values in gathered:
+        samples.stability[values.sample] = values.stability
+    limits = find_limits([values for values in gathered if values.label == values.predicted], probe)
     _, label, predicted, _ = run.state.predictions[examined].table()
     return Diagnosis(
         arch=network.arch,
@@ -153,11 +153,11 @@ def assemble(
         classes=classes,
         layers=layers,
         samples=samples,
-        misdiagnosed=tuple(judge(one, limits, probe) for one in gathered if one.label != one.predicted),
+        misdiagnosed=tuple(judge(values, limits, probe) for values in gathered if values.label != values.predicted),
         limits=limits,
         wrong=int((label != predicted).sum()),
         examined=examined,
-        broken=tuple(pair for one in run.state.predictions.values() for pair in one.broken),
+        broken=tuple(pair for prediction in run.state.predictions.values() for pair in prediction.broken),
         warnings=(),
         seed=run.config.seed,
         config=run.config.model_dump(mode="json"),
@@ -179,4 +179,4 @@ def _confident(run: Run, images: AnySet, per_class: int, seed: int) -> list[NDAr
         seed=seed,
         num_classes=run.classes,
     )
-    return [index[one] for one in rows]
+    return [index[row] for row in rows]

@@ -269,7 +269,7 @@ def find_limits(references: Sequence[Evidence], probe: Probe) -> Limits | None:
     """What 95% of right, confident predictions stay within; None without references."""
     if not references:
         return None
-    stability = np.array([one.stability for one in references])
+    stability = np.array([reference.stability for reference in references])
     steady = [row for row, mean in enumerate(stability.mean(0)) if mean >= STEADY]
     row = steady[-1] if steady else 0
 
@@ -281,9 +281,9 @@ def find_limits(references: Sequence[Evidence], probe: Probe) -> Limits | None:
         layer=probe.profile.name,
         noise_range=probe.noise_ranges[row],
         stability=min(quantile(stability[:, row].tolist(), 0.05), MAJORITY),
-        background_share=quantile([one.background_share for one in references], 0.95),
-        foreign_share=quantile([one.foreign_share for one in references], 0.95),
-        resemblance=quantile([one.resemblance for one in references], 0.95),
+        background_share=quantile([reference.background_share for reference in references], 0.95),
+        foreign_share=quantile([reference.foreign_share for reference in references], 0.95),
+        resemblance=quantile([reference.resemblance for reference in references], 0.95),
         references=len(references),
     )
 

@@ -104,7 +104,7 @@ class Run:
             )
 
     def _keep_chunks(self) -> None:
-        rows = {name: one.number for name, one in self.chunks.rows.items()}
+        rows = {name: row.number for name, row in self.chunks.rows.items()}
         if self.state.chunks:
             self.state.chunks = self.state.chunks._replace(rows=rows)
 
@@ -236,5 +236,5 @@ def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int,
             if keys
             else []
         )
-        state.evidence += chain.from_iterable(run.team.gather([one._asdict() for one in evidence]))
+        state.evidence += chain.from_iterable(run.team.gather([seen._asdict() for seen in evidence]))
         run.after_batch("explain", len(state.evidence), len(chosen))

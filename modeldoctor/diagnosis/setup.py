@@ -74,7 +74,7 @@ def open_chunks(
     if state.chunks is None or (state.chunks.batch_asked, state.chunks.memory_asked) != asked:
         budget = config.memory or default_budget(example.device, team.beside)
         planned = plan_chunks(*measure_costs(layered, layers, example), budget, config.batch_size, example.device)
-        rows = {name: one.number for name, one in planned.rows.items()}
+        rows = {name: row.number for name, row in planned.rows.items()}
         state.chunks = team.share(KeptChunks(*asked, planned.batch, rows))
     return Chunks(state.chunks.batch, {name: Rows(number, name) for name, number in state.chunks.rows.items()})
 

@@ -33,9 +33,9 @@ def show(run: Run, images: AnySet, explained: Sequence[Misdiagnosis], first_row:
     if not chosen:
         return None
     index = run.state.predictions[images.split].table()[0]
-    places = index[[one.sample - first_row for one in chosen]]
+    places = index[[picked.sample - first_row for picked in chosen]]
     predicted = {int(place): one.predicted for place, one in zip(places, chosen, strict=True)}
-    layer = next(one for one in probe.layers if one.name == probe.profile.name)
+    layer = next(layer for layer in probe.layers if layer.name == probe.profile.name)
     noise = Noise(seed=probe.seed, delta=probe.delta)
     pictures, maps, done = [], [], 0
     # So few that every process makes them all.
@@ -50,7 +50,7 @@ def show(run: Run, images: AnySet, explained: Sequence[Misdiagnosis], first_row:
     whole = ImageMaps(*(torch.cat(parts).float() for parts in zip(*maps, strict=True)))
     return Shown(
         layer=layer.name,
-        sample=np.array([one.sample for one in chosen], dtype=np.int32),
+        sample=np.array([picked.sample for picked in chosen], dtype=np.int32),
         thumbnail=np.concatenate(pictures),
         derivative=whole.derivative.numpy(),
         contribution=whole.contribution.numpy(),

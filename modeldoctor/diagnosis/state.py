@@ -86,8 +86,8 @@ class RunState:
             "format": _FORMAT,
             "fingerprint": self.fingerprint,
             "predictions": {
-                split: {"next": one.next, "rows": _columns(one), "broken": one.broken}
-                for split, one in self.predictions.items()
+                split: {"next": prediction.next, "rows": _columns(prediction), "broken": prediction.broken}
+                for split, prediction in self.predictions.items()
             },
             "scales": self.scales,
             "correlated": self.correlated,

@@ -253,7 +253,7 @@ def _features(graph: fx.Graph, image: fx.Node, logits: fx.Node, maps: set[fx.Nod
         if node not in maps or not any(pools_all(user) or _flattens(user) for user in node.users):
             continue
         behind = suffix_nodes(graph, node, logits)
-        beside = {parent for one in behind for parent in one.all_input_nodes} - {node, *behind}
+        beside = {parent for node in behind for parent in node.all_input_nodes} - {node, *behind}
         if not any(parent in from_image and isinstance(parent.meta.get("val"), Tensor) for parent in beside):
             return node
     return None

@@ -79,7 +79,7 @@ def _means(work: _Work, noise: Tensor | None, cut: Cut) -> Sequence[Tensor]:
 
     whole = work.rows.whole(range(copies), len(cut.maps), part)
     if whole is not None:
-        return [one / copies for one in whole]
+        return [value / copies for value in whole]
     found: tuple[Tensor, ...] = _OverDraws.apply(work, noise, cut.maps, *cut.alive)
     return found
 
@@ -95,10 +95,13 @@ def _of_suffix(cut: Cut, classes: Tensor) -> Slopes:
         # Fused attention has no second derivative.
         with sdpa_kernel(SDPBackend.MATH) if again else nullcontext():
             logits = cut.suffix(noisy, alive)
-            picked = [logits.gather(1, one.repeat(len(noisy) // len(one))[:, None]).sum() for one in classes]
+            picked = [
+                logits.gather(1, wanted_class.repeat(len(noisy) // len(wanted_class))[:, None]).sum()
+                for wanted_class in classes
+            ]
             return [
-                torch.autograd.grad(one, noisy, create_graph=again, retain_graph=again or one is not picked[-1])[0]
-                for one in picked
+                torch.autograd.grad(value, noisy, create_graph=again, retain_graph=again or value is not picked[-1])[0]
+                for value in picked
             ]
 
     return slopes
@@ -139,7 +142,7 @@ class _Work(NamedTuple):
             noisy = noisy if noisy.requires_grad else noisy.requires_grad_(True)
             slopes = self.slopes(noisy, alive, again)
             return [
-                torch.stack([kind.of(one, noisy).unflatten(0, (-1, len(maps))).sum(0) for one in slopes[:number]])
+                torch.stack([kind.of(slope, noisy).unflatten(0, (-1, len(maps))).sum(0) for slope in slopes[:number]])
                 for kind, number in self.wanted
             ]
 
@@ -151,7 +154,7 @@ class _OverDraws(torch.autograd.Function):
     def forward(ctx: Any, work: _Work, noise: Tensor | None, maps: Tensor, *alive: Tensor) -> tuple[Tensor, ...]:
         ctx.work, ctx.with_noise = work, noise is not None
         ctx.save_for_backward(maps, *alive, *([noise] if noise is not None else []))
-        inputs = maps.detach(), [one.detach() for one in alive]
+        inputs = maps.detach(), [value.detach() for value in alive]
 
         def part(draws: Sequence[int]) -> list[Tensor]:
             return [one.detach() for one in work.over(draws, noise, *inputs, again=False)]
@@ -164,8 +167,8 @@ class _OverDraws(torch.autograd.Function):
         *inputs, noise = ctx.saved_tensors if ctx.with_noise else (*ctx.saved_tensors, None)
         wanted = ctx.needs_input_grad[2:]
         maps, *alive = (one.detach().requires_grad_(needed) for one, needed in zip(inputs, wanted, strict=True))
-        asking = [one for one in (maps, *alive) if one.requires_grad]
-        gradients = tuple(one / _copies(noise, maps) for one in gradients)
+        asking = [value for value in (maps, *alive) if value.requires_grad]
+        gradients = tuple(gradient / _copies(noise, maps) for gradient in gradients)
 
         def part(draws: Sequence[int]) -> Sequence[Tensor | None]:
             values = ctx.work.over(draws, noise, maps, alive, again=True)

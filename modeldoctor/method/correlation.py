@@ -102,7 +102,7 @@ def correlate_samples(
     for sums in rows.each(range(max(draws, 1)), len(keys), sums_over):
         total = sums if total is None else [old.add_(new) for old, new in zip(total, sums, strict=True)]
     assert total is not None
-    return SampleCorrelation(*(one / max(draws, 1) for one in total))
+    return SampleCorrelation(*(value / max(draws, 1) for value in total))
 
 
 def _derivative_sums(cut: Cut, maps: Tensor, classes: Tensor, copies: int) -> list[Tensor]:

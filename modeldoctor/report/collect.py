@@ -71,17 +71,17 @@ def diagnosis_figures(diagnosis: Diagnosis, file: str) -> DiagnosisFigures:
     del summary["schema"], summary["worst_classes"]
     right = summary["images"] - summary["wrong"]
     interval = wilson(right, summary["images"])
-    for one in summary["classes"]:
-        share = one["accuracy"] or 0.0
-        of_class = wilson(share * one["images"], one["images"])
-        one |= {"low": of_class.low, "high": of_class.high}
+    for row in summary["classes"]:
+        share = row["accuracy"] or 0.0
+        of_class = wilson(share * row["images"], row["images"])
+        row |= {"low": of_class.low, "high": of_class.high}
     pairs: ClassPairs | None = class_pairs(diagnosis)
     return DiagnosisFigures(
         **summary,
         file=file,
         low=interval.low,
         high=interval.high,
-        sharing=sharing_figures(pairs, tuple(one["name"] for one in summary["classes"])) if pairs else None,
+        sharing=sharing_figures(pairs, tuple(row["name"] for row in summary["classes"])) if pairs else None,
         stability=_stability(diagnosis),
     )
 
@@ -116,7 +116,7 @@ def _means(rows: Any) -> tuple[float, ...]:
 
 def key_figures(found: DiagnosisFigures) -> Figures:
     """The figures of a diagnosis that gates call by their bare names."""
-    known = [one.accuracy for one in found.classes if one.images]
+    known = [row.accuracy for row in found.classes if row.images]
     return Figures(accuracy=found.accuracy, worst_class=min(known, default=math.nan), **_verdict_shares(found))
 
 
@@ -125,7 +125,7 @@ def _verdict_shares(found: DiagnosisFigures) -> dict[str, float]:
         str(verdict).replace("-", "_"): found.verdicts[verdict] / found.explained if found.explained else math.nan
         for verdict in Verdict
     }
-    unmeasured = max((one.classes_without_samples for one in found.layers), default=math.nan)
+    unmeasured = max((layer.classes_without_samples for layer in found.layers), default=math.nan)
     return {**shares, "broken": len(found.broken), "classes_without_samples": unmeasured}
 
 
@@ -133,9 +133,9 @@ def _trial_figures(trial: Trial, found: DiagnosisFigures | None) -> Figures:
     held = trial[trial.handed_back].metrics
     ruling = trial.ruling
     gains = {
-        (one.baseline): one.difference.value
-        for one in trial.comparisons
-        if one.arm == "treat" and one.metric == Metric.ACCURACY
+        (comparison.baseline): comparison.difference.value
+        for comparison in trial.comparisons
+        if comparison.arm == "treat" and comparison.metric == Metric.ACCURACY
     }
 
     def metric(name: Metric) -> float:

@@ -63,14 +63,14 @@ def _outcome(images: ImageChanges) -> Outcome:
 def _changes(
     before: Diagnosis, after: Diagnosis, earlier: DiagnosisFigures, later: DiagnosisFigures
 ) -> ComparisonFigures:
-    old, new = ({one.name: one for one in figures.classes} for figures in (earlier, later))
+    old, new = ({row.name: row for row in figures.classes} for figures in (earlier, later))
     return ComparisonFigures(
         same_checkpoint=before.checkpoint_sha256 == after.checkpoint_sha256,
         same_settings=before.config == after.config,
         images=_images(before, after),
         classes=tuple(
-            ClassChange(name=name, images=one.images, before=old[name].accuracy, after=one.accuracy)
-            for name, one in new.items()
+            ClassChange(name=name, images=value.images, before=old[name].accuracy, after=value.accuracy)
+            for name, value in new.items()
             if name in old
         ),
         classes_lost=tuple(name for name in old if name not in new),
@@ -116,12 +116,12 @@ def _layers(before: Diagnosis, after: Diagnosis) -> list[LayerChange]:
         old, new = before.layers[name], after.layers[name]
         if old.channels != new.channels:
             continue
-        rows = [(one, other) for one, other in pairs if old.count[one] and new.count[other]]
+        rows = [(mine, other) for mine, other in pairs if old.count[mine] and new.count[other]]
         sets = [
             layer.correlated(float(diagnosis.config["threshold"]))[[row[side] for row in rows]]
             for side, (layer, diagnosis) in enumerate(((old, before), (new, after)))
         ]
-        shares = [float(one.mean()) if len(one) else math.nan for one in sets]
+        shares = [float(images.mean()) if len(images) else math.nan for images in sets]
         found.append(LayerChange(name=name, before=shares[0], after=shares[1], kept=_kept(*sets)))
     return found
 

@@ -124,11 +124,11 @@ def require(results: Sequence[GateResult]) -> None:
     Raises:
         GateError: lists each of them with what was found and wanted.
     """
-    failed = [one for one in results if not one.met]
+    failed = [result for result in results if not result.met]
     if failed:
         raise GateError(
-            "; ".join(f"{one.figure} is {_text(one.found)}, wanted {one.wanted}" for one in failed),
-            where=", ".join(one.gate for one in failed),
+            "; ".join(f"{gate.figure} is {_text(gate.found)}, wanted {gate.wanted}" for gate in failed),
+            where=", ".join(gate.gate for gate in failed),
             expected=f"all {len(results)} gates met",
         )
 
@@ -155,7 +155,7 @@ def numbers(content: Any, path: str = "") -> Iterator[tuple[str, float]]:
 def _names_of(items: list[Any]) -> list[str]:
     for keys in _NAMES if all(isinstance(item, dict) for item in items) else ():
         parts = [[item.get(key) for key in keys] for item in items]
-        names = [", ".join(map(str, one)) for one in parts]
-        if all(None not in one for one in parts) and len(names) == len(set(names)):
+        names = [", ".join(map(str, part)) for part in parts]
+        if all(None not in part for part in parts) and len(names) == len(set(names)):
             return names
     return [str(place) for place in range(len(items))]

@@ -28,9 +28,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield HANDED_BACK.get(report.trial.handed_back, f"Handed back: {text(report.trial.handed_back)}.")
     if report.gates:
         yield from _table("Gates", ["gate", "found", "wanted", ""], [
-            [text(one.figure), "not measured" if math.isnan(one.found) else f"{one.found:.4g}", text(one.wanted),
-             "met" if one.met else "**not met**"]
-            for one in report.gates
+            [text(gate.figure), "not measured" if math.isnan(gate.found) else f"{gate.found:.4g}", text(gate.wanted),
+             "met" if gate.met else "**not met**"]
+            for gate in report.gates
         ])  # fmt: skip
     if report.trial:
         yield from _trial(report.trial)
@@ -68,14 +68,17 @@ def _comparison(report: Report) -> Iterator[str]:
         f"Of {images.common} images in both, {images.turned_right} turned right and {images.turned_wrong} turned wrong "
         f"(McNemar's exact test: p = {images.p_value:.2g})."
     )
-    moved = sorted((one for one in change.classes if one.images), key=lambda one: one.after - one.before)
+    moved = sorted(
+        (change_of_class for change_of_class in change.classes if change_of_class.images),
+        key=lambda one: one.after - one.before,
+    )
     yield from _table("Classes that lost most", ["class", "before", "after"], [
         [text(one.name), percent(one.before), percent(one.after)] for one in moved[:_ROWS] if one.after < one.before
     ])  # fmt: skip
 
 
 def _diagnosis(found: DiagnosisFigures) -> Iterator[str]:
-    known = sorted((one for one in found.classes if one.images), key=lambda one: one.accuracy)
+    known = sorted((row for row in found.classes if row.images), key=lambda one: one.accuracy)
     yield from _table(f"Worst classes on {text(found.examined)}", ["class", "images", "accuracy", "95% interval"], [
         [text(one.name), str(one.images), percent(one.accuracy), f"{percent(one.low)} to {percent(one.high)}"]
         for one in known[:_ROWS]

@@ -82,7 +82,7 @@ def class_names(report: Report) -> list[str]:
     """(N,) in the network's order."""
     if report.trial:
         return [str(cell.label) for cell in report.trial.arms[0].classes]
-    return [one.name for one in report.diagnosis.classes] if report.diagnosis else []
+    return [row.name for row in report.diagnosis.classes] if report.diagnosis else []
 
 
 def _settings(results: Results) -> str:
@@ -121,12 +121,12 @@ class ClassRow:
 
 def _class_rows(report: Report) -> list[ClassRow]:
     """Of the trial if there is one, else of the diagnosis or of both; the lowest accuracy first."""
-    verdicts = {one.name: _most(one) for one in report.diagnosis.classes} if report.diagnosis else {}
+    verdicts = {row.name: _most(row) for row in report.diagnosis.classes} if report.diagnosis else {}
     rows = []
     if report.trial:
         rows = _trial_rows(report.trial, verdicts)
     elif report.diagnosis:
-        earlier = {one.name: one for one in report.before.classes} if report.before else {}
+        earlier = {row.name: row for row in report.before.classes} if report.before else {}
         for one in report.diagnosis.classes:
             marks = [("before", "arm-0", _estimate(earlier[one.name]))] if one.name in earlier else []
             name = "after" if report.before else report.diagnosis.examined
@@ -213,13 +213,13 @@ def _without_arrays(layer: LayerDiagnosis) -> LayerDiagnosis:
 
 
 def _depth_chart(found: DiagnosisFigures) -> Markup | None:
-    layers = sorted((one for one in found.layers), key=lambda one: one.depth)
-    if len({one.depth for one in layers}) < 3:
+    layers = sorted(found.layers, key=lambda one: one.depth)
+    if len({layer.depth for layer in layers}) < 3:
         return None
-    points = [(one.depth, one.correlated_share) for one in layers]
-    shared = [(one.depth, one.sharing) for one in layers]
-    sharing = [f"{one.name}: {percent(one.sharing)}" for one in layers]
-    titles = [f"{one.name}: {percent(one.correlated_share)} of {one.channels}" for one in layers]
+    points = [(layer.depth, layer.correlated_share) for layer in layers]
+    shared = [(layer.depth, layer.sharing) for layer in layers]
+    sharing = [f"{layer.name}: {percent(layer.sharing)}" for layer in layers]
+    titles = [f"{layer.name}: {percent(layer.correlated_share)} of {layer.channels}" for layer in layers]
     return line_chart(
         [
             Line(style="arm-0", points=shared, titles=sharing, joined=False),
@@ -267,7 +267,7 @@ def _stability_chart(found: DiagnosisFigures) -> Markup | None:
     places = range(len(ranges) + 1)
     return line_chart(
         [Line(style=style, points=list(zip(places, (1.0, *values), strict=True))) for style, values in curves],
-        ticks=list(zip(places, ("0", *(f"{one:g}" for one in ranges)), strict=True)),
+        ticks=list(zip(places, ("0", *(f"{noise_range:g}" for noise_range in ranges)), strict=True)),
         x_label="noise range, in standard deviations of each layer",
         label="Share of noisy copies that keep the prediction, by noise range",
     )

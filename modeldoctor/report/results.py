@@ -109,7 +109,7 @@ def _treatment_in(folder: Path) -> Path | None:
 
     if holds(folder):
         return folder
-    below = [one for one in sorted(folder.iterdir()) if one.is_dir() and holds(one)]
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and holds(path)]
     return below[0] if len(below) == 1 else None
 
 
@@ -122,7 +122,7 @@ def _find_diagnosis(folder: Path, run: Path | None, config: dict[str, Any] | Non
         candidates = [base / named for base in bases] + candidates
     if len(files := sorted(folder.glob("*.h5"))) == 1 and run is None:
         candidates += files
-    return next((one for one in candidates if one.is_file()), None)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def _nothing_in(folder: Path) -> StoreError:

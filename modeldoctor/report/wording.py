@@ -68,7 +68,7 @@ def trial_headline(ruling: Ruling) -> str:
 
 def diagnosis_headline(found: DiagnosisFigures) -> str:
     """What a diagnosis found, in a sentence or two."""
-    known = [one for one in found.classes if one.images]
+    known = [row for row in found.classes if row.images]
     said = f"{found.arch} is right on {percent(found.accuracy)} of the {found.images} images of {found.examined}."
     if known:
         worst = min(known, key=lambda one: one.accuracy)

@@ -39,7 +39,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
     """
     samples, rows = diagnosis.samples, diagnosis.rows(diagnosis.examined)
     classes = _classes(diagnosis, rows)
-    known = [one for one in classes if one["images"]]
+    known = [row for row in classes if row["images"]]
     limits = diagnosis.limits
     telling = max(TELLING, 0 if diagnosis.shown is None else len(diagnosis.shown.sample))
     content = {
@@ -162,9 +162,9 @@ def as_text(path: bytes | str) -> str:
 def _plain(value: Any) -> Any:
     """None for what is not finite, and text that is UTF-8: a class folder's name may hold stray bytes."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     if isinstance(value, str):
         return as_text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -90,11 +90,11 @@ class Team:
 
     def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give each parameter the sum of everyone's gradients; the same ones must have a gradient everywhere."""
-        gradients = [one.grad for one in parameters if one.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:
             return
         summed = self.total(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, part in zip(gradients, summed.split([one.numel() for one in gradients]), strict=True):
+        for gradient, part in zip(gradients, summed.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def share_of(self, number: int) -> slice:

@@ -44,7 +44,7 @@ def resolve_device(name: str, number: int = 0) -> torch.device:
 @contextmanager
 def in_eval_mode(module: nn.Module) -> Iterator[None]:
     """While this lasts, the whole network is in eval mode."""
-    training = [one for one in module.modules() if one.training]
+    training = [submodule for submodule in module.modules() if submodule.training]
     try:
         module.eval()
         yield

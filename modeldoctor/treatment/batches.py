@@ -54,12 +54,12 @@ class TrainingBatch:
 
     def part(self, rows: slice) -> TrainingBatch:
         """Some of the images."""
-        names = (one.name for one in fields(self) if one.name != "whole")
+        names = (field.name for field in fields(self) if field.name != "whole")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same on a device."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         return replace(self, **moved)

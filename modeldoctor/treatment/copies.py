@@ -116,6 +116,6 @@ def _peak(cut: Cut, wanted: dict[Attribution, int], draws: int, meter: PeakMeter
     noise = cut.maps.detach().repeat(draws, 1, 1, 1).mul_(1e-3)
     found = attribute(cut, classes, noise, wanted, Rows(len(noise)))
     inputs = [one for one in (cut.maps, *cut.alive) if one.requires_grad]
-    total = torch.stack([one.sum() for one in found.values()]).sum()
+    total = torch.stack([term.sum() for term in found.values()]).sum()
     torch.autograd.grad(total, inputs, retain_graph=True, materialize_grads=True)
     return meter.peak() - before

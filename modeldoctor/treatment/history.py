@@ -51,7 +51,7 @@ class History:
             return
         path = self._output / "history.csv"
         with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [one.name for one in fields(Epoch)])
+            writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
             writer.writeheader()
             writer.writerows(asdict(epoch) for epoch in epochs)
 

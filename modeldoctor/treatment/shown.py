@@ -105,7 +105,7 @@ def show_arms(
         noise = Noise(seed=config.seeds[0], delta=config.delta * spread, stream="shown")
         maps = image_maps(cut, predicted, keys, noise=noise, draws=config.noise_draws, rows=Rows(_ROWS))
         shares = [background_share(one, mask) for one, mask in zip(maps.contribution, masks, strict=True)]
-        of_arm = {name: one.float().numpy() for name, one in maps._asdict().items()}
+        of_arm = {name: field.float().numpy() for name, field in maps._asdict().items()}
         of_arm |= {"predicted": predicted.cpu().numpy(), "confidence": confidence.cpu().numpy()}
         for key, value in {**of_arm, "background_share": np.array(shares)}.items():
             found.setdefault(key, []).append(value)

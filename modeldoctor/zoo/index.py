@@ -147,7 +147,7 @@ class _Rows:
 
     @classmethod
     def of(cls, rows: Iterable[frozenset[int]], position: Mapping[int, int]) -> _Rows:
-        placed = [sorted(position[one] for one in row) for row in rows]
+        placed = [sorted(position[value] for value in row) for row in rows]
         ends = np.cumsum([len(row) for row in placed])
         return cls(np.array([place for row in placed for place in row], dtype=np.int32), ends.astype(np.int32))
 

@@ -244,7 +244,11 @@ def _build_own(plan: Plan) -> Built:
         adapt(built.module, small)
     else:
         module = OWN[plan.name](plan.num_classes or TORCHVISION_CLASSES, plan.channels or 3)
-        layers = [(name, one) for name, one in module.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+        layers = [
+            (name, submodule)
+            for name, submodule in module.named_modules()
+            if isinstance(submodule, nn.Conv2d | nn.Linear)
+        ]
         built = Built(
             plan=plan, module=module, head=layers[-1][0], stem=layers[0][0], fixed_size=None, defaults=IMAGENET
         )
@@ -260,7 +264,7 @@ LIBRARIES = {
 
 def architectures() -> list[str]:
     """Every name that can be built, library first: "timm/resnet50"."""
-    return [f"{library}/{name}" for library, one in LIBRARIES.items() for name in sorted(one.names())]
+    return [f"{library}/{name}" for library, known in LIBRARIES.items() for name in sorted(known.names())]
 
 
 def plan_of(arch: str) -> Plan:

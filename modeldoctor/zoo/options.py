@@ -24,7 +24,9 @@ def structure_options(module: nn.Module) -> dict[str, int]:
     """The patch and window size that a network was built with, by the constructor's name, where it takes them."""
     found = {
         "patch_size": getattr(getattr(module, "patch_embed", None), "patch_size", None),
-        "window_size": next((one.window_size for one in module.modules() if hasattr(one, "window_size")), None),
+        "window_size": next(
+            (submodule.window_size for submodule in module.modules() if hasattr(submodule, "window_size")), None
+        ),
     }
     edges = {name: _edge(value) for name, value in found.items() if _takes(module, name)}
     return {name: edge for name, edge in edges.items() if edge and edge > 1}

@@ -119,19 +119,19 @@ def attend_from_tokens(graph: fx.Graph, size: Callable[[Any], int], kept: Iterab
 
 def _is_plain(node: fx.Node) -> bool:
     """Whether it is softmax(scale · q kᵀ + mask) v for as many heads of each."""
-    values = [one.meta["val"] for one in _nodes(node.args)]
+    values = [argument.meta["val"] for argument in _nodes(node.args)]
     return (
         not any(node.args[4:])  # dropout, causal
         and set(node.kwargs) <= {"scale"}
-        and all(one.ndim == 4 for one in values)
-        and len({one.shape[1] for one in values[:3]}) == 1
-        and all(one.is_floating_point() for one in values[3:])
+        and all(value.ndim == 4 for value in values)
+        and len({value.shape[1] for value in values[:3]}) == 1
+        and all(value.is_floating_point() for value in values[3:])
     )
 
 
 def _rewrite(graph: fx.Graph, node: fx.Node, size: Callable[[Any], int], kept: set[fx.Node]) -> None:
     query, key, value, *masks = _nodes(node.args)
-    asking, keys, values = (_projected(one, size) for one in (query, key, value))
+    asking, keys, values = (_projected(projection, size) for projection in (query, key, value))
     if keys is None or values is None or not (keys.of_all(key) and values.of_all(value)):
         return
     tokens = _nodes(keys.linear.args)[0]
@@ -189,15 +189,15 @@ def _by_head(graph: fx.Graph, of: Projected, value: fx.Node) -> tuple[fx.Node, f
     """Of a projection's weight (O,D) the part (H,E,D), of its bias (O,), if there is one, the part (H,1,E)."""
     _, heads, _, features = value.meta["val"].shape
     own = _own_rows(graph, of, heads * features)
-    weight, *bias = (call(graph, aten.unflatten.int, one, 0, [heads, features]) for one in own)
+    weight, *bias = (call(graph, aten.unflatten.int, node, 0, [heads, features]) for node in own)
     return weight, call(graph, aten.unsqueeze.default, bias[0], 1) if bias else None
 
 
 def _own_rows(graph: fx.Graph, of: Projected, number: int) -> list[fx.Node]:
     """Its rows of the projection's weight and bias."""
     stop = of.rows + number
-    return [call(graph, aten.slice.Tensor, one, 0, of.rows, stop) for one in _nodes(of.linear.args)[1:]]
+    return [call(graph, aten.slice.Tensor, node, 0, of.rows, stop) for node in _nodes(of.linear.args)[1:]]
 
 
 def _nodes(arguments: Iterable[Any]) -> list[fx.Node]:
-    return [one for one in arguments if isinstance(one, fx.Node)]
+    return [argument for argument in arguments if isinstance(argument, fx.Node)]

@@ -28,5 +28,5 @@ def erase_unread(graph: fx.Graph, node: fx.Node, kept: Collection[fx.Node] = ())
         return
     read = node.all_input_nodes
     graph.erase_node(node)
-    for one in read:
-        erase_unread(graph, one, kept)
+    for images in read:
+        erase_unread(graph, images, kept)

@@ -75,7 +75,7 @@ class Frozen:
         scale, shift = self._affine(names, eps)
         assert isinstance(source, fx.Node)
         like = self._state[names[2]]  # type: ignore[index]
-        convolved = source.target in CONV2D and all(one is None or one in self.state for one in source.args[1:3])
+        convolved = source.target in CONV2D and all(arg is None or arg in self.state for arg in source.args[1:3])
         if not convolved or source not in inside or len(source.users) > 1:
             shape = (-1, *[1] * (source.meta["val"].ndim - 2))
             constants = (scale.to(like).view(shape), shift.to(like).view(shape))

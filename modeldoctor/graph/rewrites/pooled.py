@@ -83,7 +83,7 @@ def find_pooled_head(place: Place, suffix: Sequence[fx.Node], captured: Captured
     inner = [one for one in suffix if one not in _from(node, suffix)]
     if before not in inner or own != place.node.meta["val"].shape or read != own[1]:
         return None
-    alike = all(one.target in _POINTWISE and _shape_of(one) in (own, None) for one in inner)
+    alike = all(node.target in _POINTWISE and _shape_of(node) in (own, None) for node in inner)
     return PooledNodes(before, weight) if alike else None  # type: ignore[arg-type]
 
 

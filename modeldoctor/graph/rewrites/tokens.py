@@ -91,7 +91,7 @@ def _keep_tokens_apart(graph: fx.Graph) -> None:
 def _read(node: fx.Node, found: Mapping[fx.Node, Tokens]) -> Tokens | None:
     """What its users read of a node, where that is at most half; None for all of it."""
     wanted: Tokens | None = None
-    for rows in (one for user in node.users for one in _reads(user, node, found)):
+    for rows in (read for user in node.users for read in _reads(user, node, found)):
         wanted = rows if wanted is None or rows is None else wanted.joined(rows)
         if wanted is None:
             return None
@@ -140,7 +140,7 @@ def _arguments(node: fx.Node, rows: Tokens) -> dict[int, Tokens] | None:
     if node.target in _BROADCAST:
         return _aligned(node, rows, node.args)
     if node.target is aten.transpose.int:
-        swapped: list[int] = [one % rank for one in node.args[1:]]  # type: ignore[operator,misc]
+        swapped: list[int] = [arg % rank for arg in node.args[1:]]  # type: ignore[operator,misc]
         return {0: Tokens(swapped[1 - swapped.index(axis)] if axis in swapped else axis, start, stop)}
     if node.target is aten.permute.default:
         return {0: Tokens(node.args[1][axis] % rank, start, stop)}  # type: ignore[index,operator,arg-type]

@@ -72,9 +72,9 @@ def adapt(module: nn.Module, variant: SmallVariant) -> None:
         one = module.get_submodule(path)
         assert isinstance(one, nn.Conv2d | nn.MaxPool2d)
         one.stride = (1, 1)
-    for one in module.modules():
-        if type(one) is InceptionAux:
-            one.__class__ = _SmallInceptionAux
+    for submodule in module.modules():
+        if type(submodule) is InceptionAux:
+            submodule.__class__ = _SmallInceptionAux
 
 
 class _SmallInceptionAux(InceptionAux):  # type: ignore[misc]
