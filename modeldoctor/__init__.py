@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from modeldoctor.results.hdf5 import read_diagnosis, write_diagnosis
     from modeldoctor.results.trial import Trial, read_trial
     from modeldoctor.treatment.pipeline import load_and_treat
-    from modeldoctor.zoo import Network, identify_file, load_model
+    from modeldoctor.zoo import Classifier, identify_file, load_model
 
 __all__ = [
+    "Classifier",
     "DiagnoseConfig",
     "Diagnosis",
-    "Network",
     "TreatConfig",
     "Trial",
     "diagnose",
@@ -45,7 +45,7 @@ __all__ = [
 _HOMES = {
     "DiagnoseConfig": "config.diagnose",
     "Diagnosis": "results.diagnosis",
-    "Network": "zoo",
+    "Classifier": "zoo",
     "TreatConfig": "config.treat",
     "Trial": "results.trial",
     "diagnose": "diagnosis",

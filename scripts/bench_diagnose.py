@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from modeldoctor.graph import Cut, CutNetwork, HookedNetwork, Layer, LayeredNetwork, open_network, select_layers
 from modeldoctor.method.correlation import Noise, correlate_samples
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 _CLASSES, _IMAGES_A_CLASS = 1000, 100
 # Dense bfloat16 products that ResNet-50 reaches on an H200: a quarter of the card's 989 TFLOP/s, an assumption.
@@ -50,7 +50,7 @@ def measure(network: LayeredNetwork, layers: Sequence[Layer], images: Tensor, dr
     classes = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     keys, noise = range(len(images)), Noise(seed=0, delta=0.01)
     return [
-        correlate_samples(cut, classes, keys, noise=noise, draws=draws, rows=Rows(rows)).correlation
+        correlate_samples(cut, classes, keys, noise=noise, draws=draws, rows=BatchLimit(rows)).correlation
         for cut in network.cuts(images, layers)
     ]
 

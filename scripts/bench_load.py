@@ -23,7 +23,7 @@ from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import ImageSet, make_loader, open_data
 from modeldoctor.graph import LayeredNetwork, open_network, select_layers
 from modeldoctor.method.correlation import Noise, correlate_samples
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 
 def write_pictures(folder: Path, number: int, edge: int) -> None:
@@ -44,7 +44,7 @@ def measure(network: LayeredNetwork, images: Tensor, selection: str, draws: int)
     classes = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     for cut in network.cuts(images, select_layers(network.layers, selection)):
         noise = Noise(seed=0, delta=0.01)
-        correlate_samples(cut, classes, range(len(images)), noise=noise, draws=draws, rows=Rows(64))
+        correlate_samples(cut, classes, range(len(images)), noise=noise, draws=draws, rows=BatchLimit(64))
 
 
 def rates(

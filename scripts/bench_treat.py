@@ -22,7 +22,7 @@ from modeldoctor.config.treat import TreatConfig
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution
-from modeldoctor.runtime.memory import Rows, steady_budget
+from modeldoctor.runtime.memory import BatchLimit, steady_budget
 from modeldoctor.treatment.batches import TrainingBatch
 from modeldoctor.treatment.copies import measure_copies, plan_copies
 from modeldoctor.treatment.penalty import Penalty
@@ -78,7 +78,7 @@ class Steps:
             rows=self._rows(chosen),
         )
 
-    def _rows(self, layers: tuple[Layer, ...]) -> dict[str, Rows]:
+    def _rows(self, layers: tuple[Layer, ...]) -> dict[str, BatchLimit]:
         wanted = {Attribution.GRADIENT_X_ACTIVATION: 1, Attribution.GRADIENT: 2}
         found, device = measure_copies(self.trainable, layers, wanted, self.images[:2]), self.images.device
         return plan_copies(*found, steady_budget(device), len(self.images), device, strict=False)

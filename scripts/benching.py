@@ -104,7 +104,7 @@ def products_alone(cut: CutNetwork, layers: Sequence[Layer], images: Tensor, dra
         rows: copies at once behind a layer.
     """
     captured = cut.captured
-    places = {place.name: place.node for place in captured.places}
+    places = {place.name: place.node for place in captured.layer_nodes}
     suffixes = [set(suffix_nodes(captured.graph, places[layer.name], captured.logits)) for layer in layers]
     total, known = 0.0, dict[tuple[object, ...], float]()
     for node in captured.graph.nodes:

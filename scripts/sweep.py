@@ -45,8 +45,8 @@ from modeldoctor.graph.capture import Captured, capture
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
 from modeldoctor.method.constraints import channel_constraint, runner_up, space_constraint
-from modeldoctor.runtime.memory import Rows
-from modeldoctor.zoo import Network, load_model
+from modeldoctor.runtime.memory import BatchLimit
+from modeldoctor.zoo import Classifier, load_model
 from modeldoctor.zoo.identify import identify
 from modeldoctor.zoo.libraries import Built, architectures, build, plan_of
 from modeldoctor.zoo.paper import PAPER, paper_arch
@@ -182,7 +182,7 @@ def write_images(folder: Path, size: int, channels: int) -> Path:
     return folder
 
 
-def diagnose_all(network: Network, data: Path) -> int:
+def diagnose_all(network: Classifier, data: Path) -> int:
     """Diagnose every layer by one draw; how many layers there are."""
     config = DiagnoseConfig(
         layers="all", noise_draws=1, samples_per_class=1, min_confidence=0.0, max_explained=1, batch_size=2, workers=0,
@@ -195,7 +195,7 @@ def diagnose_all(network: Network, data: Path) -> int:
     return len(found.layers)
 
 
-def train_a_step(network: Network, size: int, channels: int) -> None:
+def train_a_step(network: Classifier, size: int, channels: int) -> None:
     """One update under both constraints at the last layer; every weight stays finite and some move."""
     images = torch.randn(2, channels, size, size)
     trainable = TrainableNetwork(network.module, images)
@@ -204,7 +204,7 @@ def train_a_step(network: Network, size: int, channels: int) -> None:
     logits, (cut,) = trainable.training_pass(images, layers)
     labels = logits.argmax(1)
     kind, classes = Attribution.GRADIENT, torch.stack([labels, runner_up(logits, labels)])
-    own, second = attribute(cut, classes, None, {kind: 2}, Rows(len(images)))[kind]
+    own, second = attribute(cut, classes, None, {kind: 2}, BatchLimit(len(images)))[kind]
     background = torch.ones(2, *cut.maps.shape[-2:])
     background[:, 0, 0] = 0
     none = torch.zeros(2, cut.maps.shape[1], dtype=torch.bool)

@@ -18,7 +18,7 @@ from modeldoctor.config.treat import load_treat_config
 from modeldoctor.evaluate.metrics import class_groups
 from modeldoctor.results.trial import read_trial
 from modeldoctor.treatment import prepare
-from modeldoctor.treatment.arm import predict_part
+from modeldoctor.treatment.arm import predict_subset
 from modeldoctor.zoo import load_model
 
 
@@ -39,7 +39,7 @@ def main(
         right = []
         for weights in [torch.load(path, weights_only=True)["best"] for path in kept] or [original]:
             module.load_state_dict(weights)
-            right.append(predict_part(module, splits.test, config, torch.device("cpu")) == labels)
+            right.append(predict_subset(module, splits.test, config, torch.device("cpu")) == labels)
         accuracy = np.bincount(cell, np.mean(right, 0))[sizes > 0] / sizes[sizes > 0]
         table.add_row(arm.arm, f"{accuracy.min():.1%}", f"{np.sort(accuracy)[:10].mean():.1%}")
     Console().print(table)

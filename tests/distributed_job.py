@@ -24,7 +24,7 @@ from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.runtime.distributed import Team, job
 from modeldoctor.treatment.batches import TrainingBatch, epoch_order, training_batches
 from modeldoctor.treatment.penalty import Penalty
-from modeldoctor.treatment.subsets import Part
+from modeldoctor.treatment.subsets import Subset
 from modeldoctor.zoo import load_model
 
 DIAGNOSIS = DiagnoseConfig(
@@ -54,7 +54,7 @@ def gradients(team: Team) -> dict[str, torch.Tensor]:
         rows={},
         team=team,
     )
-    mine = team.share_of(5)
+    mine = team.shard(5)
     logits, cuts = trainable.training_pass(images[mine], penalty.layers)
     batch = TrainingBatch(
         images=images, labels=labels, other_labels=labels, share=torch.ones(5), masks=masks, annotated=annotated,
@@ -63,10 +63,14 @@ def gradients(team: Team) -> dict[str, torch.Tensor]:
     terms = penalty.terms(logits, cuts, batch, seed=1)
     loss = batch.loss(logits, 0.0)
     (loss + penalty.total(terms)).backward()
-    team.add_up_gradients(network.parameters())
+    team.all_reduce_gradients(network.parameters())
     figures = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
     figures |= {name: one for name, one in network.named_buffers() if "running" in name}
-    return figures | {"/".join(key): team.total(term) for key, term in terms.items()} | {"loss": team.total(loss)}
+    return (
+        figures
+        | {"/".join(key): team.all_reduce(term) for key, term in terms.items()}
+        | {"loss": team.all_reduce(loss)}
+    )
 
 
 def batches(team: Team, data: Path, masks: Path, case: str) -> list[dict[str, torch.Tensor]]:
@@ -75,12 +79,12 @@ def batches(team: Team, data: Path, masks: Path, case: str) -> list[dict[str, to
     preprocessing = Preprocessing(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
     images = open_data(str(data), preprocessing=preprocessing, masks=masks)["train"]
     assert isinstance(images, ImageSet)
-    annotated = np.flatnonzero(Part(images=images, indices=np.arange(len(images))).has_mask)[:3]
+    annotated = np.flatnonzero(Subset(images=images, indices=np.arange(len(images))).has_mask)[:3]
     config = TreatConfig(
         checkpoint="a.pt", data={"path": str(data), "masks": masks}, space={"annotated_share": 0.3},
         training={"batch_size": 5, "mixup": mixup},
     )  # fmt: skip
-    part = Part(images=images, indices=np.arange(10, 20))
+    part = Subset(images=images, indices=np.arange(10, 20))
     order = epoch_order(part.indices, annotated, batch_size=5, share=0.3, seed=0, epoch=0)
     images.pictures = _Some(images.pictures, {int(index) for index in order[:broken]})
     made = training_batches(part, annotated, config, seed=0, epoch=0, team=team)

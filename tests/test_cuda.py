@@ -13,7 +13,7 @@ from modeldoctor.graph import open_network, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
 from modeldoctor.method.correlation import Noise, correlate_samples
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -28,7 +28,7 @@ def test_eq_3_on_cuda_equals_the_cpu(kind: type[nn.Module]) -> None:
         opened = open_network(module, pictures, kind.layer)
         (cut,) = opened.cuts(pictures, select_layers(opened.layers, kind.layer))
         noise = Noise(seed=0, delta=1.0)
-        found = correlate_samples(cut, labels.to(device), range(4), noise=noise, draws=0, rows=Rows(64))
+        found = correlate_samples(cut, labels.to(device), range(4), noise=noise, draws=0, rows=BatchLimit(64))
         results.append([part.cpu() for part in found])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
@@ -52,7 +52,7 @@ def test_a_constraints_gradient_on_cuda_equals_the_cpu() -> None:
         trainable = TrainableNetwork(module, pictures)
         _, (cut,) = trainable.training_pass(pictures, select_layers(trainable.layers, "conv2"))
         classes, kind = torch.zeros(1, 4, dtype=torch.int64, device=device), Attribution.GRADIENT_X_ACTIVATION
-        attribute(cut, classes, None, {kind: 1}, Rows(4))[kind].sum().backward()
+        attribute(cut, classes, None, {kind: 1}, BatchLimit(4))[kind].sum().backward()
         gradients.append([one.grad.cpu() for one in module.parameters() if one.grad is not None])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)

@@ -63,7 +63,7 @@ def _job() -> Iterator[None]:
     from modeldoctor.runtime.distributed import job
 
     with job() as _team:
-        if not _team.first:
+        if not _team.is_primary:
             out.quiet = err.quiet = True
         yield
 
@@ -81,7 +81,7 @@ def _commands(
         raise typer.Exit
     if _team is not None and context.invoked_subcommand not in ("diagnose", "treat"):
         raise UsageError(
-            f"{_team.size} processes for {context.invoked_subcommand or 'nothing'}",
+            f"{_team.world_size} processes for {context.invoked_subcommand or 'nothing'}",
             where="torchrun",
             expected="diagnose or treat, which share their images among processes",
             hint="run this command without torchrun",
@@ -203,7 +203,7 @@ def diagnose(
             network, str(data), config=config, root=root, download=download, masks=masks, output=output,
             resume=resume, progress=progress, team=_team,
         )  # fmt: skip
-    if _team is None or _team.first:
+    if _team is None or _team.is_primary:
         _show(diagnosis, output, json_only)
 
 

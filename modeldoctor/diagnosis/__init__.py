@@ -10,8 +10,9 @@ from typing import cast
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.data import open_data
 from modeldoctor.data.outputs import AnySet, in_network_classes
-from modeldoctor.diagnosis.assemble import (
-    assemble,
+from modeldoctor.diagnosis.attack import adversarial, attack
+from modeldoctor.diagnosis.build import (
+    build_diagnosis,
     choose_samples,
     choose_to_examine,
     collect_samples,
@@ -20,7 +21,6 @@ from modeldoctor.diagnosis.assemble import (
     only_right,
     warn_of_predictions,
 )
-from modeldoctor.diagnosis.attack import adversarial, attack
 from modeldoctor.diagnosis.explain import Probe
 from modeldoctor.diagnosis.passes import Run, correlate, examine, measure_scales, predict
 from modeldoctor.diagnosis.setup import (
@@ -40,13 +40,13 @@ from modeldoctor.runtime.files import check_writable
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, recorded_warnings, resolve_device
-from modeldoctor.zoo import Network
+from modeldoctor.zoo import Classifier
 
 __all__ = ["diagnose", "list_layers"]
 
 
 def diagnose(
-    network: Network,
+    network: Classifier,
     data: str | Path | Mapping[str, AnySet],
     *,
     config: DiagnoseConfig | None = None,
@@ -86,19 +86,19 @@ def diagnose(
     team = team or Team()
     if output is not None:
         check_writable(output)
-    with recorded_warnings() as said, graceful_stop(patient=team.size > 1) as stop, in_eval_mode(network.module):
+    with recorded_warnings() as said, graceful_stop(patient=team.world_size > 1) as stop, in_eval_mode(network.module):
         command = ""
         if isinstance(data, str | Path):
             command = command_line(network, data, config, output, root=root, masks=masks)
             data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
         splits, classes = in_network_classes(data, network.class_names, network.num_classes)
         source, examined = splits_to_use(splits, config)
-        device = resolve_device(config.device, team.local)
+        device = resolve_device(config.device, team.local_rank)
         layered = take_apart(network, config, device)
         layers = select_layers(layered.layers, config.layers)
         read = [source] if source is examined else [source, examined]
         state, state_path = open_state(network, config, read, output, resume)
-        if not team.first:
+        if not team.is_primary:
             state.correlations = {}  # the first process holds what was summed before
         run = Run(
             module=network.module,
@@ -115,23 +115,23 @@ def diagnose(
             team=team,
         )
         found = _run_passes(run, network, classes, read)
-    found = team.share(replace(found, warnings=tuple(said), command=command) if found else None)
+    found = team.broadcast(replace(found, warnings=tuple(said), command=command) if found else None)
     assert found is not None
-    if output is not None and team.first:
+    if output is not None and team.is_primary:
         write_diagnosis(found, output)
-    if state_path is not None and team.first:
+    if state_path is not None and team.is_primary:
         state_path.unlink(missing_ok=True)
     return found
 
 
-def list_layers(network: Network, config: DiagnoseConfig | None = None) -> tuple[Layer, ...]:
+def list_layers(network: Classifier, config: DiagnoseConfig | None = None) -> tuple[Layer, ...]:
     """The selected layers of a network, in execution order, with shapes and cost; no image is read."""
     config = config or DiagnoseConfig(layers="all")
     with in_eval_mode(network.module):
         return select_layers(take_apart(network, config, resolve_device(config.device)).layers, config.layers)
 
 
-def _run_passes(run: Run, network: Network, classes: tuple[str, ...], read: list[AnySet]) -> Diagnosis | None:
+def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: list[AnySet]) -> Diagnosis | None:
     """All passes; the first process has the diagnosis then."""
     source, examined = read[0], read[-1]
     for images in read:
@@ -140,15 +140,15 @@ def _run_passes(run: Run, network: Network, classes: tuple[str, ...], read: list
     measure_scales(run, source)
     used = choose_samples(run, source, classes)
     correlate(run, source, used)
-    layers = {layer.name: layer_diagnosis(run, layer) for layer in run.layers} if run.team.first else {}
+    layers = {layer.name: layer_diagnosis(run, layer) for layer in run.layers} if run.team.is_primary else {}
     samples, first_row = collect_samples(run, read, used)
-    probe = replace(run.team.share(cast(Probe, make_probe(run, layers) if layers else None)), rows=run.chunks.rows)
+    probe = replace(run.team.broadcast(cast(Probe, make_probe(run, layers) if layers else None)), rows=run.chunks.rows)
     row = first_row[examined.split]
     chosen = choose_to_examine(run, examined)
     examine(run, examined, chosen, row, probe)
     if run.config.fgsm_epsilon and run.config.noise_draws:
         attack(run, examined, only_right(run, examined, chosen), row, probe)
-    found = assemble(run, network, classes, examined.split, samples, probe, layers) if layers else None
-    explained = run.team.share(found.misdiagnosed if found else ())
+    found = build_diagnosis(run, network, classes, examined.split, samples, probe, layers) if layers else None
+    explained = run.team.broadcast(found.misdiagnosed if found else ())
     shown = show(run, examined, explained, row, probe)
     return replace(found, adversarial=adversarial(run), shown=shown) if found else None

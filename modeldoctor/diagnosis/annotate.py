@@ -22,7 +22,7 @@ from modeldoctor.data import ImageSet, choose_to_annotate, open_data
 from modeldoctor.data.masks import PLAN_FILE
 from modeldoctor.data.outputs import AnySet, in_network_classes
 from modeldoctor.data.pictures import PictureFiles
-from modeldoctor.diagnosis.assemble import warn_of_predictions
+from modeldoctor.diagnosis.build import warn_of_predictions
 from modeldoctor.diagnosis.chunks import Chunks
 from modeldoctor.diagnosis.passes import Run, predict
 from modeldoctor.diagnosis.setup import splits_to_use, take_apart
@@ -33,7 +33,7 @@ from modeldoctor.runtime.files import check_writable, written_aside
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, resolve_device
-from modeldoctor.zoo import Network
+from modeldoctor.zoo import Classifier
 
 _COLUMNS = ("path", "class", "predicted", "confidence", "reason", "source")
 _ORIENTATION = 0x0112
@@ -84,7 +84,7 @@ class AnnotationPlan:
 
 
 def annotate(
-    network: Network,
+    network: Classifier,
     data: str | Path | Mapping[str, AnySet],
     *,
     output: str | Path,
@@ -209,7 +209,7 @@ def _twins(images: ImageSet, splits: Mapping[str, AnySet]) -> NDArray[np.bool_]:
 
 
 def _predicted(
-    network: Network, images: ImageSet, classes: tuple[str, ...], config: DiagnoseConfig, progress: Progress
+    network: Classifier, images: ImageSet, classes: tuple[str, ...], config: DiagnoseConfig, progress: Progress
 ) -> Run:
     """A run that has made its first pass over the images."""
     config = config.model_copy(update={"layers": "last"})

@@ -64,7 +64,7 @@ def attack(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int, 
     index = state.predictions[images.split].table()[0]
     for batch in run.batches(images, chosen[state.attacked :], run.chunks.batch):
         found = _turned(run, probe, batch, preprocessing) if len(batch.labels) else []
-        for number, rows in run.team.gather((len(batch.labels), found)):
+        for number, rows in run.team.all_gather((len(batch.labels), found)):
             state.attacked += number
             state.adversarial += [[first_row + int(np.searchsorted(index, key)), *rest] for key, *rest in rows]
         run.after_batch("attack", state.attacked, len(chosen))

@@ -14,7 +14,7 @@ from torch import Tensor
 from modeldoctor.errors import MemoryLimitError
 from modeldoctor.graph import Layer, LayeredNetwork
 from modeldoctor.method.correlation import Noise, correlate_samples
-from modeldoctor.runtime.memory import UNSEEN, Rows, peak_meter
+from modeldoctor.runtime.memory import UNSEEN, BatchLimit, peak_meter
 
 # More rows at once are no faster, by measurement on a CPU; on a GPU they may fill it better.
 _MOST_ROWS = {"cpu": 64, "cuda": 512}
@@ -30,7 +30,7 @@ class Chunks:
     """
 
     batch: int
-    rows: dict[str, Rows]
+    rows: dict[str, BatchLimit]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def measure_costs(network: LayeredNetwork, layers: Sequence[Layer], images: Tens
             whole, alive = max(whole, meter.peak()), meter.now()
             meter.restart()
             noise = Noise(seed=0, delta=1e-3)
-            correlate_samples(cut, classes, range(batch), noise=noise, draws=1, rows=Rows(batch))
+            correlate_samples(cut, classes, range(batch), noise=noise, draws=1, rows=BatchLimit(batch))
             costs[cut.layer.name] = Cost(UNSEEN * alive / batch, UNSEEN * (meter.peak() - alive) / batch)
             meter.restart()
     return costs, UNSEEN * whole / batch
@@ -94,7 +94,7 @@ def plan_chunks(costs: dict[str, Cost], whole: float, budget: int, most_images: 
             hint="give more memory, or leave out that layer",
         )
     rows = {
-        name: Rows(min(_MOST_ROWS[device.type], int((budget - batch * cost.image) / max(cost.row, 1.0))), name)
+        name: BatchLimit(min(_MOST_ROWS[device.type], int((budget - batch * cost.image) / max(cost.row, 1.0))), name)
         for name, cost in costs.items()
     }
     return Chunks(batch, rows)

@@ -27,7 +27,7 @@ from modeldoctor.graph import Cut, Layer, LayeredNetwork
 from modeldoctor.method.correlation import Noise, correlate_samples
 from modeldoctor.method.maps import background_share
 from modeldoctor.results.diagnosis import Floats, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Verdict, normalise
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 KERNELS_KEPT = 8
 """How many foreign kernels are kept for each image."""
@@ -61,7 +61,7 @@ class Probe:
     draws: int
     delta: float
     seed: int
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, BatchLimit]
 
 
 class Evidence(NamedTuple):

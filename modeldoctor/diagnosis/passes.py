@@ -87,11 +87,11 @@ class Run:
         """
         self.progress(stage, done, total)
         late = time.monotonic() - self._saved > _SAVE_EVERY_S
-        asked = self.team.gather((self.stop.requested, late))
+        asked = self.team.all_gather((self.stop.requested, late))
         stopped = any(stop for stop, _ in asked)
         if self.state_path and (asked[0][1] or stopped):
             self.merge_correlations()
-            if self.team.first:
+            if self.team.is_primary:
                 self._keep_chunks()
                 self.state.save(self.state_path)
             self._saved = time.monotonic()
@@ -110,11 +110,11 @@ class Run:
 
     def merge_correlations(self) -> None:
         """Hand every process's sums to the first one; the others begin anew."""
-        if self.team.size == 1:
+        if self.team.world_size == 1:
             return
         for layer in self.layers:
             empty = empty_state(self.classes, layer.channels)
-            parts = self.team.collect(self.state.correlations.get(layer.name, empty))
+            parts = self.team.gather(self.state.correlations.get(layer.name, empty))
             if self.state.correlations:
                 self.state.correlations[layer.name] = reduce(merge_states, parts) if parts else empty
 
@@ -135,7 +135,9 @@ def predict(run: Run, images: AnySet) -> Predictions:
             probabilities = run.network.logits(batch.images.to(run.device)).float().softmax(1)
             confidence, predicted = (part.cpu().numpy() for part in probabilities.max(1))
             rows = np.stack([batch.indices.numpy(), batch.labels.numpy(), predicted, confidence])
-        for part, broken in run.team.gather((rows, [(images.paths[bad.index], bad.reason) for bad in batch.broken])):
+        for part, broken in run.team.all_gather(
+            (rows, [(images.paths[bad.index], bad.reason) for bad in batch.broken])
+        ):
             one.rows += [part] if part.shape[1] else []
             one.broken += broken
             one.next += part.shape[1] + len(broken)
@@ -164,9 +166,9 @@ def measure_scales(run: Run, images: AnySet) -> None:
             for cut in run.network.cuts(batch.images.to(run.device), run.layers):
                 maps = cut.maps.double()
                 sums[cut.layer.name] += [maps.numel(), float(maps.sum()), float((maps**2).sum())]
-        done += sum(run.team.gather(len(batch.labels)))
+        done += sum(run.team.all_gather(len(batch.labels)))
         run.after_batch("scale", done, len(chosen))
-    everyone = run.team.gather(sums)
+    everyone = run.team.all_gather(sums)
     for name in sums:
         count, total, squares = np.sum([part[name] for part in everyone], axis=0)
         run.state.scales[name] = float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))
@@ -185,7 +187,7 @@ def correlate(run: Run, images: AnySet, chosen: NDArray[np.int64]) -> None:
     for batch in run.batches(images, chosen[state.correlated :], run.chunks.batch):
         if len(batch.labels):
             state.correlations = _with_batch(run, batch)
-        state.correlated += sum(run.team.gather(len(batch.labels)))
+        state.correlated += sum(run.team.all_gather(len(batch.labels)))
         run.after_batch("correlate", state.correlated, len(chosen))
     run.merge_correlations()
 
@@ -236,5 +238,5 @@ def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int,
             if keys
             else []
         )
-        state.evidence += chain.from_iterable(run.team.gather([seen._asdict() for seen in evidence]))
+        state.evidence += chain.from_iterable(run.team.all_gather([seen._asdict() for seen in evidence]))
         run.after_batch("explain", len(state.evidence), len(chosen))

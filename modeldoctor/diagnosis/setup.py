@@ -19,8 +19,8 @@ from modeldoctor.diagnosis.state import KeptChunks, RunState, fingerprint_of
 from modeldoctor.errors import UsageError
 from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.runtime.memory import Rows, default_budget
-from modeldoctor.zoo import Network
+from modeldoctor.runtime.memory import BatchLimit, default_budget
+from modeldoctor.zoo import Classifier
 
 _CHANGE_NO_FIGURE = {"batch_size", "workers", "device", "memory"}
 
@@ -42,7 +42,7 @@ def splits_to_use(splits: Mapping[str, AnySet], config: DiagnoseConfig) -> tuple
     return splits[source], splits[examined]
 
 
-def take_apart(network: Network, config: DiagnoseConfig, device: torch.device) -> LayeredNetwork:
+def take_apart(network: Classifier, config: DiagnoseConfig, device: torch.device) -> LayeredNetwork:
     """The network, in eval mode, on its device, cut at the layers of the configuration, or behind hooks."""
     module = network.module.to(device)
     example = example_of(network, device)
@@ -51,7 +51,7 @@ def take_apart(network: Network, config: DiagnoseConfig, device: torch.device) -
     return open_network(module, example, config.layers, bfloat16=config.precision == "bfloat16")
 
 
-def example_of(network: Network, device: torch.device) -> Tensor:
+def example_of(network: Classifier, device: torch.device) -> Tensor:
     """Two images (2,C,H,W) of noise; a generator of its own leaves the caller's random state alone."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, *network.preprocessing.input_size, generator=generator).to(device)
@@ -72,15 +72,15 @@ def open_chunks(
     """
     asked = (config.batch_size, config.memory)
     if state.chunks is None or (state.chunks.batch_asked, state.chunks.memory_asked) != asked:
-        budget = config.memory or default_budget(example.device, team.beside)
+        budget = config.memory or default_budget(example.device, team.local_world_size)
         planned = plan_chunks(*measure_costs(layered, layers, example), budget, config.batch_size, example.device)
         rows = {name: row.number for name, row in planned.rows.items()}
-        state.chunks = team.share(KeptChunks(*asked, planned.batch, rows))
-    return Chunks(state.chunks.batch, {name: Rows(number, name) for name, number in state.chunks.rows.items()})
+        state.chunks = team.broadcast(KeptChunks(*asked, planned.batch, rows))
+    return Chunks(state.chunks.batch, {name: BatchLimit(number, name) for name, number in state.chunks.rows.items()})
 
 
 def open_state(
-    network: Network, config: DiagnoseConfig, used: list[AnySet], output: Path | None, resume: bool
+    network: Classifier, config: DiagnoseConfig, used: list[AnySet], output: Path | None, resume: bool
 ) -> tuple[RunState, Path | None]:
     """A fresh state, or that of the interrupted run to resume, and where it is kept: beside the output.
 
@@ -101,7 +101,7 @@ def open_state(
 
 
 def command_line(
-    network: Network, data: str | Path, config: DiagnoseConfig, output: Path | None, **paths: Path | None
+    network: Classifier, data: str | Path, config: DiagnoseConfig, output: Path | None, **paths: Path | None
 ) -> str:
     """What to type for the same diagnosis: every option that is not at its default; empty where there is none."""
     default = DiagnoseConfig()

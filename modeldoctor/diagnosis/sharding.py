@@ -26,7 +26,7 @@ def dealt(
     workers: int | None,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """Every `team.size`-th batch of these images; every process gets as many, the last ones perhaps empty.
+    """Every `team.world_size`-th batch of these images; every process gets as many, the last ones perhaps empty.
 
     Args:
         team: round after round, each of its processes has one batch.
@@ -39,11 +39,11 @@ def dealt(
     nothing = Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), None, [])
     if isinstance(images, StreamSet):
         stream = iter(make_loader(images, indices, batch_size=batch_size))
-        while around := list(islice(stream, team.size)):
+        while around := list(islice(stream, team.world_size)):
             yield around[team.rank] if team.rank < len(around) else nothing
         return
     order = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
-    rounds = range(0, len(order), batch_size * team.size)
+    rounds = range(0, len(order), batch_size * team.world_size)
     begins = (start + batch_size * team.rank for start in rounds)
     mine = np.concatenate([order[begin : begin + batch_size] for begin in begins])
     batches = iter(make_loader(images, mine, batch_size=batch_size, workers=workers, device=device))

@@ -30,7 +30,7 @@ _REDUCE = (aten.mean.dim, aten.amax.default)
 _WEIGHTED = (*CONV2D, aten.linear.default, aten.addmm.default, aten.mm.default, aten.matmul.default)
 
 
-class Place(NamedTuple):
+class LayerNode(NamedTuple):
     """A node of the graph whose value is a layer's output."""
 
     name: str
@@ -51,7 +51,7 @@ class Captured:
         logits: the node of the output (B,N).
         auxiliary: further outputs (B,N), of auxiliary heads.
         batch: the symbol that stands for B in the shapes of `node.meta["val"]`.
-        places: where layers are, in execution order.
+        layer_nodes: where layers are, in execution order.
         depths: for every node the most weighted operations on a path from the images to it.
     """
 
@@ -62,7 +62,7 @@ class Captured:
     logits: fx.Node
     auxiliary: tuple[fx.Node, ...]
     batch: Any
-    places: list[Place]
+    layer_nodes: list[LayerNode]
     depths: dict[fx.Node, int]
 
 
@@ -100,9 +100,11 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
             node.target = overwrite
     logits, *auxiliary = _logits(graph)
     symbol = batch.node.expr
-    places = _places(graph, image, logits, network)
-    narrowed = drop_unread_tokens(graph, {place.node: place.view.prefix for place in places})
-    attend_from_tokens(graph, lambda value: concrete([value], symbol, 2)[0], {place.node for place in places})
+    layer_nodes = _layer_nodes(graph, image, logits, network)
+    narrowed = drop_unread_tokens(graph, {layer_node.node: layer_node.view.prefix for layer_node in layer_nodes})
+    attend_from_tokens(
+        graph, lambda value: concrete([value], symbol, 2)[0], {layer_node.node for layer_node in layer_nodes}
+    )
     return Captured(
         graph=graph,
         state=state,
@@ -111,7 +113,7 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
         logits=logits,
         auxiliary=tuple(auxiliary),
         batch=symbol,
-        places=[place for place in places if place.node not in narrowed],
+        layer_nodes=[layer_node for layer_node in layer_nodes if layer_node.node not in narrowed],
         depths=_depths(graph),
     )
 
@@ -216,11 +218,11 @@ def _ancestors(start: fx.Node) -> set[fx.Node]:
     return seen
 
 
-def _places(graph: fx.Graph, image: fx.Node, logits: fx.Node, network: nn.Module) -> list[Place]:
+def _layer_nodes(graph: fx.Graph, image: fx.Node, logits: fx.Node, network: nn.Module) -> list[LayerNode]:
     positioned = _descendants_with_positions(image)
     reaching = _ancestors(logits)
     whole = _module_outputs(graph)
-    places, calls = [], Counter[str]()
+    layer_nodes, calls = [], Counter[str]()
     for node in graph.nodes:
         if node not in positioned or node not in reaching or not _is_of_images(node, image):
             continue
@@ -231,9 +233,9 @@ def _places(graph: fx.Graph, image: fx.Node, logits: fx.Node, network: nn.Module
                 continue
             calls[path] += 1
             name = path if calls[path] == 1 else f"{path}#{calls[path]}"
-            places.append(Place(name, row.kind if row else "conv", node, view))
+            layer_nodes.append(LayerNode(name, row.kind if row else "conv", node, view))
     features = _features(graph, image, logits, positioned & reaching)
-    return [*places, *([] if features is None else [Place(FEATURES, FEATURES, features, MapsView("maps"))])]
+    return [*layer_nodes, *([] if features is None else [LayerNode(FEATURES, FEATURES, features, MapsView("maps"))])]
 
 
 def _is_of_images(node: fx.Node, image: fx.Node) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from modeldoctor.errors import GraphError
-from modeldoctor.graph.capture import Captured, Place, concrete, node_macs, suffix_nodes
+from modeldoctor.graph.capture import Captured, LayerNode, concrete, node_macs, suffix_nodes
 from modeldoctor.graph.layers import Layer
 from modeldoctor.graph.rewrites.frozen import Frozen, Operation, in_place
 from modeldoctor.graph.rewrites.piecewise import without_second_derivatives
@@ -30,20 +30,20 @@ class Cut(NamedTuple):
     Attributes:
         layer: which layer.
         maps: (B,K,H,W); without a graph, except in a training pass.
-        suffix: maps of R copies of the batch (R*B,K,H,W) and `alive` to logits (R*B,N); differentiable in both.
-        alive: what else the suffix reads: weights, and values of the prefix for the batch.
+        suffix: maps of R copies of the batch (R*B,K,H,W) and `live_values` to logits (R*B,N); differentiable in both.
+        live_values: what else the suffix reads: weights, and values of the prefix for the batch.
         pooled: the suffix where it acts on every position alone, is averaged over them and read linearly; else None.
     """
 
     layer: Layer
     maps: Tensor
     suffix: Callable[[Tensor, Sequence[Tensor]], Tensor]
-    alive: Sequence[Tensor] = ()
+    live_values: Sequence[Tensor] = ()
     pooled: PooledHead | None = None
 
     def head(self, maps: Tensor) -> Tensor:
         """Maps of R copies of the batch (R*B,K,H,W) to logits (R*B,N)."""
-        return self.suffix(maps, self.alive)
+        return self.suffix(maps, self.live_values)
 
 
 class LayeredNetwork(Protocol):
@@ -64,7 +64,7 @@ class CutNetwork:
     """A captured network, cut at any of its layers.
 
     One pass executes each node once. At a layer it hands out the maps and the suffix, as soon as every value that
-    is alive across the cut exists, so the memory is what the layer in hand needs and not the sum over layers.
+    is live across the cut exists, so the memory is what the layer in hand needs and not the sum over layers.
 
     Args:
         captured: the graph; its weights are shared with the network and get no gradient.
@@ -86,9 +86,9 @@ class CutNetwork:
         self._order = {node: index for index, node in enumerate(captured.graph.nodes)}
         self._suffixes: dict[str, _Suffix] = {}
         self._passes: dict[tuple[str, ...], Mapping[fx.Node, Operation]] = {}
-        places = self._reaching(captured.places)
-        self._places = {place.name: place for place in places}
-        self.layers = tuple(self._layer(place) for place in places)
+        layer_nodes = self._reaching(captured.layer_nodes)
+        self._layer_nodes = {layer_node.name: layer_node for layer_node in layer_nodes}
+        self.layers = tuple(self._layer(layer_node) for layer_node in layer_nodes)
 
     def logits(self, images: Tensor) -> Tensor:
         """Images (B,C,H,W) to logits (B,N), without a graph."""
@@ -140,11 +140,11 @@ class CutNetwork:
             stops.setdefault(suffix.ready, []).append(suffix)
         by_name = {layer.name: layer for layer in layers}
         for suffix in self._run(images, stops, values, state, execute):
-            output = values[suffix.place.node]
-            alive = [values[node] for node in suffix.alive]
-            maps, batch = suffix.place.view.to_maps(output).to(images.dtype), len(images)
-            pooled = suffix.bind_pooled(alive, batch)
-            yield Cut(by_name[suffix.place.name], maps, suffix.bind(batch, self.bfloat16), alive, pooled)
+            output = values[suffix.layer_node.node]
+            live_values = [values[node] for node in suffix.live_values]
+            maps, batch = suffix.layer_node.view.to_maps(output).to(images.dtype), len(images)
+            pooled = suffix.bind_pooled(live_values, batch)
+            yield Cut(by_name[suffix.layer_node.name], maps, suffix.bind(batch, self.bfloat16), live_values, pooled)
 
     def verify(self, images: Tensor, expected: Tensor, layers: Sequence[Layer]) -> None:
         """Check that each layer's suffix gives the network's own logits for two copies of the batch.
@@ -155,7 +155,7 @@ class CutNetwork:
             layers: which cuts to check.
 
         Raises:
-            GraphError: some layer cannot be cut faithfully, e.g. because a value alive across it mixes the batch.
+            GraphError: some layer cannot be cut faithfully, e.g. because a value live across it mixes the batch.
         """
         tolerance = 1e-3 * float(expected.abs().max()) + 1e-5
         for cut in self.cuts(images, layers):
@@ -188,7 +188,7 @@ class CutNetwork:
     def _last_uses(self, stops: dict[fx.Node, list[_Suffix]]) -> dict[fx.Node, list[fx.Node]]:
         last = {user_of: node for node in self.captured.graph.nodes for user_of in [node, *node.all_input_nodes]}
         for stop, suffixes in stops.items():
-            for node in (kept for suffix in suffixes for kept in (suffix.place.node, *suffix.alive)):
+            for node in (kept for suffix in suffixes for kept in (suffix.layer_node.node, *suffix.live_values)):
                 last[node] = max(last[node], stop, key=self._order.__getitem__)
         for kept in (self.captured.logits, *self.captured.auxiliary):
             last.pop(kept)
@@ -201,50 +201,50 @@ class CutNetwork:
     def _operations(self, stops: dict[fx.Node, list[_Suffix]]) -> Mapping[fx.Node, Operation]:
         """What a pass does instead of the network's own operations; what suffixes start from stays as it is."""
         suffixes = [suffix for found in stops.values() for suffix in found]
-        key = tuple(suffix.place.name for suffix in suffixes)
+        key = tuple(suffix.layer_node.name for suffix in suffixes)
         if key not in self._passes:
-            kept = {node for suffix in suffixes for node in (suffix.place.node, *suffix.alive)}
+            kept = {node for suffix in suffixes for node in (suffix.layer_node.node, *suffix.live_values)}
             nodes = self.captured.graph.nodes
             self._passes[key] = self._frozen.operations(nodes, kept) if self._frozen else in_place(nodes, kept)
         return self._passes[key]
 
     def _suffix(self, name: str) -> _Suffix:
         if name not in self._suffixes:
-            self._suffixes[name] = _Suffix(self.captured, self._places[name], self._order, self._frozen)
+            self._suffixes[name] = _Suffix(self.captured, self._layer_nodes[name], self._order, self._frozen)
         return self._suffixes[name]
 
-    def _reaching(self, places: Sequence[Place]) -> list[Place]:
+    def _reaching(self, layer_nodes: Sequence[LayerNode]) -> list[LayerNode]:
         """Without the blocks behind the last whose maps reach the logits: a ViT's last hands on its class token."""
-        end = len(places)
-        while end and not self._reaches(places[end - 1]):
+        end = len(layer_nodes)
+        while end and not self._reaches(layer_nodes[end - 1]):
             end -= 1
-        return list(places[:end])
+        return list(layer_nodes[:end])
 
-    def _reaches(self, place: Place) -> bool:
+    def _reaches(self, layer_node: LayerNode) -> bool:
         """Whether a NaN in the maps shows in the logits."""
-        captured, suffix = self.captured, _Suffix(self.captured, place, self._order, None)
+        captured, suffix = self.captured, _Suffix(self.captured, layer_node, self._order, None)
         image = captured.image.meta["val"]
         state = next(iter(captured.state.values()))
         images = torch.zeros(concrete(image.shape, captured.batch, 2), dtype=image.dtype, device=state.device)
         values: dict[fx.Node, Any] = {}
         for _ in self._run(images, {suffix.ready: [suffix]}, values, captured.state, _without_graph):
-            output, alive = values[place.node], [values[node] for node in suffix.alive]
-            maps = place.view.to_maps(output)
+            output, live_values = values[layer_node.node], [values[node] for node in suffix.live_values]
+            maps = layer_node.view.to_maps(output)
             with torch.no_grad():
-                logits = suffix.bind(2, False)(torch.full_like(maps, torch.nan), alive)
+                logits = suffix.bind(2, False)(torch.full_like(maps, torch.nan), live_values)
         return bool(logits.isnan().any())
 
-    def _layer(self, place: Place) -> Layer:
+    def _layer(self, layer_node: LayerNode) -> Layer:
         captured = self.captured
-        shape = place.view.to_maps(torch.empty(_shape(place.node, captured, 1), device="meta")).shape
-        after = suffix_nodes(captured.graph, place.node, captured.logits)
+        shape = layer_node.view.to_maps(torch.empty(_shape(layer_node.node, captured, 1), device="meta")).shape
+        after = suffix_nodes(captured.graph, layer_node.node, captured.logits)
         return Layer(
-            name=place.name,
-            kind=place.kind,
+            name=layer_node.name,
+            kind=layer_node.kind,
             channels=shape[1],
             height=shape[2],
             width=shape[3],
-            depth=captured.depths[place.node] / captured.depths[captured.logits],
+            depth=captured.depths[layer_node.node] / captured.depths[captured.logits],
             macs_after=sum(node_macs(node, captured.batch) for node in after),
         )
 
@@ -252,35 +252,35 @@ class CutNetwork:
 class _Suffix:
     """The part of a graph between a layer and the logits, as a function of the layer's output and what else it needs.
 
-    `alive` are the values from the prefix that it reads; of these, tensors with the batch in a dimension are tiled to
-    the copies' batch and symbolic sizes are computed anew. Class tokens are no maps, so the output they are in is first
-    among them.
+    `live_values` are the values from the prefix that it reads; of these, tensors with the batch in a dimension are
+    tiled to the copies' batch and symbolic sizes are computed anew. Class tokens are no maps, so the output they are
+    in is first among them.
     """
 
-    def __init__(self, captured: Captured, place: Place, order: dict[fx.Node, int], frozen: Frozen | None):
-        self.place = place
+    def __init__(self, captured: Captured, layer_node: LayerNode, order: dict[fx.Node, int], frozen: Frozen | None):
+        self.layer_node = layer_node
         self._captured = captured
-        nodes = suffix_nodes(captured.graph, place.node, captured.logits)
-        inside = {place.node, *nodes}
+        nodes = suffix_nodes(captured.graph, layer_node.node, captured.logits)
+        inside = {layer_node.node, *nodes}
         needed = {parent: None for node in nodes for parent in node.all_input_nodes if parent not in inside}
         self._sizes = [node for node in needed if isinstance(node.meta.get("val"), torch.SymInt)]
         self._read = [node for node in needed if node not in self._sizes]
-        self.alive = [*([place.node] if place.view.prefix else []), *self._read]
-        self._batch_axes = [_batch_axis(node, captured) for node in self.alive]
-        self.ready = max((place.node, *self.alive), key=order.__getitem__)
+        self.live_values = [*([layer_node.node] if layer_node.view.prefix else []), *self._read]
+        self._batch_axes = [_batch_axis(node, captured) for node in self.live_values]
+        self.ready = max((layer_node.node, *self.live_values), key=order.__getitem__)
         operations = frozen.operations(nodes, ()) if frozen else without_second_derivatives(nodes)
         self._module = self._build(nodes, captured.logits, operations)
-        self._pooled = find_pooled_head(place, nodes, captured)
+        self._pooled = find_pooled_head(layer_node, nodes, captured)
         if self._pooled:
             below = nodes[: nodes.index(self._pooled.before) + 1]
             self._pointwise = self._build(below, self._pooled.before, operations)
 
     def bind(self, batch: int, bfloat16: bool) -> Callable[[Tensor, Sequence[Tensor]], Tensor]:
-        """The suffix as a function of noisy maps (R*B,K,H,W) and of what is alive beside them (B images)."""
+        """The suffix as a function of noisy maps (R*B,K,H,W) and of what is live beside them (B images)."""
 
-        def run(maps: Tensor, alive: Sequence[Tensor]) -> Tensor:
-            tiled = self._tiled(alive, maps, batch)
-            output = self.place.view.from_maps(maps, tiled[0] if self.place.view.prefix else maps)
+        def run(maps: Tensor, live_values: Sequence[Tensor]) -> Tensor:
+            tiled = self._tiled(live_values, maps, batch)
+            output = self.layer_node.view.from_maps(maps, tiled[0] if self.layer_node.view.prefix else maps)
             with autocast(maps, bfloat16):
                 result = self._module(output, *tiled[len(tiled) - len(self._read) :], *self._concrete_sizes(maps))
             assert isinstance(result, Tensor)
@@ -288,29 +288,29 @@ class _Suffix:
 
         return run
 
-    def bind_pooled(self, alive: Sequence[Tensor], batch: int) -> PooledHead | None:
+    def bind_pooled(self, live_values: Sequence[Tensor], batch: int) -> PooledHead | None:
         """The suffix in its closed form, if it has one."""
         if self._pooled is None:
             return None
 
-        def pointwise(maps: Tensor, alive: Sequence[Tensor]) -> Tensor:
-            values: Tensor = self._pointwise(maps, *self._tiled(alive, maps, batch), *self._concrete_sizes(maps))
+        def pointwise(maps: Tensor, live_values: Sequence[Tensor]) -> Tensor:
+            values: Tensor = self._pointwise(maps, *self._tiled(live_values, maps, batch), *self._concrete_sizes(maps))
             return values
 
-        return PooledHead(pointwise, alive[self.alive.index(self._pooled.weight)])
+        return PooledHead(pointwise, live_values[self.live_values.index(self._pooled.weight)])
 
     def _concrete_sizes(self, maps: Tensor) -> tuple[int, ...]:
         return concrete((node.meta["val"] for node in self._sizes), self._captured.batch, len(maps))
 
-    def _tiled(self, alive: Sequence[Tensor], maps: Tensor, batch: int) -> list[Tensor]:
+    def _tiled(self, live_values: Sequence[Tensor], maps: Tensor, batch: int) -> list[Tensor]:
         return [
             _like(_tile(value, axis, len(maps) // batch), maps)
-            for value, axis in zip(alive, self._batch_axes, strict=True)
+            for value, axis in zip(live_values, self._batch_axes, strict=True)
         ]
 
     def _build(self, nodes: Sequence[fx.Node], last: fx.Node, instead: Mapping[fx.Node, Operation]) -> fx.GraphModule:
         graph, constants = fx.Graph(), nn.Module()
-        inputs = (self.place.node, *self._read, *self._sizes)
+        inputs = (self.layer_node.node, *self._read, *self._sizes)
         copies = {node: graph.placeholder(f"value_{index}") for index, node in enumerate(inputs)}
 
         def argument(value: Any) -> Any:
@@ -346,7 +346,7 @@ def _batch_axis(node: fx.Node, captured: Captured) -> int | None:
         return None
     symbolic = [axis for axis, size in enumerate(value.shape) if not isinstance(size, int)]
     if len(symbolic) > 1:
-        raise GraphError(f"{node.name} has the batch in {len(symbolic)} dimensions and is alive across a cut")
+        raise GraphError(f"{node.name} has the batch in {len(symbolic)} dimensions and is live across a cut")
     return symbolic[0] if symbolic else None
 
 

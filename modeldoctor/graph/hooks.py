@@ -51,7 +51,7 @@ class HookedNetwork:
             yield Cut(layer, call.view.to_maps(self._record(call, images)), self._suffix(call, images))
 
     def _suffix(self, call: _Call, images: Tensor) -> Callable[[Tensor, Sequence[Tensor]], Tensor]:
-        def suffix(maps: Tensor, alive: Sequence[Tensor]) -> Tensor:
+        def suffix(maps: Tensor, live_values: Sequence[Tensor]) -> Tensor:
             copies = len(maps) // len(images)
             with _frozen(self._network), _on_output(call, lambda output: call.view.from_maps(maps, output)):
                 return self._forward(images.repeat(copies, 1, 1, 1))

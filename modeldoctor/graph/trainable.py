@@ -45,10 +45,10 @@ def _shared_batch_norm(
 ) -> tuple[Tensor]:
     """By the statistics of the images of all processes, as one process would have them; differentiable in all."""
     axes, shape = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
-    number = float(team.total(torch.tensor(x.numel() / x.shape[1], dtype=torch.float64)))
-    batch_mean = team.differentiable_total(x.sum(axes)) / number
+    number = float(team.all_reduce(torch.tensor(x.numel() / x.shape[1], dtype=torch.float64)))
+    batch_mean = team.differentiable_all_reduce(x.sum(axes)) / number
     centred = x - batch_mean.view(shape)
-    batch_variance = team.differentiable_total(centred.square().sum(axes)) / number
+    batch_variance = team.differentiable_all_reduce(centred.square().sum(axes)) / number
     with torch.no_grad():
         mean.lerp_(batch_mean.to(mean), momentum)
         variance.lerp_((batch_variance * number / max(number - 1, 1)).to(variance), momentum)
@@ -59,7 +59,7 @@ def _shared_batch_norm(
 
 def _in_training(team: Team) -> Execute:
     """What an operation of the eval-mode graph is in training mode."""
-    norm: Callable[..., Any] = _batch_norm if team.size == 1 else partial(_shared_batch_norm, team)
+    norm: Callable[..., Any] = _batch_norm if team.world_size == 1 else partial(_shared_batch_norm, team)
     instead = {aten._native_batch_norm_legit_no_training.default: norm}
 
     def execute(function: Any, args: Any, kwargs: Any) -> Any:

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeldoctor.graph import Cut
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 # Values at once in the closed form: a CPU's allocator hands larger blocks back to the system each time, and getting
 # them again takes longer than the work on them.
@@ -38,7 +38,7 @@ class Attribution(StrEnum):
 
 
 def attribute(
-    cut: Cut, classes: Tensor, noise: Tensor | None, wanted: Mapping[Attribution, int], rows: Rows
+    cut: Cut, classes: Tensor, noise: Tensor | None, wanted: Mapping[Attribution, int], rows: BatchLimit
 ) -> dict[Attribution, Tensor]:
     """1/J Σ_j |∂y_n/∂(m + σ_j)|, or its product with the activation, for S classes n of each image.
 
@@ -63,7 +63,7 @@ def attribute(
         work = _Work(_of_suffix(cut, classes[: max(wanted.values())]), tuple(wanted.items()), rows)
         return dict(zip(wanted, _means(work, noise, cut), strict=True))
     # φ' serves every class; the head's weight tells them apart.
-    at_once = Rows(max(1, _AT_ONCE[cut.maps.device.type] // cut.maps[0].numel()), rows.place)
+    at_once = BatchLimit(max(1, _AT_ONCE[cut.maps.device.type] // cut.maps[0].numel()), rows.place)
     work = _Work(_of_pointwise(cut), tuple((kind, 1) for kind in wanted), at_once)
     factors = cut.pooled.factor(classes, cut.maps).abs()
     found = zip(wanted.items(), _means(work, noise, cut), strict=True)
@@ -75,12 +75,12 @@ def _means(work: _Work, noise: Tensor | None, cut: Cut) -> Sequence[Tensor]:
     copies = _copies(noise, cut.maps)
 
     def part(draws: Sequence[int]) -> list[Tensor]:
-        return work.over(draws, noise, cut.maps, cut.alive, again=True)
+        return work.over(draws, noise, cut.maps, cut.live_values, again=True)
 
     whole = work.rows.whole(range(copies), len(cut.maps), part)
     if whole is not None:
         return [value / copies for value in whole]
-    found: tuple[Tensor, ...] = _OverDraws.apply(work, noise, cut.maps, *cut.alive)
+    found: tuple[Tensor, ...] = _OverDraws.apply(work, noise, cut.maps, *cut.live_values)
     return found
 
 
@@ -128,7 +128,7 @@ class _Work(NamedTuple):
 
     slopes: Slopes
     wanted: Sequence[tuple[Attribution, int]]
-    rows: Rows
+    rows: BatchLimit
 
     def over(
         self, draws: Sequence[int], noise: Tensor | None, maps: Tensor, alive: Sequence[Tensor], again: bool
@@ -187,7 +187,7 @@ def _copies(noise: Tensor | None, maps: Tensor) -> int:
 
 
 def _added(
-    rows: Rows, noise: Tensor | None, maps: Tensor, part: Callable[[Sequence[int]], Sequence[Any]]
+    rows: BatchLimit, noise: Tensor | None, maps: Tensor, part: Callable[[Sequence[int]], Sequence[Any]]
 ) -> Sequence[Any]:
     """The sums of what each part of the draws gives; None for what none of them gives."""
     total: Sequence[Any] = ()

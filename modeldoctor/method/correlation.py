@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modeldoctor.graph import Cut
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class SampleCorrelation(NamedTuple):
 
 
 def correlate_samples(
-    cut: Cut, classes: Tensor, keys: Sequence[int], *, noise: Noise, draws: int, rows: Rows
+    cut: Cut, classes: Tensor, keys: Sequence[int], *, noise: Noise, draws: int, rows: BatchLimit
 ) -> SampleCorrelation:
     """Eq. 3 (no draws) or Eq. 4 for each image of a batch at one layer.
 
@@ -109,7 +109,7 @@ def _derivative_sums(cut: Cut, maps: Tensor, classes: Tensor, copies: int) -> li
     maps.requires_grad_(True)
     with torch.enable_grad():
         if cut.pooled:
-            picked = cut.pooled.pointwise(maps, cut.alive).sum()
+            picked = cut.pooled.pointwise(maps, cut.live_values).sum()
         else:
             picked = cut.head(maps).gather(1, classes.repeat(copies)[:, None]).sum()
         (gradient,) = torch.autograd.grad(picked, maps)

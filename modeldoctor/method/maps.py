@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from modeldoctor.graph import Cut
 from modeldoctor.method.correlation import Noise, correlate_samples
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 THUMBNAIL_EDGE = 160
 """Pixels: the longer edge of a thumbnail is at most this."""
@@ -36,7 +36,9 @@ class ImageMaps(NamedTuple):
     grad_cam: Tensor
 
 
-def image_maps(cut: Cut, classes: Tensor, keys: Sequence[int], *, noise: Noise, draws: int, rows: Rows) -> ImageMaps:
+def image_maps(
+    cut: Cut, classes: Tensor, keys: Sequence[int], *, noise: Noise, draws: int, rows: BatchLimit
+) -> ImageMaps:
     """All maps of a batch at one layer; arguments as in `correlate_samples`."""
     found = correlate_samples(cut, classes, keys, noise=noise, draws=draws, rows=rows)
     return ImageMaps(found.derivative_map.cpu(), found.contribution_map.cpu(), grad_cam(cut, classes).cpu())

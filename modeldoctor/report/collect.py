@@ -13,7 +13,7 @@ from modeldoctor.report.model import (
     ArmProgress,
     CurveFigures,
     DiagnosisFigures,
-    Figures,
+    KeyFigures,
     ProgressFigures,
     Report,
     StabilityFigures,
@@ -51,7 +51,7 @@ def collect(results: Results) -> Report:
             state="interrupted",
             verdict="interrupted",
             headline=progress_headline(progress),
-            figures=Figures(**_verdict_shares(found)) if found else Figures(),
+            figures=KeyFigures(**_verdict_shares(found)) if found else KeyFigures(),
             progress=progress,
         )
     assert found is not None
@@ -114,10 +114,10 @@ def _means(rows: Any) -> tuple[float, ...]:
     return tuple(rows.mean(axis=0).tolist()) if len(rows) else (math.nan,) * rows.shape[1]
 
 
-def key_figures(found: DiagnosisFigures) -> Figures:
+def key_figures(found: DiagnosisFigures) -> KeyFigures:
     """The figures of a diagnosis that gates call by their bare names."""
     known = [row.accuracy for row in found.classes if row.images]
-    return Figures(accuracy=found.accuracy, worst_class=min(known, default=math.nan), **_verdict_shares(found))
+    return KeyFigures(accuracy=found.accuracy, worst_class=min(known, default=math.nan), **_verdict_shares(found))
 
 
 def _verdict_shares(found: DiagnosisFigures) -> dict[str, float]:
@@ -129,7 +129,7 @@ def _verdict_shares(found: DiagnosisFigures) -> dict[str, float]:
     return {**shares, "broken": len(found.broken), "classes_without_samples": unmeasured}
 
 
-def _trial_figures(trial: Trial, found: DiagnosisFigures | None) -> Figures:
+def _trial_figures(trial: Trial, found: DiagnosisFigures | None) -> KeyFigures:
     held = trial[trial.handed_back].metrics
     ruling = trial.ruling
     gains = {
@@ -141,7 +141,7 @@ def _trial_figures(trial: Trial, found: DiagnosisFigures | None) -> Figures:
     def metric(name: Metric) -> float:
         return held[name].value if name in held else math.nan
 
-    return Figures(
+    return KeyFigures(
         accuracy=metric(Metric.ACCURACY),
         worst_class=metric(Metric.WORST_CLASS),
         worst_group=metric(Metric.WORST_GROUP),

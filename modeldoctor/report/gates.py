@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from modeldoctor.errors import GateError, UsageError
-from modeldoctor.report.model import Figures, GateResult
+from modeldoctor.report.model import GateResult, KeyFigures
 
 _SIGNS = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt
@@ -108,12 +108,12 @@ def _find(gate: Gate, found: dict[str, float]) -> str:
     for name in (gate.figure, short):
         if name in found:
             return name
-    names = [*Figures.model_fields, *found]
+    names = [*KeyFigures.model_fields, *found]
     nearest = get_close_matches(gate.figure, names, n=1, cutoff=0.0)[0]
     raise UsageError(
         f"the report has no number called {gate.figure!r}",
         where=gate.text,
-        expected=f"{', '.join(Figures.model_fields)}, or the path of a number in report.json",
+        expected=f"{', '.join(KeyFigures.model_fields)}, or the path of a number in report.json",
         hint=f"the nearest is {nearest}",
     )
 

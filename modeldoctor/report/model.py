@@ -23,7 +23,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Figures(_Model):
+class KeyFigures(_Model):
     """The figures that a gate may call by their bare names."""
 
     accuracy: Number = math.nan
@@ -333,7 +333,7 @@ class Report(_Model):
     """`improved`, `no-benefit` or `harmed` of a trial (also of a comparison); `interrupted`; else `diagnosed`."""
     headline: str
     """The verdict in a sentence."""
-    figures: Figures
+    figures: KeyFigures
     gates: tuple[GateResult, ...] = ()
     trial: Trial | None = None
     """As in `trial.json`."""

@@ -1,6 +1,6 @@
 """Several processes of one job, as `torchrun` starts them: who am I, who else is there, and what the others have.
 
-Every method is a meeting: all processes call it, in the same order. In a job of one it does nothing.
+Every method is a collective: all processes must call it, in the same order. In a job of one it does nothing.
 """
 
 from __future__ import annotations
@@ -28,78 +28,82 @@ class Team:
     """The processes of a job.
 
     Attributes:
-        rank: of this one; the first (0) writes and prints.
-        size: how many there are.
-        local: its number among those on this machine, which is its GPU's.
-        beside: how many of them are on this machine.
+        rank: of this process; the primary one (0) writes and prints.
+        world_size: number of processes.
+        local_rank: its number among those on this machine, which is its GPU's.
+        local_world_size: number of processes on this machine.
     """
 
     rank: int = 0
-    size: int = 1
-    local: int = 0
-    beside: int = 1
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_primary(self) -> bool:
         """Whether this process writes and prints."""
         return self.rank == 0
 
-    def gather(self, value: Value) -> list[Value]:
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self.all_gather(None)
+
+    def all_gather(self, value: Value) -> list[Value]:
         """Everyone's value, by rank, for everyone."""
-        if self.size == 1:
+        if self.world_size == 1:
             return [value]
-        found: list[Value] = [value] * self.size
+        found: list[Value] = [value] * self.world_size
         with _others_alive():
             dist.all_gather_object(found, value)
         return found
 
-    def collect(self, value: Value) -> list[Value]:
+    def gather(self, value: Value) -> list[Value]:
         """Everyone's value, by rank, for the first process; nothing for the others."""
-        if self.size == 1:
+        if self.world_size == 1:
             return [value]
-        found: list[Value] | None = [value] * self.size if self.first else None
+        found: list[Value] | None = [value] * self.world_size if self.is_primary else None
         with _others_alive():
             dist.gather_object(value, found)
         return found or []
 
-    def share(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """The first process's value, for everyone."""
-        if self.size == 1:
+        if self.world_size == 1:
             return value
         shared = [value]
         with _others_alive():
             dist.broadcast_object_list(shared)
         return shared[0]
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum of everyone's tensors, without a graph."""
-        if self.size == 1:
+        if self.world_size == 1:
             return values.detach()
         values = values.detach().clone()
         with _others_alive():
             dist.all_reduce(values)
         return values
 
-    def differentiable_total(self, values: Tensor) -> Tensor:
+    def differentiable_all_reduce(self, values: Tensor) -> Tensor:
         """The sum of everyone's tensors; its derivative is the sum of everyone's derivatives."""
-        if self.size == 1:
+        if self.world_size == 1:
             return values
         with _others_alive():
             summed: Tensor = _Sum.apply(values)
         return summed
 
-    def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give each parameter the sum of everyone's gradients; the same ones must have a gradient everywhere."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.size == 1 or not gradients:
+        if self.world_size == 1 or not gradients:
             return
-        summed = self.total(torch.cat([gradient.flatten() for gradient in gradients]))
+        summed = self.all_reduce(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, summed.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    def share_of(self, number: int) -> slice:
+    def shard(self, number: int) -> slice:
         """Which of so many rows are this process's: all are dealt out, in order, as evenly as can be."""
-        return slice(number * self.rank // self.size, number * (self.rank + 1) // self.size)
+        return slice(number * self.rank // self.world_size, number * (self.rank + 1) // self.world_size)
 
 
 class _Sum(torch.autograd.Function):

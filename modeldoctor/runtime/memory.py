@@ -32,7 +32,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass
-class Rows:
+class BatchLimit:
     """How many rows R*B may run at once in one place; halved for good when memory runs out.
 
     Attributes:

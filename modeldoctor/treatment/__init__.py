@@ -32,15 +32,15 @@ from modeldoctor.runtime.files import written_aside
 from modeldoctor.runtime.interrupts import StopRequest, graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, resolve_device
-from modeldoctor.treatment.arm import Setting, copied
+from modeldoctor.treatment.arm import TrialContext, copied
 from modeldoctor.treatment.arms import Arms
 from modeldoctor.treatment.final_test import judge, write_treated
 from modeldoctor.treatment.history import History
 from modeldoctor.treatment.optimisation import Optimisation
 from modeldoctor.treatment.pilot import pick_weights
 from modeldoctor.treatment.shown import write_shown
-from modeldoctor.treatment.subsets import Splits, annotated_images, needs_masks, split_parts, with_groups
-from modeldoctor.zoo import Network
+from modeldoctor.treatment.subsets import Splits, annotated_images, needs_masks, split_subsets, with_groups
+from modeldoctor.zoo import Classifier
 
 __all__ = ["Prepared", "carry_out", "check_new", "diagnosis_needed", "prepare", "treat"]
 
@@ -57,7 +57,7 @@ _RECORDED = {"optimizer": "opt", "learning_rate": "lr", "label_smoothing": "smoo
 
 def treat(
     config: TreatConfig,
-    network: Network,
+    network: Classifier,
     diagnosis: Diagnosis,
     *,
     resume: bool = False,
@@ -94,7 +94,7 @@ class Prepared(NamedTuple):
     splits: Splits
 
 
-def prepare(config: TreatConfig, network: Network) -> Prepared:
+def prepare(config: TreatConfig, network: Classifier) -> Prepared:
     """Resolve a configuration and open its images: all that can be refused before a diagnosis is made.
 
     Raises:
@@ -108,7 +108,7 @@ def prepare(config: TreatConfig, network: Network) -> Prepared:
         masks=config.data.masks,
     )  # fmt: skip
     matched, _ = in_network_classes(opened, network.class_names, network.num_classes)
-    splits = with_groups(split_parts(matched), config.data)
+    splits = with_groups(split_subsets(matched), config.data)
     if needs_masks(config) and not splits.train.has_mask.any():
         raise DataError(
             f"none of {len(splits.train.indices)} training images has a mask",
@@ -121,7 +121,7 @@ def prepare(config: TreatConfig, network: Network) -> Prepared:
 
 def carry_out(
     prepared: Prepared,
-    network: Network,
+    network: Classifier,
     diagnosis: Diagnosis,
     *,
     resume: bool = False,
@@ -139,23 +139,23 @@ def carry_out(
         )
     team = team or Team()
     _check_team(config, team)
-    if team.first:
+    if team.is_primary:
         _begin(config, network, resume)
-    team.share(None)
-    with graceful_stop(patient=team.size > 1) as stop:
+    team.broadcast(None)
+    with graceful_stop(patient=team.world_size > 1) as stop:
         trial, weights = run_trial(
             network, prepared.splits, diagnosis, config, progress=progress or silent,
             stop=stop, team=team,
         )  # fmt: skip
-    if not team.first:
+    if not team.is_primary:
         return trial
     write_treated(network, weights, config.output)
     write_trial(trial, config.output / "trial.json")
     return trial
 
 
-def resolved(config: TreatConfig, network: Network) -> TreatConfig:
-    """The configuration with every training setting that it left open: the original training's, else `UNSTATED`."""
+def resolved(config: TreatConfig, network: Classifier) -> TreatConfig:
+    """The configuration with every training context that it left open: the original training's, else `UNSTATED`."""
     recorded = network.training
     wanted = {name: value for name, value in config.training.model_dump().items() if value is not None}
     stated = {name: recorded[key] for name in UNSTATED if (key := _RECORDED.get(name, name)) in recorded}
@@ -199,7 +199,7 @@ def check_new(config: TreatConfig, resume: bool) -> None:
         )
 
 
-def _begin(config: TreatConfig, network: Network, resume: bool) -> None:
+def _begin(config: TreatConfig, network: Classifier, resume: bool) -> None:
     """Write the resolved configuration, or check that the trial to resume had the same one."""
     check_new(config, resume)
     path = config.output / CONFIG_FILE
@@ -228,9 +228,9 @@ def _what_counts(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _check_team(config: TreatConfig, team: Team) -> None:
-    if (size := config.training.batch_size or 1) < team.size:
+    if (size := config.training.batch_size or 1) < team.world_size:
         raise UsageError(
-            f"{team.size} processes for batches of {size} images",
+            f"{team.world_size} processes for batches of {size} images",
             where="training.batch_size",
             expected="an image of every batch for each process",
             hint="larger batches or fewer processes",
@@ -238,7 +238,7 @@ def _check_team(config: TreatConfig, team: Team) -> None:
 
 
 def run_trial(
-    network: Network,
+    network: Classifier,
     splits: Splits,
     diagnosis: Diagnosis,
     config: TreatConfig,
@@ -256,7 +256,7 @@ def run_trial(
         DataError: the space constraint has no annotated image.
         InterruptedRunError: Ctrl-C; whole epochs are kept.
     """
-    device = resolve_device(config.device, team.local)
+    device = resolve_device(config.device, team.local_rank)
     module = network.module.to(device)
     annotated = annotated_images(splits.train, diagnosis, config) if needs_masks(config) else None
     if annotated is not None and annotated.invalid:
@@ -267,7 +267,7 @@ def run_trial(
         )
     with in_eval_mode(module), _weights_given_back(module) as original:
         example = _example(network).to(device)
-        setting = Setting(
+        context = TrialContext(
             network=module,
             trainable=TrainableNetwork(module, example, team),
             example=example,
@@ -280,7 +280,7 @@ def run_trial(
             stop=stop,
             team=team,
         )
-        arms = Arms(setting, diagnosis, History(config, writes=team.first))
+        arms = Arms(context, diagnosis, History(config, writes=team.is_primary))
         config, rungs = pick_weights(config, arms.pilot)
         provenance = {
             "arch": network.arch,
@@ -292,13 +292,13 @@ def run_trial(
             "versions": {name: version(name) for name in ("modeldoctor", "torch", "torchvision", "timm")},
         }
         runs = arms.run(config)
-        found = judge(network, setting, config, runs, provenance)
-        if team.first:
-            write_shown(network, setting, config, runs)
+        found = judge(network, context, config, runs, provenance)
+        if team.is_primary:
+            write_shown(network, context, config, runs)
         return found
 
 
-def _example(network: Network) -> Tensor:
+def _example(network: Classifier) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, *network.preprocessing.input_size, generator=generator)
 

@@ -30,7 +30,7 @@ from modeldoctor.treatment.batches import TrainingBatch, steps_per_epoch, traini
 from modeldoctor.treatment.copies import LESS_AT_ONCE
 from modeldoctor.treatment.optimisation import Optimisation
 from modeldoctor.treatment.penalty import Penalty
-from modeldoctor.treatment.subsets import Part, Splits
+from modeldoctor.treatment.subsets import Splits, Subset
 
 _START_BATCHES = 4
 
@@ -54,7 +54,7 @@ class Epoch:
 
 
 @dataclass
-class Progressed:
+class ArmState:
     """Where an arm stands after its last whole epoch; all that resuming needs, as draws depend on seed and epoch.
 
     Attributes:
@@ -76,7 +76,7 @@ class Progressed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class TrialContext:
     """What all runs of a trial share.
 
     Attributes:
@@ -119,13 +119,13 @@ class Arm:
 
     name: str
     seed: int
-    setting: Setting
+    context: TrialContext
     config: TreatConfig
     penalty: Penalty | None
     change_masks: Callable[[Tensor, Sequence[int], int], Tensor] | None = None
     after_epoch: Callable[[list[Epoch]], None] = lambda history: None
 
-    def run(self) -> Progressed:
+    def run(self) -> ArmState:
         """Train to the last epoch, or go on to it.
 
         Raises:
@@ -133,8 +133,8 @@ class Arm:
             MemoryLimitError: a step takes more memory than there is; whole epochs are kept.
         """
         done = self._load()
-        self.setting.network.load_state_dict(done.network)
-        optimisation = Optimisation(self.setting.network, self.config.training, self._updates())
+        self.context.network.load_state_dict(done.network)
+        optimisation = Optimisation(self.context.network, self.config.training, self._updates())
         if done.optimisation is not None:
             optimisation.load_state_dict(done.optimisation)
         if self.penalty:
@@ -150,7 +150,7 @@ class Arm:
             self.after_epoch(done.history)
         return done
 
-    def _epoch(self, done: Progressed, optimisation: Optimisation, epoch: int) -> None:
+    def _epoch(self, done: ArmState, optimisation: Optimisation, epoch: int) -> None:
         sums, steps = np.zeros(3), 0
         for steps, batch in enumerate(self._batches(epoch), start=1):
             figures = self._add_gradient(batch, optimisation, epoch * self._steps() + steps - 1)
@@ -169,7 +169,7 @@ class Arm:
             Epoch(arm=self.name, seed=self.seed, epoch=epoch + 1, learning_rate=optimisation.learning_rate, loss=loss,
                   channel=channel, space=space, val_accuracy=right, val_score=score)
         )  # fmt: skip
-        done.network, done.optimisation = copied(self.setting.network), optimisation.state_dict()
+        done.network, done.optimisation = copied(self.context.network), optimisation.state_dict()
         if score > done.best_score:
             done.best, done.best_score = copied(optimisation.judged), score
 
@@ -177,39 +177,39 @@ class Arm:
         self, batch: TrainingBatch, optimisation: Optimisation, number: int
     ) -> NDArray[np.float64] | None:
         """The loss and the constraints' relative values of one batch, or None if it is not finite."""
-        penalty, team = self.penalty, self.setting.team
+        penalty, team = self.penalty, self.context.team
         with optimisation.forward_type():
-            logits, cuts = self.setting.trainable.training_pass(batch.images, penalty.layers if penalty else ())
+            logits, cuts = self.context.trainable.training_pass(batch.images, penalty.layers if penalty else ())
         smoothing = self.config.training.label_smoothing or 0.0
-        loss = self.setting.trainable.loss(logits, lambda one: batch.loss(one.float(), smoothing))
+        loss = self.context.trainable.loss(logits, lambda one: batch.loss(one.float(), smoothing))
         terms = penalty.terms(logits, cuts, batch, noise_seed(self.seed, number)) if penalty else {}
         total = loss + penalty.total(terms).to(loss) if penalty else loss
-        if not math.isfinite(float(team.total(total))):
+        if not math.isfinite(float(team.all_reduce(total))):
             return None
         optimisation.add_gradient(total)
-        terms = {key: team.total(term) for key, term in terms.items()}
-        return np.array([float(team.total(loss)), *(penalty.relative(terms) if penalty else (math.nan, math.nan))])
+        terms = {key: team.all_reduce(term) for key, term in terms.items()}
+        return np.array([float(team.all_reduce(loss)), *(penalty.relative(terms) if penalty else (math.nan, math.nan))])
 
     def _update(self, optimisation: Optimisation, number: int) -> None:
-        self.setting.team.add_up_gradients(self.setting.network.parameters())
+        self.context.team.all_reduce_gradients(self.context.network.parameters())
         optimisation.update(number)
 
     def _after_step(self, epoch: int, steps: int, means: NDArray[np.float64]) -> None:
         stage, total = f"{self.name}, seed {self.seed}", self.config.training.epochs * self._steps()
         figures = zip(("loss", "channel", "space"), means.tolist(), strict=True)
         said = ", ".join(f"{name} {value:.2f}" for name, value in figures if not math.isnan(value))
-        self.setting.progress(f"{stage} · {said}", epoch * self._steps() + steps, total)
-        if any(self.setting.team.gather(self.setting.stop.requested)):
+        self.context.progress(f"{stage} · {said}", epoch * self._steps() + steps, total)
+        if any(self.context.team.all_gather(self.context.stop.requested)):
             raise InterruptedRunError(
                 f"interrupted in epoch {epoch + 1} of {stage}",
-                where=f"whole epochs are kept in {self.setting.states}",
+                where=f"whole epochs are kept in {self.context.states}",
                 hint="the same command with --resume goes on from the last whole epoch",
             )
 
     def _judge(self, network: nn.Module) -> tuple[float, float]:
         """Accuracy and the metric that chooses, on validation."""
-        val = self.setting.splits.val
-        predicted = predict_part(network, val, self.config, self.setting.device, self.setting.team)
+        val = self.context.splits.val
+        predicted = predict_subset(network, val, self.config, self.context.device, self.context.team)
         return float(np.mean(predicted == val.labels)), val.score(predicted, self.config.metric)
 
     def _measure_start(self) -> dict[tuple[str, str], float]:
@@ -217,17 +217,17 @@ class Arm:
         assert self.penalty is not None
         sums: dict[tuple[str, str], list[float]] = {}
         for step, batch in zip(range(_START_BATCHES), self._batches(0), strict=False):
-            logits, cuts = self.setting.trainable.training_pass(batch.images, self.penalty.layers)
+            logits, cuts = self.context.trainable.training_pass(batch.images, self.penalty.layers)
             for key, term in self.penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
-                sums.setdefault(key, []).append(float(self.setting.team.total(term)))
-        self.setting.network.load_state_dict(self.setting.original)  # the passes moved BatchNorm's statistics
+                sums.setdefault(key, []).append(float(self.context.team.all_reduce(term)))
+        self.context.network.load_state_dict(self.context.original)  # the passes moved BatchNorm's statistics
         return {key: max(float(np.mean(values)), 1e-12) for key, values in sums.items()}
 
     def _batches(self, epoch: int) -> Iterator[TrainingBatch]:
-        setting = self.setting
+        context = self.context
         for batch in training_batches(
-            setting.splits.train, setting.annotated, self.config, seed=self.seed, epoch=epoch, device=setting.device,
-            team=setting.team,
+            context.splits.train, context.annotated, self.config, seed=self.seed, epoch=epoch, device=context.device,
+            team=context.team,
         ):  # fmt: skip
             if self.change_masks is None:
                 yield batch
@@ -236,12 +236,12 @@ class Arm:
 
     def _steps(self) -> int:
         assert self.config.training.batch_size is not None
-        return steps_per_epoch(len(self.setting.splits.train.indices), self.config.training.batch_size)
+        return steps_per_epoch(len(self.context.splits.train.indices), self.config.training.batch_size)
 
     def _updates(self) -> int:
         return -(-self._steps() // self.config.training.accumulate)
 
-    def _end(self, done: Progressed, epoch: int) -> None:
+    def _end(self, done: ArmState, epoch: int) -> None:
         done.ended = True
         warnings.warn(
             f"{self.name}, seed {self.seed}: the loss became NaN or infinite in epoch {epoch + 1}; the arm ends with "
@@ -252,24 +252,24 @@ class Arm:
 
     @property
     def _state_path(self) -> Path:
-        return self.setting.states / f"{self.name}-{self.seed}.pt"
+        return self.context.states / f"{self.name}-{self.seed}.pt"
 
-    def _save(self, done: Progressed) -> None:
-        if not self.setting.team.first:
+    def _save(self, done: ArmState) -> None:
+        if not self.context.team.is_primary:
             return
         content = {**vars(done), "history": [asdict(epoch) for epoch in done.history]}
         with written_aside(self._state_path) as aside:
             torch.save(content, aside)
 
-    def _load(self) -> Progressed:
+    def _load(self) -> ArmState:
         if not self._state_path.exists():
-            return Progressed(network=self.setting.original)
+            return ArmState(network=self.context.original)
         content = torch.load(self._state_path, weights_only=True, map_location="cpu")
-        return Progressed(**{**content, "history": [Epoch(**epoch) for epoch in content["history"]]})
+        return ArmState(**{**content, "history": [Epoch(**epoch) for epoch in content["history"]]})
 
 
-def predict_part(
-    network: nn.Module, part: Part, config: TreatConfig, device: torch.device, team: Team | None = None
+def predict_subset(
+    network: nn.Module, part: Subset, config: TreatConfig, device: torch.device, team: Team | None = None
 ) -> NDArray[np.int64]:
     """Predicted classes (S,) of a part's images, -1 for one that cannot be read.
 
@@ -278,15 +278,15 @@ def predict_part(
         team: processes that each take a share of the images.
     """
     team = team or Team()
-    mine = replace(part, indices=part.indices[team.share_of(len(part.indices))])
+    mine = replace(part, indices=part.indices[team.shard(len(part.indices))])
     predicted = np.full(len(mine.indices), -1, dtype=np.int64)
     for indices, answers, _ in answered(network, mine, config, device):
         predicted[np.searchsorted(mine.indices, indices)] = answers
-    return np.concatenate(team.gather(predicted))
+    return np.concatenate(team.all_gather(predicted))
 
 
 def answered(
-    network: nn.Module, part: Part, config: TreatConfig, device: torch.device
+    network: nn.Module, part: Subset, config: TreatConfig, device: torch.device
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
     """Batch by batch, of the images that can be read: indices, predicted classes and confidence, (B,) each; no masks.
 

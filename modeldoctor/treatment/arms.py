@@ -18,8 +18,8 @@ from modeldoctor.errors import ModelDoctorWarning, UsageError
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.method.attribution import Attribution
 from modeldoctor.results.diagnosis import Diagnosis
-from modeldoctor.runtime.memory import Rows, steady_budget
-from modeldoctor.treatment.arm import Arm, Progressed, Setting
+from modeldoctor.runtime.memory import BatchLimit, steady_budget
+from modeldoctor.treatment.arm import Arm, ArmState, TrialContext
 from modeldoctor.treatment.background import MOSTLY, background_shares
 from modeldoctor.treatment.copies import measure_copies, plan_copies
 from modeldoctor.treatment.history import History
@@ -33,36 +33,36 @@ class Arms:
     """Makes and runs the arms.
 
     Args:
-        setting: what they share.
+        context: what they share.
         diagnosis: what their constraints are made from.
         history: is told of every epoch.
     """
 
-    def __init__(self, setting: Setting, diagnosis: Diagnosis, history: History):
-        self._setting, self._diagnosis, self._history = setting, diagnosis, history
-        self._rows: dict[tuple[Layer, ...], dict[str, Rows]] = {}
+    def __init__(self, context: TrialContext, diagnosis: Diagnosis, history: History):
+        self._setting, self._diagnosis, self._history = context, diagnosis, history
+        self._rows: dict[tuple[Layer, ...], dict[str, BatchLimit]] = {}
 
-    def run(self, config: TreatConfig) -> dict[str, list[Progressed]]:
+    def run(self, config: TreatConfig) -> dict[str, list[ArmState]]:
         """One run of every arm under every seed, by arm.
 
         Raises:
             UsageError: the diagnosis lacks a layer that is to be constrained.
             InterruptedRunError: Ctrl-C; whole epochs are kept.
         """
-        runs: dict[str, list[Progressed]] = {}
+        runs: dict[str, list[ArmState]] = {}
         for seed, name in product(config.seeds, config.arms):
             runs.setdefault(name, []).append(self._run(name, seed, config, name))
         return runs
 
-    def pilot(self, name: str, config: TreatConfig) -> Progressed:
+    def pilot(self, name: str, config: TreatConfig) -> ArmState:
         """A run of `treat` under the first seed and a name of its own."""
         return self._run("treat", config.seeds[0], config, name)
 
-    def _run(self, arm: str, seed: int, config: TreatConfig, name: str) -> Progressed:
+    def _run(self, arm: str, seed: int, config: TreatConfig, name: str) -> ArmState:
         done = Arm(
             name=name,
             seed=seed,
-            setting=self._setting,
+            context=self._setting,
             config=config,
             penalty=self._penalty(arm, seed, config) if arm in CONSTRAINED else None,
             change_masks=random_masks if arm == "random-mask" else None,
@@ -96,22 +96,22 @@ class Arms:
 
     def _copies_at_once(
         self, config: TreatConfig, channel: tuple[Layer, ...], space: tuple[Layer, ...]
-    ) -> dict[str, Rows]:
+    ) -> dict[str, BatchLimit]:
         """By layer, the same for every arm and seed; none for one with a closed form.
 
         Raises:
             MemoryLimitError: the memory that the configuration gives is too small for a step.
         """
-        setting, layers = self._setting, tuple(dict.fromkeys((*channel, *space)))
+        context, layers = self._setting, tuple(dict.fromkeys((*channel, *space)))
         if layers not in self._rows:
             wanted = {Attribution(config.space.attribution): 1} if space else {}
             wanted |= {Attribution(config.channel.attribution): 2} if channel else {}
-            setting.network.load_state_dict(setting.original)
-            found = measure_copies(setting.trainable, layers, wanted, setting.example, setting.progress)
-            setting.network.load_state_dict(setting.original)  # the passes moved BatchNorm's statistics
-            budget = config.memory or steady_budget(setting.device, setting.team.beside)
-            batch = -(-(config.training.batch_size or 1) // setting.team.size)
-            self._rows[layers] = plan_copies(*found, budget, batch, setting.device, strict=config.memory is not None)
+            context.network.load_state_dict(context.original)
+            found = measure_copies(context.trainable, layers, wanted, context.example, context.progress)
+            context.network.load_state_dict(context.original)  # the passes moved BatchNorm's statistics
+            budget = config.memory or steady_budget(context.device, context.team.local_world_size)
+            batch = -(-(config.training.batch_size or 1) // context.team.world_size)
+            self._rows[layers] = plan_copies(*found, budget, batch, context.device, strict=config.memory is not None)
         return self._rows[layers]
 
     def _correlated(self, layers: tuple[Layer, ...], config: TreatConfig) -> dict[str, Tensor]:
@@ -120,12 +120,12 @@ class Arms:
         found = {layer.name: torch.from_numpy(self._diagnosis[layer.name].correlated(threshold)) for layer in layers}
         if not config.channel.exclude_background or not layers:
             return found
-        setting, size = self._setting, config.training.batch_size
+        context, size = self._setting, config.training.batch_size
         assert size is not None
-        setting.network.load_state_dict(setting.original)
+        context.network.load_state_dict(context.original)
         shares = background_shares(
-            setting.trainable, layers, setting.splits.train, setting.annotated, classes=len(self._diagnosis.classes),
-            expand_px=self._expand_px(config), batch_size=size, device=setting.device,
+            context.trainable, layers, context.splits.train, context.annotated, classes=len(self._diagnosis.classes),
+            expand_px=self._expand_px(config), batch_size=size, device=context.device,
         )  # fmt: skip
         kept = {name: mask & ~(shares[name] > MOSTLY) for name, mask in found.items()}
         for name, mask in kept.items():

@@ -17,8 +17,8 @@ from modeldoctor.graph import Layer
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
 from modeldoctor.method.constraints import background_cells
-from modeldoctor.runtime.memory import Rows
-from modeldoctor.treatment.subsets import Part
+from modeldoctor.runtime.memory import BatchLimit
+from modeldoctor.treatment.subsets import Subset
 
 MOSTLY = 0.5
 """A kernel looks mostly at the background from this share of its |∂y/∂m · m| on."""
@@ -27,7 +27,7 @@ MOSTLY = 0.5
 def background_shares(
     trainable: TrainableNetwork,
     layers: Sequence[Layer],
-    train: Part,
+    train: Subset,
     annotated: NDArray[np.int64],
     *,
     classes: int,
@@ -55,7 +55,7 @@ def background_shares(
         masks = torch.stack([mask for mask in batch.masks or [] if mask is not None]).to(device)
         labels = batch.labels.to(device)
         for cut in trainable.eval_cuts(batch.images.to(device), layers):
-            found = attribute(cut, labels[None], None, {kind: 1}, Rows(len(labels), cut.layer.name))
+            found = attribute(cut, labels[None], None, {kind: 1}, BatchLimit(len(labels), cut.layer.name))
             values = found[kind][0].detach()
             outside = background_cells(masks, expand_px, (values.shape[2], values.shape[3]))[:, None]
             parts = torch.stack([(values * outside).sum((2, 3)), values.sum((2, 3))])

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import Augmentation, Batch, make_loader
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.treatment.subsets import Part
+from modeldoctor.treatment.subsets import Subset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def epoch_order(
 
 
 def training_batches(
-    train: Part,
+    train: Subset,
     annotated: NDArray[np.int64],
     config: TreatConfig,
     *,
@@ -141,17 +141,17 @@ def training_batches(
 
     rng = np.random.default_rng(mixing)
     # What is mixed in may be another process's image; else each reads its own part alone.
-    mine = slice(None) if training.mixup else team.share_of(size)
+    mine = slice(None) if training.mixup else team.shard(size)
     for number, batch in enumerate(read(slice(None), mine, config.workers)):
         if training.mixup:
-            batch = _mixed(batch, training.mixup, rng).part(team.share_of(len(batch.keys)))
+            batch = _mixed(batch, training.mixup, rng).part(team.shard(len(batch.keys)))
         there = torch.tensor([len(batch.keys), len(batch.keys) == 0])
-        whole, without = team.total(there.to(device)).tolist()
-        if whole < team.size:
+        whole, without = team.all_reduce(there.to(device)).tolist()
+        if whole < team.world_size:
             continue
         if without:  # what can be read is dealt out anew
             (batch,) = read(slice(number, number + 1), slice(None), 0)
-            batch = batch.part(team.share_of(whole))
+            batch = batch.part(team.shard(whole))
         yield replace(batch, whole=whole).to(device)
 
 

@@ -15,7 +15,7 @@ from modeldoctor.errors import MemoryLimitError
 from modeldoctor.graph import Cut, Layer
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
-from modeldoctor.runtime.memory import UNSEEN, PeakMeter, Rows, peak_meter
+from modeldoctor.runtime.memory import UNSEEN, BatchLimit, PeakMeter, peak_meter
 from modeldoctor.runtime.progress import Progress, silent
 
 LESS_AT_ONCE = (
@@ -74,7 +74,7 @@ def measure_copies(
 
 def plan_copies(
     costs: dict[str, Cost], image: float, budget: int, batch: int, device: torch.device, *, strict: bool
-) -> dict[str, Rows]:
+) -> dict[str, BatchLimit]:
     """Rows at once behind each layer, a copy of the whole batch at least.
 
     Args:
@@ -104,7 +104,7 @@ def plan_copies(
         number = left / len(costs) / cost.row  # where all copies run at once, the graphs of all layers are kept
         if device.type == "cpu":
             number = min(number, _WEIGHTS_IN_ROWS * cost.fixed / cost.row)
-        rows[name] = Rows(max(batch, int(number)), name, LESS_AT_ONCE)
+        rows[name] = BatchLimit(max(batch, int(number)), name, LESS_AT_ONCE)
     return rows
 
 
@@ -114,8 +114,8 @@ def _peak(cut: Cut, wanted: dict[Attribution, int], draws: int, meter: PeakMeter
     meter.restart()
     classes = torch.zeros(max(wanted.values()), batch, dtype=torch.int64, device=cut.maps.device)
     noise = cut.maps.detach().repeat(draws, 1, 1, 1).mul_(1e-3)
-    found = attribute(cut, classes, noise, wanted, Rows(len(noise)))
-    inputs = [one for one in (cut.maps, *cut.alive) if one.requires_grad]
+    found = attribute(cut, classes, noise, wanted, BatchLimit(len(noise)))
+    inputs = [one for one in (cut.maps, *cut.live_values) if one.requires_grad]
     total = torch.stack([term.sum() for term in found.values()]).sum()
     torch.autograd.grad(total, inputs, retain_graph=True, materialize_grads=True)
     return meter.peak() - before

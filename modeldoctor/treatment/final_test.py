@@ -18,28 +18,28 @@ from modeldoctor.checkpoint.write import as_stored, treated_path, write_checkpoi
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.evaluate import Predictions, build_trial
 from modeldoctor.results.trial import Trial
-from modeldoctor.treatment.arm import Progressed, Setting, predict_part
-from modeldoctor.zoo import Network
+from modeldoctor.treatment.arm import ArmState, TrialContext, predict_subset
+from modeldoctor.zoo import Classifier
 
 
 def judge(
-    network: Network,
-    setting: Setting,
+    network: Classifier,
+    context: TrialContext,
     config: TreatConfig,
-    runs: Mapping[str, Sequence[Progressed]],
+    runs: Mapping[str, Sequence[ArmState]],
     provenance: Mapping[str, Any],
 ) -> tuple[Trial, dict[str, Tensor]]:
     """Read the test split with every run's weights as they will stand in the file; the trial and the weights that won.
 
     Of the winning arm's runs the one that did best on validation is handed back.
     """
-    original, splits = setting.original, setting.splits
+    original, splits = context.original, context.splits
     checkpoint, untreated = _stored(network, original)
 
     def answers(weights: dict[str, Tensor]) -> NDArray[np.int64]:
         stored = as_stored(checkpoint, weights, untreated=untreated)
-        setting.network.load_state_dict({name: stored.get(name, tensor) for name, tensor in weights.items()})
-        return predict_part(setting.network, splits.test, config, setting.device, setting.team)
+        context.network.load_state_dict({name: stored.get(name, tensor) for name, tensor in weights.items()})
+        return predict_subset(context.network, splits.test, config, context.device, context.team)
 
     best = {name: [done.best or original for done in dones] for name, dones in runs.items()}
     arms = [Predictions(arm="original", seeds=(0,), predicted=answers(original)[None])]
@@ -53,13 +53,13 @@ def judge(
     return trial, best[trial.handed_back][chosen]
 
 
-def write_treated(network: Network, weights: dict[str, Tensor], output: Path) -> Path:
+def write_treated(network: Classifier, weights: dict[str, Tensor], output: Path) -> Path:
     """The weights in the container and under the keys of the file that the network came from."""
     checkpoint, untreated = _stored(network, weights)
     return write_checkpoint(checkpoint, weights, treated_path(checkpoint, output), untreated=untreated)
 
 
-def _stored(network: Network, weights: Mapping[str, Tensor]) -> tuple[Checkpoint, list[str]]:
+def _stored(network: Classifier, weights: Mapping[str, Tensor]) -> tuple[Checkpoint, list[str]]:
     """The file that a network came from, and the names in it that are not the network's."""
     checkpoint = read_checkpoint(network.path, trust_pickle=network.trust_pickle)
     return checkpoint, [name for name in checkpoint.tensors if name not in weights]

@@ -22,7 +22,7 @@ from modeldoctor.method.constraints import (
 )
 from modeldoctor.method.correlation import Noise
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 from modeldoctor.treatment.batches import TrainingBatch
 
 
@@ -47,7 +47,7 @@ class Penalty:
     correlated: dict[str, Tensor]
     scales: dict[str, float]
     expand_px: int
-    rows: dict[str, Rows]
+    rows: dict[str, BatchLimit]
     team: Team = field(default_factory=Team)
     start: dict[tuple[str, str], float] = field(default_factory=dict)
 
@@ -68,7 +68,7 @@ class Penalty:
             seed: of the noise.
         """
         terms = {}
-        annotated = int(self.team.total(batch.annotated.sum()))
+        annotated = int(self.team.all_reduce(batch.annotated.sum()))
         of_channel, of_space = (Attribution(one.attribution) for one in (self.config.channel, self.config.space))
         for cut in cuts:
             name, classes, wanted = cut.layer.name, [batch.labels], dict[Attribution, int]()
@@ -80,7 +80,9 @@ class Penalty:
             if not wanted:
                 continue
             noise = self._noise(cut, batch.keys, seed)
-            found = attribute(cut, torch.stack(classes), noise, wanted, self.rows.get(name, Rows(batch.whole, name)))
+            found = attribute(
+                cut, torch.stack(classes), noise, wanted, self.rows.get(name, BatchLimit(batch.whole, name))
+            )
             if cut.layer in self.channel_layers:
                 own, second = found[of_channel]
                 correlated = self.correlated[name].to(own.device)[batch.labels]

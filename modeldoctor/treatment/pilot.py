@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from modeldoctor.config.treat import TreatConfig
-from modeldoctor.treatment.arm import Progressed
+from modeldoctor.treatment.arm import ArmState
 
 Constraint = Literal["space", "channel"]
-RunPilot = Callable[[str, TreatConfig], Progressed]
+RunPilot = Callable[[str, TreatConfig], ArmState]
 """Runs the arm `treat` under a name with a configuration in which every weight is a number."""
 
 

@@ -10,7 +10,7 @@ from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.trial import Trial
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.progress import Progress
-from modeldoctor.zoo import Network, load_model
+from modeldoctor.zoo import Classifier, load_model
 
 
 def load_and_treat(
@@ -37,12 +37,12 @@ def load_and_treat(
     network = load_network(config, trust_pickle=trust_pickle)
     treatment.check_new(config, resume)
     prepared = treatment.prepare(config, network)
-    team.gather(None)  # nobody writes before all have looked
+    team.barrier()  # nobody writes before all have looked
     diagnosis = _diagnosis(config, network, resume, progress, team)
     return treatment.carry_out(prepared, network, diagnosis, resume=resume, progress=progress, team=team)
 
 
-def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Network:
+def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Classifier:
     """The network that a configuration treats."""
     wanted = config.network
     return load_model(
@@ -51,7 +51,9 @@ def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Network:
     )  # fmt: skip
 
 
-def _diagnosis(config: TreatConfig, network: Network, resume: bool, progress: Progress | None, team: Team) -> Diagnosis:
+def _diagnosis(
+    config: TreatConfig, network: Classifier, resume: bool, progress: Progress | None, team: Team
+) -> Diagnosis:
     made = config.output / "diagnosis.h5"
     if config.diagnosis is not None or (resume and made.exists()):
         return read_diagnosis(config.diagnosis or made)

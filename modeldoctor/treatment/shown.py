@@ -19,21 +19,21 @@ from modeldoctor.graph import open_network, select_layers
 from modeldoctor.method.correlation import Noise
 from modeldoctor.method.maps import background_share, image_maps, thumbnails
 from modeldoctor.results.maps import TrialMaps, write_maps
-from modeldoctor.runtime.memory import Rows
-from modeldoctor.treatment.arm import Progressed, Setting, answered
-from modeldoctor.treatment.subsets import Part, unusable
-from modeldoctor.zoo import Network
+from modeldoctor.runtime.memory import BatchLimit
+from modeldoctor.treatment.arm import ArmState, TrialContext, answered
+from modeldoctor.treatment.subsets import Subset, unusable
+from modeldoctor.zoo import Classifier
 
 SHOWN = 6
 _ROWS = 64
 
 
 def write_shown(
-    network: Network, setting: Setting, config: TreatConfig, runs: Mapping[str, Sequence[Progressed]]
+    network: Classifier, context: TrialContext, config: TreatConfig, runs: Mapping[str, Sequence[ArmState]]
 ) -> None:
     """Write `maps.h5` for every arm's run of the first seed, unless the original is right on every validation image."""
-    weights = {"original": setting.original} | {name: done[0].best or setting.original for name, done in runs.items()}
-    maps = show_arms(network, setting.network, weights, setting.splits.val, config, setting.device)
+    weights = {"original": context.original} | {name: done[0].best or context.original for name, done in runs.items()}
+    maps = show_arms(network, context.network, weights, context.splits.val, config, context.device)
     if maps is not None:
         write_maps(maps, config.output / "maps.h5")
 
@@ -59,10 +59,10 @@ def choose_to_show(
 
 
 def show_arms(
-    network: Network,
+    network: Classifier,
     module: nn.Module,
     weights: Mapping[str, Mapping[str, Tensor]],
-    part: Part,
+    part: Subset,
     config: TreatConfig,
     device: torch.device,
 ) -> TrialMaps | None:
@@ -103,7 +103,7 @@ def show_arms(
         spread = spread or float(cut.maps.std())
         confidence, predicted = layered.logits(images).softmax(1).max(1)
         noise = Noise(seed=config.seeds[0], delta=config.delta * spread, stream="shown")
-        maps = image_maps(cut, predicted, keys, noise=noise, draws=config.noise_draws, rows=Rows(_ROWS))
+        maps = image_maps(cut, predicted, keys, noise=noise, draws=config.noise_draws, rows=BatchLimit(_ROWS))
         shares = [background_share(one, mask) for one, mask in zip(maps.contribution, masks, strict=True)]
         of_arm = {name: field.float().numpy() for name, field in maps._asdict().items()}
         of_arm |= {"predicted": predicted.cpu().numpy(), "confidence": confidence.cpu().numpy()}

@@ -25,7 +25,7 @@ _HELD_BACK = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Subset:
     """Some images of a set.
 
     Attributes:
@@ -78,12 +78,12 @@ class Splits:
         train, val, test: what is learned from, chooses the epoch, and is read once at the end.
     """
 
-    train: Part
-    val: Part
-    test: Part
+    train: Subset
+    val: Subset
+    test: Subset
 
 
-def split_parts(splits: Mapping[str, AnySet], *, seed: int = 0) -> Splits:
+def split_subsets(splits: Mapping[str, AnySet], *, seed: int = 0) -> Splits:
     """Training, validation and test parts of the data; what is missing is split off, stratified by class.
 
     Without a validation split, 15% of the training images choose the epoch; without a test split, half of the
@@ -117,11 +117,11 @@ def _files_of(images: AnySet) -> ImageSet:
     )
 
 
-def _whole(images: ImageSet) -> Part:
-    return Part(images=images, indices=np.arange(len(images), dtype=np.int64))
+def _whole(images: ImageSet) -> Subset:
+    return Subset(images=images, indices=np.arange(len(images), dtype=np.int64))
 
 
-def _stratified(part: Part, share: float, seed: int) -> tuple[Part, Part]:
+def _stratified(part: Subset, share: float, seed: int) -> tuple[Subset, Subset]:
     """A part without, and a part of, this share of every class."""
     rng = np.random.default_rng([seed, 2])
     order = rng.permutation(len(part.indices))
@@ -131,7 +131,9 @@ def _stratified(part: Part, share: float, seed: int) -> tuple[Part, Part]:
         members = order[labels[order] == label]
         rank[members] = (np.arange(len(members)) + 0.5) / len(members)
     taken = rank < share
-    return Part(images=part.images, indices=part.indices[~taken]), Part(images=part.images, indices=part.indices[taken])
+    return Subset(images=part.images, indices=part.indices[~taken]), Subset(
+        images=part.images, indices=part.indices[taken]
+    )
 
 
 def with_groups(splits: Splits, data: DataConfig) -> Splits:
@@ -144,7 +146,7 @@ def with_groups(splits: Splits, data: DataConfig) -> Splits:
         return splits
     of_path = _read_table(data.groups, data.group_column)
 
-    def groups(part: Part) -> NDArray[np.str_]:
+    def groups(part: Subset) -> NDArray[np.str_]:
         paths = [part.images.paths[index] for index in part.indices.tolist()]
         missing = [path for path in paths if path not in of_path]
         if missing:
@@ -213,7 +215,7 @@ def needs_masks(config: TreatConfig) -> bool:
     return bool(config.space.weight) or config.channel.exclude_background
 
 
-def annotated_images(train: Part, diagnosis: Diagnosis, config: TreatConfig) -> Annotated:
+def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -> Annotated:
     """The annotated images of the training part that are used, chosen as for annotation; invalid masks are left out.
 
     Raises:
@@ -249,7 +251,7 @@ def annotated_images(train: Part, diagnosis: Diagnosis, config: TreatConfig) -> 
     )
 
 
-def _as_diagnosed(train: Part, diagnosis: Diagnosis) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _as_diagnosed(train: Subset, diagnosis: Diagnosis) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Prediction and confidence of each image of the training set; -1 and 0 where the diagnosis did not see it."""
     predicted, confidence = np.full(len(train.images), -1, dtype=np.int64), np.zeros(len(train.images))
     samples = diagnosis.samples

@@ -18,11 +18,11 @@ from modeldoctor.zoo.libraries import IMAGENET, Built, Plan, find_plans
 from modeldoctor.zoo.options import read_classes
 from modeldoctor.zoo.preprocessing import resolve_preprocessing
 
-__all__ = ["Network", "identify_file", "load_model"]
+__all__ = ["Classifier", "identify_file", "load_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class Classifier:
     """A trained classifier, ready to be asked."""
 
     module: nn.Module
@@ -55,11 +55,11 @@ def load_model(
     interpolation: str | None = None,
     crop_pct: float | None = None,
     trust_pickle: bool = False,
-) -> Network:
+) -> Classifier:
     """Load a timm or torchvision classifier from a checkpoint.
 
     An option that is None is taken from the weights' shapes, else from the checkpoint's metadata, else from the
-    library's defaults; `Network.notes` names the assumptions.
+    library's defaults; `Classifier.notes` names the assumptions.
 
     Args:
         path: the checkpoint file, or a timm folder.
@@ -92,7 +92,7 @@ def load_model(
         path=checkpoint.path,
     )
     names, doubts = _names(checkpoint, classes)
-    return Network(
+    return Classifier(
         module=built.module.float().eval(),
         arch=built.plan.arch,
         num_classes=classes,

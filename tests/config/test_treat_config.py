@@ -20,7 +20,7 @@ from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ConfigError, ModelDoctorWarning
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.treatment import treat
-from modeldoctor.zoo import Network, load_model
+from modeldoctor.zoo import Classifier, load_model
 
 NEEDED = {"checkpoint": "a.pt", "data": {"path": "images", "masks": "masks"}}
 
@@ -139,7 +139,7 @@ def test_the_effect_of_every_key_is_tested() -> None:
 
 
 @pytest.fixture(scope="module")
-def patient(clinic: Clinic) -> tuple[Network, Diagnosis]:
+def patient(clinic: Clinic) -> tuple[Classifier, Diagnosis]:
     network = load_model(clinic.checkpoint)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModelDoctorWarning)
@@ -149,7 +149,7 @@ def patient(clinic: Clinic) -> tuple[Network, Diagnosis]:
         return network, diagnose(network, clinic.data, config=config)
 
 
-def treated(clinic: Clinic, patient: tuple[Network, Diagnosis], output: Path, **changes: Any) -> dict[str, Any]:
+def treated(clinic: Clinic, patient: tuple[Classifier, Diagnosis], output: Path, **changes: Any) -> dict[str, Any]:
     """The state of the arm `treat` after a trial."""
     content: dict[str, Any] = {
         **copy.deepcopy(BASE),
@@ -172,7 +172,7 @@ def treated(clinic: Clinic, patient: tuple[Network, Diagnosis], output: Path, **
 
 
 @pytest.fixture(scope="module")
-def usual(clinic: Clinic, patient: tuple[Network, Diagnosis], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def usual(clinic: Clinic, patient: tuple[Classifier, Diagnosis], tmp_path_factory: pytest.TempPathFactory) -> Any:
     images = clinic.data.parent / "treatable"
     images.mkdir()
     for split in ("train", "val"):
@@ -182,7 +182,7 @@ def usual(clinic: Clinic, patient: tuple[Network, Diagnosis], tmp_path_factory: 
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_a_key_has_an_effect(
-    clinic: Clinic, patient: tuple[Network, Diagnosis], usual: dict[str, Any], tmp_path: Path, key: str
+    clinic: Clinic, patient: tuple[Classifier, Diagnosis], usual: dict[str, Any], tmp_path: Path, key: str
 ) -> None:
     state = treated(clinic, patient, tmp_path / "run", **{key: CHANGES[key]})
     which = "best" if key == "training.ema" else "network"
@@ -190,7 +190,7 @@ def test_a_key_has_an_effect(
 
 
 def test_the_same_configuration_gives_the_same_weights(
-    clinic: Clinic, patient: tuple[Network, Diagnosis], usual: dict[str, Any], tmp_path: Path
+    clinic: Clinic, patient: tuple[Classifier, Diagnosis], usual: dict[str, Any], tmp_path: Path
 ) -> None:
     state = treated(clinic, patient, tmp_path / "run")
     assert all(torch.equal(state["network"][name], usual["network"][name]) for name in usual["network"])

@@ -41,7 +41,7 @@ from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.summary import summarise, write_summary
 from modeldoctor.runtime.session import resolve_device
-from modeldoctor.zoo import Network, load_model
+from modeldoctor.zoo import Classifier, load_model
 
 LAYERS = ("layer2.0.conv2", "layer3.0.conv3")
 ARRAYS = ("correlation", "variance", "signed", "activation", "contribution")
@@ -53,12 +53,12 @@ NOISY = PLAIN | {"noise_draws": 2, "batch_size": 7}
 
 
 @pytest.fixture(scope="module")
-def network(clinic: Clinic) -> Network:
+def network(clinic: Clinic) -> Classifier:
     return load_model(clinic.checkpoint)
 
 
 @pytest.fixture(scope="module")
-def noisy(clinic: Clinic, network: Network) -> Diagnosis:
+def noisy(clinic: Clinic, network: Classifier) -> Diagnosis:
     return diagnose(network, clinic.data, config=DiagnoseConfig(**NOISY), masks=clinic.masks)
 
 
@@ -120,7 +120,7 @@ def assert_close(one: Diagnosis, other: Diagnosis) -> None:
 
 
 @pytest.fixture(scope="module")
-def plain(clinic: Clinic, network: Network) -> Diagnosis:
+def plain(clinic: Clinic, network: Classifier) -> Diagnosis:
     return diagnose(network, clinic.data, config=DiagnoseConfig(**PLAIN), masks=clinic.masks)
 
 
@@ -150,7 +150,7 @@ def test_exactly_the_right_and_confident_training_images_are_used(clinic: Clinic
     assert plain[LAYERS[0]].count.tolist() == [int((expected & (label == n)).sum()) for n in range(4)]
 
 
-def test_right_images_below_the_confidence_asked_for_are_not_used(clinic: Clinic, network: Network) -> None:
+def test_right_images_below_the_confidence_asked_for_are_not_used(clinic: Clinic, network: Classifier) -> None:
     label, predicted, confidence = answers(clinic, "train")
     right = np.sort(confidence[label == predicted].numpy())
     gap = int(np.argmax(np.diff(right)))
@@ -210,7 +210,7 @@ def test_background_shares_are_those_of_the_unmasked_half(clinic: Clinic, plain:
 
 
 def test_noise_of_no_size_changes_nothing_and_noise_of_some_size_does(
-    clinic: Clinic, network: Network, plain: Diagnosis, noisy: Diagnosis
+    clinic: Clinic, network: Classifier, plain: Diagnosis, noisy: Diagnosis
 ) -> None:
     tiny = diagnose(network, clinic.data, config=DiagnoseConfig(**NOISY, delta=1e-7))
     name = LAYERS[0]
@@ -221,7 +221,7 @@ def test_noise_of_no_size_changes_nothing_and_noise_of_some_size_does(
     np.testing.assert_allclose(noisy[name].activation, plain[name].activation, rtol=1e-4)
 
 
-def test_an_absolute_delta_is_taken_at_its_word(clinic: Clinic, network: Network) -> None:
+def test_an_absolute_delta_is_taken_at_its_word(clinic: Clinic, network: Classifier) -> None:
     found = diagnose(network, clinic.data, config=DiagnoseConfig(**QUICK, delta=0.3, delta_unit="absolute"))
     assert [layer.delta for layer in found.layers.values()] == [0.3, 0.3]
 
@@ -252,24 +252,24 @@ def test_without_noise_stability_is_not_measured(plain: Diagnosis) -> None:
     ids=lambda options: ", ".join(f"{key} {value}" for key, value in options.items()),
 )  # fmt: skip
 def test_batches_workers_and_hooks_change_no_figure(
-    clinic: Clinic, network: Network, noisy: Diagnosis, options: dict[str, Any]
+    clinic: Clinic, network: Classifier, noisy: Diagnosis, options: dict[str, Any]
 ) -> None:
     other = diagnose(network, clinic.data, config=DiagnoseConfig(**(NOISY | options)), masks=clinic.masks)
     assert_close(other, noisy)
 
 
-def test_the_same_seed_gives_the_same_bits(clinic: Clinic, network: Network, noisy: Diagnosis) -> None:
+def test_the_same_seed_gives_the_same_bits(clinic: Clinic, network: Classifier, noisy: Diagnosis) -> None:
     torch.manual_seed(99)
     again = diagnose(network, clinic.data, config=DiagnoseConfig(**NOISY), masks=clinic.masks)
     assert_equal_bits(again, noisy)
 
 
-def test_another_seed_gives_other_noise(clinic: Clinic, network: Network, noisy: Diagnosis) -> None:
+def test_another_seed_gives_other_noise(clinic: Clinic, network: Classifier, noisy: Diagnosis) -> None:
     other = diagnose(network, clinic.data, config=DiagnoseConfig(**NOISY, seed=1))
     assert not np.array_equal(other[LAYERS[0]].correlation, noisy[LAYERS[0]].correlation)
 
 
-def test_a_memory_too_small_for_one_image_is_said_before_any_is_read(clinic: Clinic, network: Network) -> None:
+def test_a_memory_too_small_for_one_image_is_said_before_any_is_read(clinic: Clinic, network: Classifier) -> None:
     wide = dataclasses.replace(
         network, preprocessing=network.preprocessing.model_copy(update={"input_size": (3, 256, 256)})
     )
@@ -282,7 +282,7 @@ def test_a_memory_too_small_for_one_image_is_said_before_any_is_read(clinic: Cli
 # --- which images ------------------------------------------------------------------------------------------------
 
 
-def test_fewer_samples_a_class_are_a_choice_under_the_seed(clinic: Clinic, network: Network) -> None:
+def test_fewer_samples_a_class_are_a_choice_under_the_seed(clinic: Clinic, network: Classifier) -> None:
     runs = [
         diagnose(network, clinic.data, config=DiagnoseConfig(**(QUICK | {"samples_per_class": 3, "seed": seed})))
         for seed in (0, 0, 1)
@@ -295,7 +295,7 @@ def test_fewer_samples_a_class_are_a_choice_under_the_seed(clinic: Clinic, netwo
     assert not runs[0].warnings
 
 
-def test_a_class_without_confident_images_is_nan_counted_and_said(network: Network, tmp_path: Path) -> None:
+def test_a_class_without_confident_images_is_nan_counted_and_said(network: Classifier, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number, name in enumerate(CLASSES):
         (tmp_path / name).mkdir()
@@ -315,7 +315,7 @@ def test_a_class_without_confident_images_is_nan_counted_and_said(network: Netwo
     assert all(np.isnan(image.foreign_share) for image in found.misdiagnosed if image.label == 3)
 
 
-def test_no_confident_image_at_all_is_no_fault(clinic: Clinic, network: Network) -> None:
+def test_no_confident_image_at_all_is_no_fault(clinic: Clinic, network: Classifier) -> None:
     unsure = copy.deepcopy(network.module)
     with torch.no_grad():
         for parameter in unsure.get_submodule("fc").parameters():
@@ -329,7 +329,7 @@ def test_no_confident_image_at_all_is_no_fault(clinic: Clinic, network: Network)
 
 
 def test_broken_images_are_counted_named_and_skipped(
-    clinic: Clinic, network: Network, plain: Diagnosis, tmp_path: Path
+    clinic: Clinic, network: Classifier, plain: Diagnosis, tmp_path: Path
 ) -> None:
     shutil.copytree(clinic.data, tmp_path / "data")
     train = tmp_path / "data" / "train"
@@ -348,7 +348,7 @@ def test_broken_images_are_counted_named_and_skipped(
     assert_close(found, plain)
 
 
-def test_the_test_split_is_not_read_unless_asked_for(clinic: Clinic, network: Network, plain: Diagnosis) -> None:
+def test_the_test_split_is_not_read_unless_asked_for(clinic: Clinic, network: Classifier, plain: Diagnosis) -> None:
     """Every file of it is broken, so reading it would show."""
     assert plain.broken == ()
     assert not plain.warnings
@@ -357,7 +357,7 @@ def test_the_test_split_is_not_read_unless_asked_for(clinic: Clinic, network: Ne
     assert caught.value.where == "split test"
 
 
-def test_split_and_examine_choose_the_images(clinic: Clinic, network: Network) -> None:
+def test_split_and_examine_choose_the_images(clinic: Clinic, network: Classifier) -> None:
     config = DiagnoseConfig(**(QUICK | {"split": "val", "examine": "train", "samples_per_class": 6}))
     found = diagnose(network, clinic.data, config=config)
     label, predicted, _ = answers(clinic, "train")
@@ -371,12 +371,12 @@ def test_split_and_examine_choose_the_images(clinic: Clinic, network: Network) -
 
 
 @pytest.mark.parametrize("key", ["split", "examine"])
-def test_a_split_that_is_not_there_is_said(clinic: Clinic, network: Network, key: str) -> None:
+def test_a_split_that_is_not_there_is_said(clinic: Clinic, network: Classifier, key: str) -> None:
     with pytest.raises(UsageError, match=r"no split 'validate'[\s\S]*train, val, test"):
         diagnose(network, clinic.data, config=DiagnoseConfig(**PLAIN, **{key: "validate"}))
 
 
-def test_splits_may_come_from_several_sources(clinic: Clinic, network: Network, plain: Diagnosis) -> None:
+def test_splits_may_come_from_several_sources(clinic: Clinic, network: Classifier, plain: Diagnosis) -> None:
     def whole(split: str) -> Any:
         return open_data(clinic.data / split, preprocessing=network.preprocessing)["all"]
 
@@ -387,7 +387,7 @@ def test_splits_may_come_from_several_sources(clinic: Clinic, network: Network, 
     assert found.samples.splits == ("train", "val")
 
 
-def test_no_more_images_are_explained_than_asked_for(clinic: Clinic, network: Network, plain: Diagnosis) -> None:
+def test_no_more_images_are_explained_than_asked_for(clinic: Clinic, network: Classifier, plain: Diagnosis) -> None:
     runs = [
         diagnose(network, clinic.data, config=DiagnoseConfig(**QUICK, max_explained=3, seed=seed)) for seed in (0, 0, 1)
     ]
@@ -398,7 +398,7 @@ def test_no_more_images_are_explained_than_asked_for(clinic: Clinic, network: Ne
     assert runs[0].wrong == plain.wrong
 
 
-def test_without_masks_the_background_is_not_judged(clinic: Clinic, network: Network) -> None:
+def test_without_masks_the_background_is_not_judged(clinic: Clinic, network: Classifier) -> None:
     found = diagnose(network, clinic.data, config=DiagnoseConfig(**QUICK))
     assert all(np.isnan(image.background_share) for image in found.misdiagnosed)
     with pytest.raises(MaskError):
@@ -454,7 +454,7 @@ def stop_at(stage: str, batch: int) -> Callable[[str, int, int | None], None]:
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(
-    clinic: Clinic, network: Network, noisy: Diagnosis, tmp_path: Path, stage: str, batch: int
+    clinic: Clinic, network: Classifier, noisy: Diagnosis, tmp_path: Path, stage: str, batch: int
 ) -> None:
     output = tmp_path / "d.h5"
     run: dict[str, Any] = {"config": DiagnoseConfig(**NOISY), "masks": clinic.masks, "output": output}
@@ -471,7 +471,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert set(stages) <= set(order[order.index(stage) :]), "a finished stage was done again"
 
 
-def test_a_resumed_run_counts_broken_images_as_read(clinic: Clinic, network: Network, tmp_path: Path) -> None:
+def test_a_resumed_run_counts_broken_images_as_read(clinic: Clinic, network: Classifier, tmp_path: Path) -> None:
     data, output = tmp_path / "data", tmp_path / "out" / "d.h5"
     shutil.copytree(clinic.data, data)
     (data / "train" / "amber" / "00-broken.png").touch()
@@ -494,7 +494,7 @@ def read_written(diagnosis: Diagnosis, folder: Path) -> Diagnosis:
 
 
 @pytest.fixture
-def interrupted(clinic: Clinic, network: Network, tmp_path: Path) -> Path:
+def interrupted(clinic: Clinic, network: Classifier, tmp_path: Path) -> Path:
     """The output of a run that was interrupted while it correlated."""
     output = tmp_path / "d.h5"
     with pytest.raises(InterruptedRunError):
@@ -505,10 +505,10 @@ def interrupted(clinic: Clinic, network: Network, tmp_path: Path) -> Path:
     return output
 
 
-def test_a_run_with_other_settings_is_not_continued(clinic: Clinic, network: Network, interrupted: Path) -> None:
+def test_a_run_with_other_settings_is_not_continued(clinic: Clinic, network: Classifier, interrupted: Path) -> None:
     partial = interrupted.with_name("d.h5.partial")
     before = partial.read_bytes()
-    others: list[tuple[Network, dict[str, Any], Path | None]] = [
+    others: list[tuple[Classifier, dict[str, Any], Path | None]] = [
         (network, {"seed": 1}, clinic.masks),
         (network, {"noise_draws": 3}, clinic.masks),
         (network, {"layers": LAYERS[0]}, clinic.masks),
@@ -528,7 +528,7 @@ def test_a_run_with_other_settings_is_not_continued(clinic: Clinic, network: Net
 
 
 def test_a_damaged_state_is_said_and_a_fresh_run_removes_it(
-    clinic: Clinic, network: Network, noisy: Diagnosis, interrupted: Path
+    clinic: Clinic, network: Classifier, noisy: Diagnosis, interrupted: Path
 ) -> None:
     partial = interrupted.with_name("d.h5.partial")
     whole = partial.read_bytes()
@@ -543,13 +543,13 @@ def test_a_damaged_state_is_said_and_a_fresh_run_removes_it(
     assert not partial.exists()
 
 
-def test_resuming_with_nothing_to_resume_is_a_run(clinic: Clinic, network: Network, tmp_path: Path) -> None:
+def test_resuming_with_nothing_to_resume_is_a_run(clinic: Clinic, network: Classifier, tmp_path: Path) -> None:
     config = DiagnoseConfig(**(QUICK | {"layers": LAYERS[0]}))
     diagnose(network, clinic.data, config=config, output=tmp_path / "d.h5", resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["d.h5"]
 
 
-def test_an_interrupt_without_an_output_says_that_nothing_is_kept(clinic: Clinic, network: Network) -> None:
+def test_an_interrupt_without_an_output_says_that_nothing_is_kept(clinic: Clinic, network: Classifier) -> None:
     with pytest.raises(InterruptedRunError, match="nothing was kept"):
         diagnose(network, clinic.data, config=DiagnoseConfig(**QUICK), progress=stop_at("predict train", 1))
 
@@ -563,7 +563,7 @@ def hooks_of(module: nn.Module) -> int:
 
 
 @pytest.fixture
-def untouched(clinic: Clinic) -> Iterator[Network]:
+def untouched(clinic: Clinic) -> Iterator[Classifier]:
     """A network with mixed modes, flags and gradients that must be the same afterwards."""
     network = load_model(clinic.checkpoint)
     module = network.module.train()
@@ -597,19 +597,19 @@ def state_of(module: nn.Module) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("hooks", [False, True], ids=["cut", "hooks"])
-def test_a_diagnosis_leaves_the_network_as_it_was(clinic: Clinic, untouched: Network, hooks: bool) -> None:
+def test_a_diagnosis_leaves_the_network_as_it_was(clinic: Clinic, untouched: Classifier, hooks: bool) -> None:
     diagnose(untouched, clinic.data, config=DiagnoseConfig(**NOISY, hooks=hooks))
 
 
 def test_a_network_in_training_mode_is_diagnosed_in_eval_mode(
-    clinic: Clinic, untouched: Network, plain: Diagnosis
+    clinic: Clinic, untouched: Classifier, plain: Diagnosis
 ) -> None:
     found = diagnose(untouched, clinic.data, config=DiagnoseConfig(**PLAIN), masks=clinic.masks)
     assert_equal_bits(found, plain)
 
 
 @pytest.mark.parametrize("stage", ["predict train", "correlate", "explain"])
-def test_an_exception_leaves_the_network_as_it_was(clinic: Clinic, untouched: Network, stage: str) -> None:
+def test_an_exception_leaves_the_network_as_it_was(clinic: Clinic, untouched: Classifier, stage: str) -> None:
     def fail(name: str, done: int, total: int | None) -> None:
         if name == stage:
             raise ZeroDivisionError
@@ -618,7 +618,7 @@ def test_an_exception_leaves_the_network_as_it_was(clinic: Clinic, untouched: Ne
         diagnose(untouched, clinic.data, config=DiagnoseConfig(**NOISY, hooks=True), progress=fail)
 
 
-def test_listing_layers_leaves_the_network_as_it_was(untouched: Network) -> None:
+def test_listing_layers_leaves_the_network_as_it_was(untouched: Classifier) -> None:
     found = list_layers(untouched, DiagnoseConfig(**PLAIN))
     assert [(layer.name, layer.channels, layer.height) for layer in found] == [(LAYERS[0], 48, 4), (LAYERS[1], 192, 2)]
 
@@ -626,7 +626,7 @@ def test_listing_layers_leaves_the_network_as_it_was(untouched: Network) -> None
 # --- what is refused before any image is read --------------------------------------------------------------------
 
 
-def test_an_output_that_cannot_be_written_is_said_first(clinic: Clinic, network: Network, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_said_first(clinic: Clinic, network: Classifier, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     def fail(*_: object) -> None:
@@ -644,7 +644,7 @@ def test_a_device_that_is_not_there_is_said(name: str) -> None:
     assert caught.value.where == "--device"
 
 
-def test_a_layer_that_is_not_there_is_said(clinic: Clinic, network: Network) -> None:
+def test_a_layer_that_is_not_there_is_said(clinic: Clinic, network: Classifier) -> None:
     with pytest.raises(UsageError, match="no layer is called 'layer9'"):
         diagnose(network, clinic.data, config=DiagnoseConfig(**(PLAIN | {"layers": "layer9"})))
 
@@ -685,7 +685,7 @@ def test_fgsm_steps_every_pixel_by_the_sign_of_the_gradient_of_the_cross_entropy
     torch.testing.assert_close((turned * 0.5 + 0.5)[sure], pixels[sure], rtol=0, atol=1e-6)
 
 
-def test_adversarial_images_are_the_right_ones_that_fgsm_turns(clinic: Clinic, network: Network) -> None:
+def test_adversarial_images_are_the_right_ones_that_fgsm_turns(clinic: Clinic, network: Classifier) -> None:
     config = DiagnoseConfig(**(QUICK | {"noise_draws": 2, "fgsm_epsilon": 0.3}))
     found = diagnose(network, clinic.data, config=config)
     assert found.adversarial is not None
@@ -707,13 +707,13 @@ def test_adversarial_images_are_the_right_ones_that_fgsm_turns(clinic: Clinic, n
     assert (found.adversarial.stability + found.adversarial.fallback).max() <= 1
 
 
-def test_maps_and_adversarial_images_can_be_left_out(clinic: Clinic, network: Network) -> None:
+def test_maps_and_adversarial_images_can_be_left_out(clinic: Clinic, network: Classifier) -> None:
     found = diagnose(network, clinic.data, config=DiagnoseConfig(**(QUICK | {"shown": 0, "fgsm_epsilon": 0.0})))
     assert found.shown is None
     assert found.adversarial is None
 
 
-def test_the_command_line_is_what_makes_it_again(clinic: Clinic, network: Network, tmp_path: Path) -> None:
+def test_the_command_line_is_what_makes_it_again(clinic: Clinic, network: Classifier, tmp_path: Path) -> None:
     config = DiagnoseConfig(**(QUICK | {"batch_size": 7, "shown": 1}))
     found = diagnose(network, clinic.data, config=config, masks=clinic.masks, output=tmp_path / "d d.h5")
     words = shlex.split(found.command)

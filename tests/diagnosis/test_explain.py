@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, gather_evidence, judge
 from modeldoctor.graph import Layer, open_network, select_layers
 from modeldoctor.results.diagnosis import LayerDiagnosis, Limits, Verdict
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 NAN = float("nan")
 
@@ -58,7 +58,7 @@ def probe(
         draws=draws,
         delta=0.1,
         seed=0,
-        rows={name: Rows(64) for name in names},
+        rows={name: BatchLimit(64) for name in names},
     )
 
 
@@ -92,7 +92,7 @@ def test_stability_does_not_depend_on_how_images_are_batched() -> None:
     how = probe(layers, profile(layers[-1].name, np.ones((4, 5))), ranges=(1.0, 5.0), draws=20)
     predicted = network(images).argmax(1).tolist()
     together = gather(network, images, predicted, predicted, how)
-    small = replace(how, rows={name: Rows(4) for name in how.rows})
+    small = replace(how, rows={name: BatchLimit(4) for name in how.rows})
     assert [one.stability for one in gather(network, images, predicted, predicted, small)] == [
         one.stability for one in together
     ]

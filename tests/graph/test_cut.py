@@ -19,7 +19,7 @@ from modeldoctor.errors import GraphError, ModelDoctorWarning
 from modeldoctor.graph import CutNetwork, HookedNetwork, LayeredNetwork, open_network, select_layers
 from modeldoctor.graph.capture import capture
 from modeldoctor.method.correlation import Noise, correlate_samples
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 
 def vision(name: str, **options: object) -> Callable[[], nn.Module]:
@@ -93,7 +93,7 @@ def test_eq_4_behind_a_cut_equals_eq_4_through_hooks(architecture, monkeypatch: 
 def correlation_at(network: LayeredNetwork, name: str, images: Tensor, labels: Tensor) -> Tensor:
     (one,) = network.cuts(images, [layer for layer in network.layers if layer.name == name])
     noise = Noise(seed=0, delta=0.1 * float(one.maps.std()))
-    return correlate_samples(one, labels, [4, 5, 6], noise=noise, draws=2, rows=Rows(6)).correlation
+    return correlate_samples(one, labels, [4, 5, 6], noise=noise, draws=2, rows=BatchLimit(6)).correlation
 
 
 def test_last_is_the_layer_that_feeds_the_classifier(architecture) -> None:
@@ -197,7 +197,7 @@ def test_a_network_that_does_not_export_falls_back_to_hooks_with_a_warning() -> 
 
 def test_a_cut_that_is_not_faithful_is_noticed() -> None:
     class BatchInside(nn.Module):
-        """Keeps a value alive across the cut in which the batch is the inner part of a merged dimension."""
+        """Keeps a value live across the cut in which the batch is the inner part of a merged dimension."""
 
         def __init__(self) -> None:
             super().__init__()

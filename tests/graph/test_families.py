@@ -20,7 +20,7 @@ from modeldoctor.graph.capture import capture
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
 from modeldoctor.method.constraints import channel_constraint, runner_up, space_constraint
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 Make = Callable[[], nn.Module]
 
@@ -95,7 +95,7 @@ def check_constraints(network: nn.Module, trainable: TrainableNetwork, images: T
     labels = torch.tensor([0, 1])
     logits, (cut,) = trainable.training_pass(images, select_layers(trainable.layers, "last"))
     kind, classes = Attribution.GRADIENT_X_ACTIVATION, torch.stack([labels, runner_up(logits, labels)])
-    own, second = attribute(cut, classes, None, {kind: 2}, Rows(2))[kind]
+    own, second = attribute(cut, classes, None, {kind: 2}, BatchLimit(2))[kind]
     correlated = torch.zeros(2, cut.maps.shape[1], dtype=torch.bool)
     background = torch.ones(2, *cut.maps.shape[-2:])
     background[:, 0, 0] = 0

@@ -16,7 +16,7 @@ from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method import attribution
 from modeldoctor.method.attribution import Attribution, attribute
 from modeldoctor.method.correlation import Noise, correlate_samples
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 POOLED: dict[str, Callable[[], nn.Module]] = {
     "a residual behind it": lambda: torchvision.models.resnet18(num_classes=5),
@@ -45,7 +45,7 @@ def test_the_closed_form_gives_the_correlations_of_the_general_path(name: str) -
     assert cut.pooled is not None
     noise = Noise(seed=0, delta=0.5 * float(cut.maps.std()))
     closed, general = (
-        correlate_samples(one, LABELS, range(3), noise=noise, draws=3, rows=Rows(6))
+        correlate_samples(one, LABELS, range(3), noise=noise, draws=3, rows=BatchLimit(6))
         for one in (cut, cut._replace(pooled=None))
     )
     for found, wanted in zip(closed, general, strict=True):
@@ -70,7 +70,7 @@ def test_the_closed_form_gives_the_constraints_and_their_gradients(
         one: Cut = cut if closed else cut._replace(pooled=None)
         noise = Noise(seed=0, delta=0.5).draw("a", range(3), range(2), cut.maps)
         classes = torch.stack([LABELS, (LABELS + 1) % 5])
-        values = attribute(one, classes, noise, {kind: 2}, Rows(6))[kind]
+        values = attribute(one, classes, noise, {kind: 2}, BatchLimit(6))[kind]
         (values * torch.linspace(0, 1, values.shape[-1])).sum().backward()
         results.append([values.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
     assert len(results[0]) == len(results[1]) > 1
@@ -94,7 +94,7 @@ def test_bfloat16_is_close_to_float32_and_its_sums_are_float32() -> None:
         opened = open_network(network, images[:2], "layer2.1.conv1", bfloat16=bfloat16)
         assert isinstance(opened, CutNetwork)
         (cut,) = opened.cuts(images, select_layers(opened.layers, "layer2.1.conv1"))
-        found = correlate_samples(cut, LABELS, range(3), noise=Noise(seed=0, delta=0.1), draws=2, rows=Rows(6))
+        found = correlate_samples(cut, LABELS, range(3), noise=Noise(seed=0, delta=0.1), draws=2, rows=BatchLimit(6))
         assert {part.dtype for part in found} == {torch.float32}
         assert opened.logits(images).dtype == torch.float32
         figures.append(found.correlation)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 
 class Scaled(nn.Module):
@@ -83,7 +83,7 @@ def test_the_suffix_uses_running_statistics_so_that_images_never_mix() -> None:
     identity = torch.relu(
         F.batch_norm(network.conv1(images), None, None, network.norm1.weight, network.norm1.bias, True)
     )
-    # The maps and what is alive beside them come from the training pass, the head's BatchNorm from the statistics.
+    # The maps and what is live beside them come from the training pass, the head's BatchNorm from the statistics.
     torch.testing.assert_close(cut.head(maps), network.suffix(maps, identity))
 
 
@@ -120,7 +120,7 @@ def test_under_autocast_what_is_differentiated_twice_is_in_float32(name: str) ->
         logits, (cut,) = trainable.training_pass(images, layers)
     assert cut.maps.dtype == torch.float32
     labels, kind = torch.tensor([0, 1, 2, 3]), Attribution.GRADIENT_X_ACTIVATION
-    one, other = (attribute(each, labels[None], None, {kind: 1}, Rows(4))[kind] for each in (plain, cut))
+    one, other = (attribute(each, labels[None], None, {kind: 1}, BatchLimit(4))[kind] for each in (plain, cut))
     assert other.dtype == torch.float32
     assert (one - other).norm() < 0.3 * one.norm()  # bfloat16 has 8 bits, and there are up to 121 layers of it
     (F.cross_entropy(logits.float(), labels) + other.mean()).backward()

@@ -15,7 +15,7 @@ from modeldoctor.graph import Cut, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
 from modeldoctor.method.constraints import background_cells, channel_constraint, runner_up, space_constraint
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 LABELS = torch.tensor([0, 3, 1, 2])
 BOTH = list(Attribution)
@@ -59,7 +59,7 @@ def losses(
 
 def attributed(cut: Cut, classes: Tensor, draws: int, kind: Attribution, rows: int = 99) -> Tensor:
     """(S,B,K,H,W)."""
-    return attribute(cut, classes, noise_like(cut.maps, draws), {kind: len(classes)}, Rows(rows))[kind]
+    return attribute(cut, classes, noise_like(cut.maps, draws), {kind: len(classes)}, BatchLimit(rows))[kind]
 
 
 # Of three draws of four images: all at once, two and one, one at a time.

@@ -20,7 +20,7 @@ from modeldoctor.method.correlation import (
     merge_states,
     update_state,
 )
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 IMAGES, DELTA = 5, 0.7
 NETWORKS = [Pooled, Dense, Branched]
@@ -67,7 +67,9 @@ def jacobian_oracle(network: nn.Module, images: Tensor, labels: Tensor, noise: N
 def test_equals_an_explicit_jacobian_for_each_sample(kind: type[nn.Module], draws: int) -> None:
     network, images, labels = build(kind)
     noise = Noise(seed=5, delta=DELTA)
-    found = correlate_samples(cut_of(network, images), labels, range(IMAGES), noise=noise, draws=draws, rows=Rows(100))
+    found = correlate_samples(
+        cut_of(network, images), labels, range(IMAGES), noise=noise, draws=draws, rows=BatchLimit(100)
+    )
     wanted = jacobian_oracle(network, images, labels, noise if draws else None, draws)
     for one, other in zip(found[:4], wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
@@ -77,7 +79,7 @@ def test_equals_an_explicit_jacobian_for_each_sample(kind: type[nn.Module], draw
 def test_a_kernel_that_leads_nowhere_has_correlation_zero_and_others_do_not() -> None:
     network, images, labels = build(Branched)
     found = correlate_samples(
-        cut_of(network, images), labels, range(IMAGES), noise=Noise(seed=5, delta=DELTA), draws=2, rows=Rows(100)
+        cut_of(network, images), labels, range(IMAGES), noise=Noise(seed=5, delta=DELTA), draws=2, rows=BatchLimit(100)
     )
     assert (found.correlation[:, 2] == 0).all()
     assert (found.correlation[:, [0, 1, 3, 4]] > 0).all()
@@ -88,7 +90,9 @@ def test_the_chunk_size_changes_nothing(rows: int) -> None:
     network, images, labels = build(Pooled)
     noise = Noise(seed=5, delta=DELTA)
     wanted = jacobian_oracle(network, images, labels, noise, 4)
-    found = correlate_samples(cut_of(network, images), labels, range(IMAGES), noise=noise, draws=4, rows=Rows(rows))
+    found = correlate_samples(
+        cut_of(network, images), labels, range(IMAGES), noise=noise, draws=4, rows=BatchLimit(rows)
+    )
     torch.testing.assert_close(found.correlation, wanted[0], rtol=1e-10, atol=1e-12)
 
 
@@ -100,7 +104,7 @@ def test_the_batch_size_changes_nothing(size: int) -> None:
     layers = select_layers(cut.layers, network.layer)
     parts = [
         correlate_samples(
-            next(cut.cuts(images[part], layers)), labels[part], part.tolist(), noise=noise, draws=3, rows=Rows(64)
+            next(cut.cuts(images[part], layers)), labels[part], part.tolist(), noise=noise, draws=3, rows=BatchLimit(64)
         ).correlation
         for part in torch.arange(IMAGES).split(size)
     ]

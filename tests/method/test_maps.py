@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modeldoctor.graph import HookedNetwork
 from modeldoctor.method.correlation import Noise
 from modeldoctor.method.maps import background_share, image_maps, thumbnails
-from modeldoctor.runtime.memory import Rows
+from modeldoctor.runtime.memory import BatchLimit
 
 LAYER = "layer3.0.conv3"
 
@@ -30,7 +30,7 @@ def test_grad_cam_is_captum_s_and_maps_are_autograd_s(case: tuple[nn.Module, Ten
     hooked = HookedNetwork(network, images)
     (layer,) = [one for one in hooked.layers if one.name == LAYER]
     (cut,) = hooked.cuts(images, [layer])
-    found = image_maps(cut, classes, range(5), noise=Noise(seed=0, delta=0.1), draws=0, rows=Rows(8))
+    found = image_maps(cut, classes, range(5), noise=Noise(seed=0, delta=0.1), draws=0, rows=BatchLimit(8))
     cam = LayerGradCam(network, network.get_submodule(LAYER)).attribute(images, classes, relu_attributions=True)
     torch.testing.assert_close(found.grad_cam, cam[:, 0].detach(), rtol=1e-4, atol=1e-6)
     assert found.grad_cam.max() > 0

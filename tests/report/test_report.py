@@ -21,7 +21,7 @@ from stored_results import HOSTILE, hostile_diagnosis, large_diagnosis, make_tri
 import modeldoctor.report
 from modeldoctor.errors import ExitCode, ModelDoctorError, StoreError, UsageError
 from modeldoctor.report import json_schema, make_report
-from modeldoctor.report.model import Figures
+from modeldoctor.report.model import KeyFigures
 from modeldoctor.results.diagnosis import LayerDiagnosis
 from modeldoctor.results.hdf5 import open_diagnosis, read_diagnosis, write_diagnosis
 from modeldoctor.results.trial import read_trial, write_trial
@@ -236,7 +236,7 @@ def test_the_shipped_schema_is_that_of_the_models() -> None:
 
 def test_every_short_name_is_described() -> None:
     figures = json_schema()["$defs"]["Figures"]["properties"]
-    assert set(figures) == set(Figures.model_fields)
+    assert set(figures) == set(KeyFigures.model_fields)
 
 
 def test_gates_are_in_every_format_and_do_not_keep_the_files_from_being_written(run: Path) -> None:

@@ -18,7 +18,7 @@ from modeldoctor.graph import Cut, Layer, open_network, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
 from modeldoctor.method.correlation import Noise, correlate_samples
-from modeldoctor.runtime.memory import Rows, default_budget, peak_meter, steady_budget
+from modeldoctor.runtime.memory import BatchLimit, default_budget, peak_meter, steady_budget
 from modeldoctor.treatment.copies import Cost as CopyCost
 from modeldoctor.treatment.copies import measure_copies, plan_copies
 
@@ -43,7 +43,7 @@ def of_at_most(limit: int, kind: type[Exception] = torch.OutOfMemoryError, text:
     (RuntimeError, "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
 ])  # fmt: skip
 def test_out_of_memory_halves_the_rows_for_good_and_says_so_once(failure) -> None:
-    rows = Rows(80, "layer4")
+    rows = BatchLimit(80, "layer4")
     with pytest.warns(ModelDoctorWarning, match="out of memory at layer4 with 40 rows") as said:
         assert sum(rows.each(range(10), 4, of_at_most(3, *failure))) == 45
     assert len(said) == 1
@@ -56,12 +56,12 @@ def test_without_memory_for_one_copy_it_ends_and_says_what_to_do() -> None:
         pytest.warns(ModelDoctorWarning, match="out of memory"),
         pytest.raises(MemoryLimitError, match=r"one copy of 4 images[\s\S]*--batch-size"),
     ):
-        list(Rows(8).each(range(10), 4, of_at_most(0)))
+        list(BatchLimit(8).each(range(10), 4, of_at_most(0)))
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
-        list(Rows(8).each(range(10), 4, of_at_most(1, RuntimeError, "shapes do not fit")))
+        list(BatchLimit(8).each(range(10), 4, of_at_most(1, RuntimeError, "shapes do not fit")))
 
 
 def test_figures_are_the_same_when_memory_runs_out_on_the_way() -> None:
@@ -71,8 +71,8 @@ def test_figures_are_the_same_when_memory_runs_out_on_the_way() -> None:
     (cut,) = opened.cuts(images, select_layers(opened.layers, Dense.layer))
 
     noise, labels = Noise(seed=0, delta=0.5), torch.tensor([1, 2])
-    wanted = correlate_samples(cut, labels, [7, 8], noise=noise, draws=7, rows=Rows(14))
-    rows, short = Rows(14), short_of_memory(cut)
+    wanted = correlate_samples(cut, labels, [7, 8], noise=noise, draws=7, rows=BatchLimit(14))
+    rows, short = BatchLimit(14), short_of_memory(cut)
     with pytest.warns(ModelDoctorWarning, match="out of memory"):
         found = correlate_samples(short, labels, [7, 8], noise=noise, draws=7, rows=rows)
     assert rows.number <= 4
@@ -93,7 +93,7 @@ def short_of_memory(cut: Cut) -> Cut:
 
 def test_a_constraints_gradient_is_the_same_when_memory_runs_out_on_the_way() -> None:
     network, images, layers = constrained()
-    trainable, rows, gradients = TrainableNetwork(network, images), Rows(14), []
+    trainable, rows, gradients = TrainableNetwork(network, images), BatchLimit(14), []
     for short in (False, True):
         _, (cut,) = trainable.training_pass(images, layers)
         noise = Noise(seed=0, delta=0.5).draw("a", [7, 8], range(7), cut.maps)
@@ -127,7 +127,7 @@ def step_peak(network: nn.Module, images: Tensor, layers: Sequence[Layer], draws
         _, (cut,) = trainable.training_pass(images, layers)
         noise = Noise(seed=0, delta=0.5).draw("a", [7, 8], range(draws), cut.maps)
         before = meter.now()
-        found = attribute(cut, CLASSES, noise, WANTED, Rows(rows))
+        found = attribute(cut, CLASSES, noise, WANTED, BatchLimit(rows))
         torch.stack([one.sum() for one in found.values()]).sum().backward()
         return meter.peak() - before
 

@@ -15,7 +15,7 @@ from modeldoctor.data import make_loader, open_data
 from modeldoctor.graph import select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.treatment.background import background_shares
-from modeldoctor.treatment.subsets import Part
+from modeldoctor.treatment.subsets import Subset
 
 
 def test_equals_a_loop_over_images(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_equals_a_loop_over_images(tmp_path: Path) -> None:
     trainable = TrainableNetwork(network, torch.randn(2, 3, 8, 8))
     annotated = np.array([0, 1, 3, 4, 5, 10])  # none of the third class
     found = background_shares(
-        trainable, select_layers(trainable.layers, "conv"), Part(images=images, indices=np.arange(12)), annotated,
+        trainable, select_layers(trainable.layers, "conv"), Subset(images=images, indices=np.arange(12)), annotated,
         classes=4, expand_px=0, batch_size=4, device=torch.device("cpu"),
     )["conv"]  # fmt: skip
 

@@ -14,7 +14,7 @@ from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import open_data
 from modeldoctor.treatment.batches import epoch_order, training_batches
-from modeldoctor.treatment.subsets import Part
+from modeldoctor.treatment.subsets import Subset
 
 INDICES = np.arange(100, 200)
 ANNOTATED = np.array([100, 110, 120, 130])
@@ -75,7 +75,7 @@ def test_masks_move_with_their_images(squares: Path) -> None:
     )
     moved = 0
     for epoch in range(3):
-        part = Part(images=images, indices=np.arange(8))
+        part = Subset(images=images, indices=np.arange(8))
         for batch in training_batches(part, np.arange(6), config, seed=0, epoch=epoch):
             white = batch.images[:, 0] > 0.5
             for mask, picture, annotated, key in zip(batch.masks, white, batch.annotated, batch.keys, strict=True):
@@ -85,7 +85,7 @@ def test_masks_move_with_their_images(squares: Path) -> None:
     assert moved >= 12
 
 
-def made(squares: Path, **training: object) -> tuple[Part, TreatConfig]:
+def made(squares: Path, **training: object) -> tuple[Subset, TreatConfig]:
     preprocessing = Preprocessing(input_size=(1, 32, 32), mean=(0.0,), std=(1.0,), interpolation="nearest")
     images = open_data(squares / "images", preprocessing=preprocessing, masks=squares / "masks")["all"]
     images.labels = np.arange(8) % 4
@@ -93,7 +93,7 @@ def made(squares: Path, **training: object) -> tuple[Part, TreatConfig]:
     config = TreatConfig(
         checkpoint="a.pt", data={"path": "b", "masks": "c"}, space={"annotated_share": 0.25}, training=still | training
     )
-    return Part(images=images, indices=np.arange(8)), config
+    return Subset(images=images, indices=np.arange(8)), config
 
 
 def test_mixup_blends_the_images_without_annotation_and_leaves_the_others(squares: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modeldoctor.config.treat import TreatConfig
-from modeldoctor.treatment.arm import Progressed
+from modeldoctor.treatment.arm import ArmState
 from modeldoctor.treatment.pilot import pick_weights
 
 
@@ -20,12 +20,12 @@ class Pilots:
     def __init__(self, rule: Any):
         self.rule, self.seen = rule, list[tuple[str, float, float, int]]()
 
-    def __call__(self, name: str, settings: TreatConfig) -> Progressed:
+    def __call__(self, name: str, settings: TreatConfig) -> ArmState:
         space, channel = settings.space.weight, settings.channel.weight
         assert isinstance(space, float)
         assert isinstance(channel, float)
         self.seen.append((name, space, channel, settings.training.epochs))
-        return Progressed(network={}, best_score=self.rule(space, channel))
+        return ArmState(network={}, best_score=self.rule(space, channel))
 
 
 def test_without_auto_nothing_is_run() -> None:

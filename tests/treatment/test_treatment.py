@@ -37,14 +37,14 @@ from modeldoctor.results.maps import read_maps
 from modeldoctor.results.trial import read_trial
 from modeldoctor.treatment import treat
 from modeldoctor.treatment.shown import choose_to_show
-from modeldoctor.treatment.subsets import split_parts
-from modeldoctor.zoo import Network, load_model
+from modeldoctor.treatment.subsets import split_subsets
+from modeldoctor.zoo import Classifier, load_model
 
 
 @dataclass(frozen=True)
 class Case:
     folder: Path
-    network: Network
+    network: Classifier
     diagnosis: Diagnosis
 
     def config(self, output: Path, **changes: object) -> TreatConfig:
@@ -275,7 +275,7 @@ def test_a_mask_that_is_not_used_may_be_broken(case: Case, whole: Path, tmp_path
 
 def test_missing_splits_are_split_off_by_class_without_overlap(case: Case) -> None:
     opened = open_data(case.folder / "data", preprocessing=case.network.preprocessing)
-    parts = split_parts({"train": opened["train"]})
+    parts = split_subsets({"train": opened["train"]})
     indices = [part.indices for part in (parts.train, parts.val, parts.test)]
     assert sorted(np.concatenate(indices).tolist()) == list(range(len(opened["train"])))
     for part in (parts.train, parts.val, parts.test):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
-from modeldoctor.graph.capture import Captured, Place, pools_all
+from modeldoctor.graph.capture import Captured, LayerNode, pools_all
 
 aten = torch.ops.aten
 
@@ -43,7 +43,7 @@ class PooledHead(NamedTuple):
     """The closed form of one cut.
 
     Attributes:
-        pointwise: φ, of maps of R copies (R*B,K,H,W) and of what the cut has alive, to the same shape.
+        pointwise: φ, of maps of R copies (R*B,K,H,W) and of what else is live at the cut, to the same shape.
         weight: W, (N,K).
     """
 
@@ -62,16 +62,20 @@ class PooledNodes(NamedTuple):
     weight: fx.Node
 
 
-def find_pooled_head(place: Place, suffix: Sequence[fx.Node], captured: Captured) -> PooledNodes | None:
+def find_pooled_head(layer_node: LayerNode, suffix: Sequence[fx.Node], captured: Captured) -> PooledNodes | None:
     """The closed form of what is behind a layer, or None where it has none.
 
     Args:
-        place: the layer.
+        layer_node: the layer.
         suffix: the nodes behind it, in execution order, the logits last.
         captured: the graph.
     """
     linear = captured.logits
-    if place.view.form != "maps" or linear.target is not aten.linear.default or linear.args[1] not in captured.state:
+    if (
+        layer_node.view.form != "maps"
+        or linear.target is not aten.linear.default
+        or linear.args[1] not in captured.state
+    ):
         return None
     node, weight = linear.args[:2]
     while isinstance(node, fx.Node) and node in suffix and node.target in _RESHAPE:
@@ -81,7 +85,7 @@ def find_pooled_head(place: Place, suffix: Sequence[fx.Node], captured: Captured
     before = node.args[0]
     own, read = before.meta["val"].shape, captured.state[weight].shape[1]  # type: ignore[index,union-attr]
     inner = [one for one in suffix if one not in _from(node, suffix)]
-    if before not in inner or own != place.node.meta["val"].shape or read != own[1]:
+    if before not in inner or own != layer_node.node.meta["val"].shape or read != own[1]:
         return None
     alike = all(node.target in _POINTWISE and _shape_of(node) in (own, None) for node in inner)
     return PooledNodes(before, weight) if alike else None  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from modeldoctor.errors import ModelDoctorWarning
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.method.correlation import compute_state
 from modeldoctor.results.diagnosis import Diagnosis, LayerDiagnosis, Samples
-from modeldoctor.zoo import Network
+from modeldoctor.zoo import Classifier
 
 _REFERENCES = 200
 
@@ -132,9 +132,9 @@ def collect_samples(run: Run, sets: list[AnySet], used: NDArray[np.int64]) -> tu
     return samples, {one.split: int(start) for one, start in zip(sets, starts, strict=False)}
 
 
-def assemble(
+def build_diagnosis(
     run: Run,
-    network: Network,
+    network: Classifier,
     classes: tuple[str, ...],
     examined: str,
     samples: Samples,
