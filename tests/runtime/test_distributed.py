@@ -85,7 +85,7 @@ def test_parts_of_training_batches_are_the_batches_of_one_process(clinic: Clinic
 
 def test_shares_are_all_rows_once() -> None:
     for number, size in ((5, 2), (7, 3), (2, 4), (0, 2)):
-        rows = [row for rank in range(size) for row in range(number)[Team(rank, size).share_of(number)]]
+        rows = [row for rank in range(size) for row in range(number)[Team(rank, size).shard(number)]]
         assert rows == list(range(number))
 
 
