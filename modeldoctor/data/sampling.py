@@ -63,7 +63,7 @@ def choose_to_annotate(
         num_classes: N.
 
     Returns:
-        BatchLimit, class after class in this order; equal ones in the order given.
+        Rows, class after class in this order; equal ones in the order given.
     """
     right = label == predicted
     order = np.lexsort((np.where(right, confidence, -confidence), right, label))

@@ -155,7 +155,7 @@ def carry_out(
 
 
 def resolved(config: TreatConfig, network: Classifier) -> TreatConfig:
-    """The configuration with every training context that it left open: the original training's, else `UNSTATED`."""
+    """The configuration with every training setting that it left open: the original training's, else `UNSTATED`."""
     recorded = network.training
     wanted = {name: value for name, value in config.training.model_dump().items() if value is not None}
     stated = {name: recorded[key] for name in UNSTATED if (key := _RECORDED.get(name, name)) in recorded}
