@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modeldoctor.config.diagnose import DiagnoseConfig
+    from modeldoctor.config.diagnose import DiagnoseConfig, Preprocessing
     from modeldoctor.config.treat import TreatConfig
     from modeldoctor.diagnosis import diagnose, list_layers
     from modeldoctor.report import make_report
@@ -28,6 +28,7 @@ __all__ = [
     "Classifier",
     "DiagnoseConfig",
     "Diagnosis",
+    "Preprocessing",
     "TreatConfig",
     "Trial",
     "diagnose",
@@ -45,6 +46,7 @@ __all__ = [
 _HOMES = {
     "DiagnoseConfig": "config.diagnose",
     "Diagnosis": "results.diagnosis",
+    "Preprocessing": "config.diagnose",
     "Classifier": "zoo",
     "TreatConfig": "config.treat",
     "Trial": "results.trial",

@@ -15,13 +15,14 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "runtime": {"errors"},
+    "guide": {"errors"},
     "results": {"errors", "runtime"},
     "config": {"errors", "results"},
     "checkpoint": {"errors", "runtime"},
     "graph": {"errors", "runtime"},
     "method": {"errors", "runtime", "graph"},
     "data": {"errors", "config", "runtime"},
-    "zoo": {"errors", "config", "checkpoint"},
+    "zoo": {"errors", "runtime", "config", "checkpoint"},
     "evaluate": {"errors", "results"},
     "report": {"errors", "runtime", "results", "evaluate"},
     "diagnosis": {"errors", "runtime", "results", "config", "graph", "method", "data", "zoo"},
@@ -38,8 +39,8 @@ BRINGS_TOGETHER = "treatment/pipeline.py"
 ANYTHING = {"cli", "__init__", "__main__"}
 # What must work where torch is not installed or must not be loaded: reports are made from plain records.
 WITHOUT_TORCH = (
-    "errors", "config/", "results/", "evaluate/", "report/", "runtime/files", "runtime/interrupts", "runtime/progress",
-    "checkpoint/metadata",
+    "errors", "config/", "guide/", "results/", "evaluate/", "report/", "runtime/files", "runtime/interrupts",
+    "runtime/progress", "checkpoint/metadata",
 )  # fmt: skip
 # What may speak to the terminal or end the process, and where.
 CLI_ALONE = {"print", "typer", "sys.exit"}

@@ -1,5 +1,6 @@
-"""The command line: `commands` parses and calls, `render` draws what a person sees, `terminal` owns both streams."""
+"""The command line: `entry` starts and ends, `commands` parse and call, `render` draws, `terminal` owns the streams."""
 
-from modeldoctor.cli.commands import app, main
+from modeldoctor.cli.commands import app
+from modeldoctor.cli.entry import main
 
 __all__ = ["app", "main"]

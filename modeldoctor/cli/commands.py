@@ -1,27 +1,20 @@
-"""The commands: each parses, calls one function, prints and exits. Errors become text and exit codes here alone."""
+"""The commands: each parses, calls one function and prints. `context.obj` is the team of a job of several processes."""
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import signal
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from modeldoctor.cli.options import diagnose_config, numbers
-from modeldoctor.cli.terminal import err, interrupted, out, show_warning, shown_progress
+from modeldoctor.cli.terminal import err, out, shown_progress
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import commented_yaml, load_treat_config
-from modeldoctor.errors import ExitCode, GateError, ModelDoctorError, UsageError
+from modeldoctor.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     from modeldoctor.results.diagnosis import Diagnosis
@@ -32,40 +25,6 @@ _DEFAULTS = DiagnoseConfig()
 _Workers = Annotated[
     int | None, typer.Option(help="Processes that read images; by default up to 8 for a GPU. Changes no figure.")
 ]
-_team: Team | None = None
-
-
-def main() -> NoReturn:
-    """The console script: run a command, turn what goes wrong into a message and an exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupted)
-    warnings.showwarning = show_warning
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # names that the terminal cannot show
-    try:
-        with _job():
-            app()
-    except ModelDoctorError as error:
-        if not error.said:
-            Console(stderr=True).print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(error.exit_code)
-    sys.exit(ExitCode.DONE)
-
-
-@contextmanager
-def _job() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did; all but the first are silent."""
-    global _team
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        yield
-        return
-    from modeldoctor.runtime.distributed import job
-
-    with job() as _team:
-        if not _team.is_primary:
-            out.quiet = err.quiet = True
-        yield
 
 
 @app.callback(invoke_without_command=True)
@@ -75,13 +34,14 @@ def _commands(
 ) -> None:
     """Find out why a trained image classifier is wrong."""
     if version:
-        from importlib.metadata import version as version_of
+        from modeldoctor.runtime.versions import own_version
 
-        out.print(version_of("modeldoctor"), highlight=False)
+        out.print(own_version(), highlight=False)
         raise typer.Exit
-    if _team is not None and context.invoked_subcommand not in ("diagnose", "treat"):
+    team: Team | None = context.obj
+    if team is not None and context.invoked_subcommand not in ("diagnose", "treat"):
         raise UsageError(
-            f"{_team.world_size} processes for {context.invoked_subcommand or 'nothing'}",
+            f"{team.world_size} processes for {context.invoked_subcommand or 'nothing'}",
             where="torchrun",
             expected="diagnose or treat, which share their images among processes",
             hint="run this command without torchrun",
@@ -92,6 +52,7 @@ def _commands(
 
 @app.command()
 def diagnose(
+    context: typer.Context,
     checkpoint: Annotated[
         Path, typer.Argument(help="The checkpoint: a .pt, .pth, .ckpt or .safetensors file, or a timm folder.")
     ],
@@ -105,7 +66,8 @@ def diagnose(
         Path, typer.Option("-o", "--output", help="The diagnosis; a .json summary goes beside it.")
     ] = Path("diagnosis.h5"),
     arch: Annotated[
-        str | None, typer.Option(help="resnet50, timm/resnet50 or torchvision/resnet50; else the file's own word.")
+        str | None,
+        typer.Option(help="resnet50, torchvision/resnet50, or CODE.py:FUNCTION; default: as recorded in the file."),
     ] = None,
     layers: Annotated[
         str | None,
@@ -126,12 +88,14 @@ def diagnose(
     delta_unit: Annotated[
         str, typer.Option(help="std (of the layer's activation) or absolute.")
     ] = _DEFAULTS.delta_unit,
-    samples_per_class: Annotated[int, typer.Option(help="T: images a class.")] = _DEFAULTS.samples_per_class,
+    samples_per_class: Annotated[int, typer.Option(help="T: images per class.")] = _DEFAULTS.samples_per_class,
     min_confidence: Annotated[
-        float, typer.Option(help="Least softmax of an image that counts.")
+        float, typer.Option(help="Minimum softmax of an image that is used.")
     ] = _DEFAULTS.min_confidence,
-    threshold: Annotated[float, typer.Option(help="v: from where on a kernel is correlated.")] = _DEFAULTS.threshold,
-    max_explained: Annotated[int, typer.Option(help="Most wrong images to explain.")] = _DEFAULTS.max_explained,
+    threshold: Annotated[
+        float, typer.Option(help="v: minimum normalised correlation of a kernel that a class uses.")
+    ] = _DEFAULTS.threshold,
+    max_explained: Annotated[int, typer.Option(help="Wrong images to explain, at most.")] = _DEFAULTS.max_explained,
     shown: Annotated[int, typer.Option(help="Wrong images to keep maps of, for the report.")] = _DEFAULTS.shown,
     fgsm_epsilon: Annotated[
         float, typer.Option(help="FGSM's step for pixels in [0, 1]; 0 leaves adversarial images out.")
@@ -153,20 +117,22 @@ def diagnose(
     download: Annotated[
         bool, typer.Option("--download", help="Let torchvision or timm download the data set.")
     ] = False,
-    input_size: Annotated[int | None, typer.Option(help="Pixels; else the checkpoint's or the network's own.")] = None,
-    mean: Annotated[str | None, typer.Option(help="One value, or one a channel: 0.485,0.456,0.406.")] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Pixels; default: as recorded in the file, else the network's.")
+    ] = None,
+    mean: Annotated[str | None, typer.Option(help="One value, or one per channel: 0.485,0.456,0.406.")] = None,
     std: Annotated[str | None, typer.Option(help="As --mean.")] = None,
     channels: Annotated[int | None, typer.Option(help="Input channels.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the network.")] = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="EXECUTE code from the file: only for files from a source you trust.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of samples and noise.")] = _DEFAULTS.seed,
+    seed: Annotated[int, typer.Option(help="Seed of samples and noise.")] = _DEFAULTS.seed,
     batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
     workers: _Workers = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
     memory: Annotated[
-        str | None, typer.Option(help="What a process may take, such as 4GiB; else a share of what is free.")
+        str | None, typer.Option(help="What a process may take, such as 4GiB; default: a share of what is free.")
     ] = None,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = _DEFAULTS.precision,
     hooks: Annotated[
@@ -210,9 +176,9 @@ def diagnose(
     with shown_progress() as progress:
         diagnosis = diagnosing.diagnose(
             network, str(data), config=config, root=root, download=download, masks=masks, output=output,
-            resume=resume, progress=progress, team=_team,
+            resume=resume, progress=progress, team=context.obj,
         )  # fmt: skip
-    if _team is None or _team.is_primary:
+    if context.obj is None or context.obj.is_primary:
         _show(diagnosis, output, json_only)
 
 
@@ -253,6 +219,7 @@ def demo(
 
 @app.command()
 def treat(
+    context: typer.Context,
     checkpoint: Annotated[
         Path | None, typer.Argument(help="The checkpoint, as for diagnose; or --config has it.")
     ] = None,
@@ -263,7 +230,7 @@ def treat(
     masks: Annotated[Path | None, typer.Option(help="Object masks of training images; see `annotate`.")] = None,
     groups: Annotated[Path | None, typer.Option(help="A CSV of path and group, for worst-group accuracy.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The run directory.")] = None,
-    arch: Annotated[str | None, typer.Option(help="resnet50, timm/resnet50 or torchvision/resnet50.")] = None,
+    arch: Annotated[str | None, typer.Option(help="As for diagnose.")] = None,
     root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key.key=value, for any key of the configuration; repeatable.")
@@ -290,12 +257,29 @@ def treat(
     from modeldoctor.treatment.pipeline import load_and_treat
 
     with shown_progress() as progress:
-        trial = load_and_treat(settings, trust_pickle=trust_pickle, resume=resume, progress=progress, team=_team)
+        trial = load_and_treat(settings, trust_pickle=trust_pickle, resume=resume, progress=progress, team=context.obj)
     for part in render_trial(trial):
         out.print(part, "")
     out.print(f"written: {escape(str(settings.output))}", highlight=False, soft_wrap=True)
     if require_improvement and trial.ruling.outcome != "improved":
         raise GateError(f"the verdict is {trial.ruling.outcome}", where="--require-improvement", expected="improved")
+
+
+@app.command()
+def guide(
+    topic: Annotated[str | None, typer.Argument(help="Which page; without one, the list of pages.")] = None,
+) -> None:
+    """Read the guide: one page per topic."""
+    from rich.markdown import Markdown
+
+    from modeldoctor.guide import TOPICS, read_page
+
+    if topic is None:
+        for name, about in TOPICS.items():
+            out.print(f"[bold]{name:12}[/] {about}", highlight=False)
+        return
+    text = read_page(topic)
+    out.print(Markdown(text)) if out.is_terminal else sys.stdout.write(text)
 
 
 @app.command("config")
@@ -340,11 +324,11 @@ def annotate(
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, as for diagnose.")],
     data: Annotated[str, typer.Option(help="An image folder, a CSV of path and label, torchvision:NAME or hfds/NAME.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to fill; new, or an earlier one.")],
-    per_class: Annotated[int, typer.Option(help="Images a class.")] = 20,
+    per_class: Annotated[int, typer.Option(help="Images per class.")] = 20,
     split: Annotated[str | None, typer.Option(help="Split to choose from.", show_default="train")] = None,
     masks: Annotated[Path | None, typer.Option(help="Masks there are already; their images are left out.")] = None,
     link: Annotated[bool, typer.Option("--link", help="Make symbolic links instead of copies.")] = False,
-    arch: Annotated[str | None, typer.Option(help="resnet50, timm/resnet50 or torchvision/resnet50.")] = None,
+    arch: Annotated[str | None, typer.Option(help="As for diagnose.")] = None,
     root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Let the data set be downloaded.")] = False,
     trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,

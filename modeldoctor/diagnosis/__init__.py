@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from modeldoctor.config.diagnose import DiagnoseConfig
+from torch import nn
+
+from modeldoctor.config.diagnose import DiagnoseConfig, Preprocessing
 from modeldoctor.data import open_data
 from modeldoctor.data.outputs import AnySet, in_network_classes
 from modeldoctor.diagnosis.attack import adversarial, attack
@@ -42,15 +44,16 @@ from modeldoctor.runtime.files import check_writable
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, recorded_warnings, resolve_device
-from modeldoctor.zoo import Classifier
+from modeldoctor.zoo import Classifier, load_model
 
 __all__ = ["diagnose", "list_layers"]
 
 
 def diagnose(
-    network: Classifier,
+    network: Classifier | nn.Module,
     data: str | Path | Mapping[str, AnySet],
     *,
+    preprocessing: Preprocessing | None = None,
     config: DiagnoseConfig | None = None,
     root: Path | None = None,
     download: bool = False,
@@ -63,8 +66,10 @@ def diagnose(
     """Measure the class correlations of a network (Eq. 2-4) and explain its wrong predictions.
 
     Args:
-        network: from `load_model`; its module is moved to the device and otherwise left as it was.
+        network: from `load_model`, its module is moved to the device and otherwise left as it was; or a module, which
+            is copied.
         data: a folder, CSV or data set's name as in `open_data`, or the splits that it returned.
+        preprocessing: of a module; by default ImageNet's, at 224 px.
         config: what is measured, and how.
         root, download, masks: as in `open_data`.
         output: write the diagnosis here (HDF5); an interrupted run's state is kept beside it.
@@ -84,6 +89,8 @@ def diagnose(
         JobError: another process of the team has ended.
         InterruptedRunError: Ctrl-C; what was done is kept beside `output`.
     """
+    if isinstance(network, nn.Module):
+        network = load_model(network, preprocessing=preprocessing)
     config, output = config or DiagnoseConfig(), None if output is None else Path(output)
     team = team or Team()
     if output is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from modeldoctor.errors import ModelDoctorWarning
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.method.correlation import compute_state
 from modeldoctor.results.diagnosis import Diagnosis, LayerDiagnosis, Samples
+from modeldoctor.runtime.versions import used_versions
 from modeldoctor.zoo import Classifier
 
 _REFERENCES = 200
@@ -167,7 +167,7 @@ def build_diagnosis(
         config=run.config.model_dump(mode="json"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         device=str(run.device),
-        versions={name: version(name) for name in ("modeldoctor", "torch", "torchvision", "timm")},
+        versions=used_versions(),
     )
 
 

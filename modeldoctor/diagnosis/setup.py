@@ -105,7 +105,7 @@ def command_line(
 ) -> str:
     """What to type for the same diagnosis: every option that is not at its default; empty where there is none."""
     default = DiagnoseConfig()
-    if config.noise_ranges != default.noise_ranges:
+    if network.source is None or config.noise_ranges != default.noise_ranges:
         return ""
     options = {name: value for name, value in config if value != getattr(default, name)} | paths
     words = [
@@ -116,7 +116,7 @@ def command_line(
     ]
     out = [] if output is None else ["-o", str(output)]
     return shlex.join(
-        ["modeldoctor", "diagnose", str(network.path), "--arch", network.arch, "--data", str(data), *words, *out]
+        ["modeldoctor", "diagnose", str(network.source.path), "--arch", network.arch, "--data", str(data), *words, *out]
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,14 @@ from modeldoctor.report.wording import diagnosis_headline, progress_headline, tr
 from modeldoctor.results.diagnosis import Bools, Diagnosis, Verdict
 from modeldoctor.results.summary import summarise
 from modeldoctor.results.trial import Metric, Trial
+from modeldoctor.runtime.versions import own_version
 
 
 def collect(results: Results) -> Report:
     """The report on a diagnosis or a trial, without gates."""
     found = diagnosis_figures(results.diagnosis, str(results.diagnosis_path)) if results.diagnosis else None
     common: dict[str, Any] = {
-        "modeldoctor": version("modeldoctor"), "diagnosis": found, "notes": (*results.notes, *_notes(found))
+        "modeldoctor": own_version(), "diagnosis": found, "notes": (*results.notes, *_notes(found))
     }  # fmt: skip
     if results.trial:
         return Report(

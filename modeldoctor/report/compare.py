@@ -6,7 +6,6 @@ Shapes: N classes, K channels.
 from __future__ import annotations
 
 import math
-from importlib.metadata import version
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from modeldoctor.report.wording import comparison_headline
 from modeldoctor.results.diagnosis import Bools, Diagnosis
 from modeldoctor.results.summary import as_text
 from modeldoctor.results.trial import Outcome
+from modeldoctor.runtime.versions import own_version
 
 _EXAMPLES = 20
 
@@ -40,7 +40,7 @@ def compare(before: Results, after: Results) -> Report:
     outcome = _outcome(changes.images)
     figures = key_figures(later).model_copy(update={"gain": later.accuracy - earlier.accuracy})
     return Report(
-        modeldoctor=version("modeldoctor"),
+        modeldoctor=own_version(),
         kind="comparison",
         state="complete",
         verdict=outcome,

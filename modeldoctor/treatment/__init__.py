@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +31,7 @@ from modeldoctor.runtime.files import written_aside
 from modeldoctor.runtime.interrupts import StopRequest, graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, resolve_device
+from modeldoctor.runtime.versions import used_versions
 from modeldoctor.treatment.arm import TrialContext, copied
 from modeldoctor.treatment.arms import Arms
 from modeldoctor.treatment.final_test import judge, write_treated
@@ -98,9 +98,17 @@ def prepare(config: TreatConfig, network: Classifier) -> Prepared:
     """Resolve a configuration and open its images: all that can be refused before a diagnosis is made.
 
     Raises:
+        UsageError: the network came without a checkpoint.
         ConfigError: the optimizer cannot be made.
         DataError: images, groups or annotations are missing.
     """
+    if network.source is None:
+        raise UsageError(
+            "a network that came without a checkpoint",
+            where="treat",
+            expected="a file, in whose container the treated weights are written",
+            hint="save its state_dict() and load that with load_model",
+        )
     config = resolved(config, network)
     Optimisation(torch.nn.Linear(1, 1), config.training, updates_per_epoch=1)
     opened = open_data(
@@ -134,7 +142,7 @@ def carry_out(
         raise UsageError(
             f"the diagnosis is of another checkpoint ({diagnosis.checkpoint_sha256[:12]}...)",
             where="diagnosis",
-            expected=f"one of {network.path} ({network.checkpoint_sha256[:12]}...)",
+            expected=f"one of {config.checkpoint} ({network.checkpoint_sha256[:12]}...)",
             hint="diagnose this checkpoint, or leave the diagnosis out",
         )
     team = team or Team()
@@ -291,7 +299,7 @@ def run_trial(
             "pilot": [asdict(rung) for rung in rungs],
             "annotations": None if annotated is None else annotated.counts,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {name: version(name) for name in ("modeldoctor", "torch", "torchvision", "timm")},
+            "versions": used_versions(),
         }
         runs = arms.run(config)
         found = judge(network, context, config, runs, provenance)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeldoctor.checkpoint import Checkpoint, read_checkpoint
+from modeldoctor.checkpoint import Checkpoint
 from modeldoctor.checkpoint.write import as_stored, treated_path, write_checkpoint
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.evaluate import Predictions, build_trial
@@ -61,5 +61,6 @@ def write_treated(network: Classifier, weights: dict[str, Tensor], output: Path)
 
 def _stored(network: Classifier, weights: Mapping[str, Tensor]) -> tuple[Checkpoint, list[str]]:
     """The file that a network came from, and the names in it that are not the network's."""
-    checkpoint = read_checkpoint(network.path, trust_pickle=network.trust_pickle)
+    checkpoint = network.source
+    assert checkpoint is not None
     return checkpoint, [name for name in checkpoint.tensors if name not in weights]

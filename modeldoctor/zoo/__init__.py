@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import nn
 
 from modeldoctor.checkpoint import Checkpoint, read_checkpoint
+from modeldoctor.checkpoint.container import Container
+from modeldoctor.checkpoint.metadata import CheckpointMetadata
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.errors import CheckpointError
 from modeldoctor.zoo.fit import Fit, Wanted, fill, fitted, warn_not_finite
 from modeldoctor.zoo.identify import identify, identify_file
-from modeldoctor.zoo.libraries import IMAGENET, Built, Plan, find_plans
+from modeldoctor.zoo.libraries import IMAGENET, Built, Plan, find_plans, own_config
 from modeldoctor.zoo.options import read_classes
 from modeldoctor.zoo.preprocessing import resolve_preprocessing
 
@@ -34,17 +38,16 @@ class Classifier:
     """In the order of the logits; None if the file does not say."""
     preprocessing: Preprocessing
     checkpoint_sha256: str
-    path: Path
+    source: Checkpoint | None
+    """The file as it was read; None for a module that came without one."""
     notes: tuple[str, ...]
     """What was assumed where neither the user nor the file said it, as sentences."""
     training: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     """What the file says of its own training, under the names of `checkpoint_metadata.TRAINING`."""
-    trust_pickle: bool = False
-    """Whether the user let the file's pickle execute code; reading it again needs the same."""
 
 
 def load_model(
-    path: str | Path,
+    path: str | Path | nn.Module,
     *,
     arch: str | None = None,
     num_classes: int | None = None,
@@ -54,16 +57,19 @@ def load_model(
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     crop_pct: float | None = None,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
     trust_pickle: bool = False,
 ) -> Classifier:
-    """Load a timm or torchvision classifier from a checkpoint.
+    """Load a classifier from a checkpoint, or take one that is in memory already.
 
     An option that is None is taken from the weights' shapes, else from the checkpoint's metadata, else from the
     library's defaults; `Classifier.notes` names the assumptions.
 
     Args:
-        path: the checkpoint file, or a timm folder.
-        arch: `resnet50`, `timm/resnet50` or `torchvision/resnet50`.
+        path: the checkpoint file, or a timm folder; or a module, which is copied and stays as it is.
+        arch: `resnet50`, `timm/resnet50` or `torchvision/resnet50`; or the user's own code, which is run:
+            `path/to/file.py:make_model` or `package.module:make_model`, a callable that returns an `nn.Module`.
         num_classes: logits of the network.
         channels: input channels.
         input_size: pixels, one edge or (height, width).
@@ -71,6 +77,8 @@ def load_model(
         std: as `mean`.
         interpolation: nearest, bilinear or bicubic.
         crop_pct: crop size / resize size.
+        preprocessing: all of it at once, in place of the five options before.
+        class_names: in the order of the logits, in place of the file's.
         trust_pickle: let a pickle EXECUTE code from the file; only for a trusted source.
 
     Raises:
@@ -78,7 +86,12 @@ def load_model(
         ArchitectureError: the architecture is not given, not known, or cannot be built with these options.
         UsageError: the preprocessing options contradict the network.
     """
-    checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
+    if preprocessing is not None:
+        input_size, mean, std = preprocessing.input_size[1:], preprocessing.mean, preprocessing.std
+        interpolation, crop_pct = preprocessing.interpolation, preprocessing.crop_pct
+        channels = channels or preprocessing.input_size[0]
+    live = isinstance(path, nn.Module)
+    checkpoint = _in_memory(path) if isinstance(path, nn.Module) else read_checkpoint(path, trust_pickle=trust_pickle)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     wanted = Wanted(num_classes=num_classes, channels=channels, size=size)
     built, notes = _whole(checkpoint) if checkpoint.module is not None else _rebuilt(checkpoint, arch, wanted)
@@ -91,7 +104,7 @@ def load_model(
         fixed_size=built.fixed_size,
         path=checkpoint.path,
     )
-    names, doubts = _names(checkpoint, classes)
+    names, doubts = _names(class_names or checkpoint.metadata.class_names, classes)
     return Classifier(
         module=built.module.float().eval(),
         arch=built.plan.arch,
@@ -99,10 +112,9 @@ def load_model(
         class_names=names,
         preprocessing=preprocessing,
         checkpoint_sha256=checkpoint.sha256,
-        path=checkpoint.path,
+        source=None if live else replace(checkpoint, module=None),
         notes=(*notes, *doubts, *assumed),
         training=checkpoint.metadata.training,
-        trust_pickle=trust_pickle,
     )
 
 
@@ -112,13 +124,19 @@ def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[
         found = identify(checkpoint, wanted)
         plans, said = [found.best.plan], [found.reason]
     else:
-        plans, said = find_plans(name, where="--arch" if arch else f"the metadata of {checkpoint.path}"), []
+        plans, said = _named(arch, checkpoint), []
     fits = sorted(
         (fitted(plan, checkpoint.tensors, checkpoint.metadata, wanted) for plan in plans), key=lambda fit: fit.problems
     )
     best = fits[0]
     fill(best, checkpoint)
     return best.built, (*said, *_choice(fits), *best.built.notes)
+
+
+def _named(arch: str | None, checkpoint: Checkpoint) -> list[Plan]:
+    if arch:
+        return find_plans(arch, where="--arch", code=True)
+    return find_plans(checkpoint.metadata.arch or "", where=f"the metadata of {checkpoint.path}")
 
 
 def _choice(fits: list[Fit]) -> tuple[str, ...]:
@@ -142,14 +160,9 @@ def _whole(checkpoint: Checkpoint) -> tuple[Built, tuple[str, ...]]:
         head=layers[-1][0] if layers else None,
         stem=None,
         fixed_size=None,
-        defaults={**IMAGENET, **_own_config(module)},
+        defaults={**IMAGENET, **own_config(module)},
     )
-    return built, ("the network is the module that the file holds; --arch has no effect",)
-
-
-def _own_config(module: nn.Module) -> Mapping[str, Any]:
-    config = getattr(module, "pretrained_cfg", None)
-    return {name: value for name, value in config.items() if value is not None} if isinstance(config, dict) else {}
+    return built, ("the network is the module as it is; --arch has no effect",)
 
 
 def _logits(built: Built, checkpoint: Checkpoint, stated: int | None) -> int:
@@ -163,8 +176,29 @@ def _logits(built: Built, checkpoint: Checkpoint, stated: int | None) -> int:
     return count
 
 
-def _names(checkpoint: Checkpoint, classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    names = checkpoint.metadata.class_names
+def _in_memory(module: nn.Module) -> Checkpoint:
+    """A module as if a file had held it; a copy, so that the user's own keeps its mode, device and type."""
+    copied = copy.deepcopy(module).cpu()
+    tensors = {name: tensor.detach() for name, tensor in copied.state_dict().items()}
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    path = Path(type(module).__name__)
+    return Checkpoint(
+        path=path,
+        container=Container.TORCH,
+        weights_path=path,
+        sha256=digest.hexdigest(),
+        tensors=tensors,
+        key=(),
+        prefix="",
+        metadata=CheckpointMetadata(),
+        module=copied,
+    )
+
+
+def _names(names: Sequence[str] | None, classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     if names is None or len(names) == classes:
-        return names, ()
+        return None if names is None else tuple(names), ()
     return None, (f"the checkpoint names {len(names)} classes, the network has {classes}: the names are not used",)

@@ -20,7 +20,7 @@ from modeldoctor.zoo.libraries import LIBRARIES, Plan, architectures, plan_of
 from modeldoctor.zoo.options import read_channels, read_classes
 
 # Distinct sets of tensors that are built and compared where the first does not fit, and listed in any case.
-_COMPARED, _LISTED = 3, 4
+_COMPARED, _LISTED, _TIES = 3, 4, 4
 # Below this share of its parameters a network is no likeness.
 _LIKENESS = 0.5
 _SHOWN = 6
@@ -229,10 +229,15 @@ def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
 def _compared(
     groups: list[list[Match]], checkpoint: Checkpoint, tensors: Mapping[str, Tensor], wanted: Wanted
 ) -> list[Fit | None]:
-    """The full comparison of the first of each group, up to one that fits."""
+    """The full comparison of the best of each group, which is put first, up to one that fits."""
     fits: list[Fit | None] = [None] * len(groups)
     for at, group in enumerate(groups[:_COMPARED]):
         fit = fitted(plan_of(group[0].arch), tensors, checkpoint.metadata, wanted, meta=True)
+        for place, match in enumerate(group[1:_TIES] if fit.problems else (), start=1):
+            other = fitted(plan_of(match.arch), tensors, checkpoint.metadata, wanted, meta=True)
+            if other.problems < fit.problems:  # the same body under another head's name
+                fit = other
+                group.insert(0, group.pop(place))
         fits[at] = fit
         if not fit.problems_in_body:
             break

@@ -15,7 +15,6 @@ import lzma
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeldoctor.errors import ArchitectureError
+from modeldoctor.runtime.versions import used_versions
 from modeldoctor.zoo.libraries import plan_of
 from modeldoctor.zoo.signature import Shape, Signature, describe, features_of
 
@@ -117,6 +117,16 @@ class Index:
         np.savez(content, **arrays, **self.core.packed("core"), **self.detail.packed("detail"))
         path.write_bytes(lzma.compress(content.getvalue(), preset=9 | lzma.PRESET_EXTREME))
 
+    def joined(self, other: Index) -> Index:
+        """Both indices as one; what `other` says of an architecture goes before."""
+        signatures: dict[str, Signature | None] = dict.fromkeys((*self.refused, *other.refused))
+        for index in (self, other):
+            rows = zip(
+                index.names, index.core.of_each(index.features), index.detail.of_each(index.features), strict=True
+            )
+            signatures |= {name: Signature(core=core, detail=detail) for name, core, detail in rows}
+        return Index.of(signatures, other.versions)
+
     def match(self, shapes: Mapping[str, Shape]) -> list[Match]:
         """Every architecture against a file's tensors, the best first; ties in the order of `preference`.
 
@@ -158,6 +168,10 @@ class _Rows:
     def packed(self, name: str) -> dict[str, Any]:
         return {f"{name}_steps": np.diff(self.at, prepend=np.int32(0)), f"{name}_ends": self.ends}
 
+    def of_each(self, features: NDArray[np.uint32]) -> list[frozenset[int]]:
+        """Every row's features."""
+        return [frozenset(row.tolist()) for row in np.split(features[self.at], self.ends[:-1])]
+
     @property
     def sizes(self) -> NDArray[np.int32]:
         return np.diff(self.ends, prepend=0)
@@ -198,11 +212,5 @@ def shipped_index() -> Index:
 
 def installed_versions() -> dict[str, str]:
     """The versions of the libraries whose networks are indexed."""
-    return {name: _version(name) for name in LIBRARY_PACKAGES}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a source tree
-        return "0"
+    versions = used_versions()
+    return {name: versions[name] for name in LIBRARY_PACKAGES}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, get_model_weights, list_models
 
 from modeldoctor.errors import ArchitectureError
+from modeldoctor.zoo.code import build_from_code, names_code
 from modeldoctor.zoo.networks import OWN, SMALL, adapt
 
 # Constructor arguments of a timm export that change what the network computes; no other reaches timm from a file.
@@ -69,7 +71,9 @@ class Plan:
 
     @property
     def arch(self) -> str:
-        """The full name, such as "timm/resnet50.a1_in1k"."""
+        """The full name, such as "timm/resnet50.a1_in1k" or "my_code.py:make_model"."""
+        if self.library == CODE:
+            return self.name
         return f"{self.library}/{self.name}" + f".{self.tag}" * bool(self.tag)
 
 
@@ -98,12 +102,19 @@ class _Library:
     build: Callable[[Plan], Built]
 
 
-def find_plans(arch: str, *, where: str) -> list[Plan]:
-    """Every library's network of that name: `resnet50`, `timm/resnet50`, `timm/resnet50.a1_in1k`, `torchvision/vgg16`.
+def find_plans(arch: str, *, where: str, code: bool = False) -> list[Plan]:
+    """Every library's network of that name: `resnet50`, `timm/resnet50.a1_in1k`, `torchvision/vgg16`, `code.py:make`.
+
+    Args:
+        arch: the name.
+        where: it was found, for messages.
+        code: whether the user's own code may be meant; never of a name that stands in a file, since it would run.
 
     Raises:
         ArchitectureError: no library has it; the nearest names are listed.
     """
+    if code and names_code(arch):
+        return [Plan(library=CODE, name=arch)]
     library, _, full = arch.removeprefix("hf-hub:").removeprefix("hf_hub:").rpartition("/")
     name, _, tag = full.partition(".")
     wanted = [library] if library in LIBRARIES else [] if library else list(LIBRARIES)
@@ -117,7 +128,10 @@ def find_plans(arch: str, *, where: str) -> list[Plan]:
         ]
         hint = f"pass --arch with one of the libraries' names{', such as ' + ', '.join(near) if near else ''}"
         raise ArchitectureError(
-            f"unknown architecture {arch!r}", where=where, expected="NAME, timm/NAME or torchvision/NAME", hint=hint
+            f"unknown architecture {arch!r}",
+            where=where,
+            expected="NAME, timm/NAME, torchvision/NAME or FILE.py:FUNCTION",
+            hint=hint,
         )
     return plans
 
@@ -135,13 +149,15 @@ def build(plan: Plan, *, meta: bool = False) -> Built:
     try:
         with torch.random.fork_rng(devices=[]):
             try:
-                with torch.device("meta" if meta else "cpu"), _SkipFills():
+                with torch.device("meta" if meta else "cpu"), _skipped(plan):
                     return LIBRARIES[plan.library].build(plan)
             except (NotImplementedError, RuntimeError):
                 if not meta:
                     raise
-                with _SkipFills():  # some constructors compute with tensors
+                with _skipped(plan):  # some constructors compute with tensors
                     return LIBRARIES[plan.library].build(plan)
+    except ArchitectureError:
+        raise
     except Exception as error:  # each architecture has its own way to refuse an option
         options = ", ".join(
             f"{name} {value}" for name in ("num_classes", "channels", "image_size") if (value := getattr(plan, name))
@@ -255,10 +271,34 @@ def _build_own(plan: Plan) -> Built:
     return replace(built, plan=plan, defaults={**built.defaults, "input_size": (3, *SMALL_SIZE), "crop_pct": 1.0})
 
 
+def _build_code(plan: Plan) -> Built:
+    module = build_from_code(plan.name, plan.num_classes)
+    layers = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    stem = next((name for name, layer in layers if isinstance(layer, nn.Conv2d)), None)
+    return Built(
+        plan=plan,
+        module=module,
+        head=layers[-1][0] if layers else None,
+        stem=stem,
+        fixed_size=None,
+        defaults={**IMAGENET, **own_config(module)},
+    )
+
+
+def own_config(module: nn.Module) -> Mapping[str, Any]:
+    """The preprocessing that a module names itself, as timm's do."""
+    config = getattr(module, "pretrained_cfg", None)
+    return {name: value for name, value in config.items() if value is not None} if isinstance(config, dict) else {}
+
+
+CODE = "code"
+"""The library of networks that the user's own code builds."""
+
 LIBRARIES = {
     "timm": _Library(timm.is_model, timm.list_models, _build_timm),
     "torchvision": _Library(lambda name: name in _torchvision_names(), _torchvision_names, _build_torchvision),
     "modeldoctor": _Library(lambda name: name in _OWN_NAMES, lambda: _OWN_NAMES, _build_own),
+    CODE: _Library(lambda name: False, tuple, _build_code),
 }
 
 
@@ -274,6 +314,11 @@ def plan_of(arch: str) -> Plan:
 
 
 _FILLS = {"uniform_", "normal_", "erfinv_", "mul_", "add_", "div_", "clamp_", "fill_", "zero_"}
+
+
+def _skipped(plan: Plan) -> AbstractContextManager[Any]:
+    """The user's code may keep what it fills, in a buffer that no checkpoint has."""
+    return nullcontext() if plan.library == CODE else _SkipFills()
 
 
 class _SkipFills(TorchFunctionMode):

@@ -17,7 +17,8 @@ import torch
 from conftest import CLASSES, Clinic
 from stored_results import write_run
 
-from modeldoctor.cli import commands as cli
+from modeldoctor import cli
+from modeldoctor.cli import commands
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.errors import ExitCode, InterruptedRunError, ModelDoctorError
 from modeldoctor.results.hdf5 import read_diagnosis
@@ -124,8 +125,8 @@ def test_options_reach_the_diagnosis(call: Call, clinic: Clinic) -> None:
 def test_every_key_of_the_config_but_the_ranges_is_an_option() -> None:
     import inspect
 
-    assert set(DiagnoseConfig.model_fields) - set(inspect.signature(cli.diagnose).parameters) == {"noise_ranges"}
-    for name, parameter in inspect.signature(cli.diagnose).parameters.items():
+    assert set(DiagnoseConfig.model_fields) - set(inspect.signature(commands.diagnose).parameters) == {"noise_ranges"}
+    for name, parameter in inspect.signature(commands.diagnose).parameters.items():
         if name in DiagnoseConfig.model_fields and name != "layers":  # it depends on --list-layers
             assert parameter.default == getattr(DiagnoseConfig(), name), name
 
@@ -323,7 +324,7 @@ def test_ctrl_c_is_resumable(clinic: Clinic, tmp_path: Path) -> None:
     )  # fmt: skip
     telling = (
         "import sys\n"
-        "from modeldoctor.cli import commands as cli\n"
+        "from modeldoctor import cli\n"
         "from modeldoctor.diagnosis.passes import Run\n"
         "after_batch = Run.after_batch\n"
         "def tell(self, stage, done, total):\n"

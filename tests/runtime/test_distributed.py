@@ -108,7 +108,7 @@ def test_a_dead_process_ends_the_job_with_a_message_and_the_rest_can_be_resumed(
     script = tmp_path / "dies.py"
     script.write_text(
         "import os, sys, distributed_job as job\n"
-        "from modeldoctor.cli import commands as cli\n"
+        "from modeldoctor import cli\n"
         "from modeldoctor.diagnosis import passes\n"
         "passes._SAVE_EVERY_S = 0.0\n"
         "after = passes.Run.after_batch\n"

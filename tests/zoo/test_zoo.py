@@ -149,7 +149,9 @@ def test_unknown_names_list_the_nearest(tmp_path: Path, arch: str, near: str) ->
         load_model(path, arch=arch)
 
 
-@pytest.mark.parametrize("arch", ["hf-hub:someone/model", "local-dir:/x", "../x", "keras/resnet50", "", "resnet"])
+@pytest.mark.parametrize(
+    "arch", ["hf-hub:someone/model", "local-dir:/x", "os:getcwd", "x.py:f", "../x", "keras/resnet50", "", "resnet"]
+)
 def test_names_in_a_file_reach_nothing_but_the_two_libraries(tmp_path: Path, arch: str) -> None:
     with pytest.raises(ArchitectureError) as caught:
         load_model(saved(tmp_path, {"a": torch.ones(1)}, arch=arch))

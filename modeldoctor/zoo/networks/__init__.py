@@ -1,4 +1,4 @@
-"""Networks of the paper that neither timm nor torchvision has: two of their own, and stems for small images."""
+"""Networks that neither timm nor torchvision has: of the paper, for small images, and CIFAR's ResNets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
+from modeldoctor.zoo.networks.cifar_resnet import CIFAR_RESNETS
 from modeldoctor.zoo.networks.simplenet import SimpleNetV1
 from modeldoctor.zoo.networks.small import SMALL, SmallVariant, adapt
 from modeldoctor.zoo.networks.vgg import AlexNetSmall, VGG16Small
@@ -18,5 +19,6 @@ OWN: Mapping[str, Callable[[int, int], nn.Module]] = {
     "wide_resnet28_10": WideResNet28x10,
     "alexnet_small": AlexNetSmall,
     "vgg16_small": VGG16Small,
+    **CIFAR_RESNETS,
 }
 """Constructors by name, of (classes, input channels)."""

@@ -1,0 +1,47 @@
+"""The console script: errors become text and exit codes here alone."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import warnings
+from typing import NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from modeldoctor.cli.commands import app
+from modeldoctor.cli.terminal import err, interrupted, out, show_warning
+from modeldoctor.errors import ExitCode, ModelDoctorError
+
+
+def main() -> NoReturn:
+    """The console script: run a command, turn what goes wrong into a message and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
+    warnings.showwarning = show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names that the terminal cannot show
+    try:
+        _run()
+    except ModelDoctorError as error:
+        if not error.said:
+            Console(stderr=True).print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+    sys.exit(ExitCode.DONE)
+
+
+def _run() -> None:
+    """Run a command, in a job with the processes that torchrun started, if it did; all but the primary are silent."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        app()
+        return
+    from modeldoctor.runtime.distributed import job
+
+    with job() as team:
+        if not team.is_primary:
+            out.quiet = err.quiet = True
+        app(obj=team)

@@ -1,0 +1,123 @@
+"""Networks that the user's own code builds: `path/to/file.py:make_model` or `package.module:make_model`.
+
+Naming one is an explicit act: its code runs. The weights are still read from the checkpoint, as tensors alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from modeldoctor.errors import ArchitectureError
+
+_EXPECTED = "path/to/file.py:FUNCTION or package.module:FUNCTION, a callable that returns an nn.Module"
+# What a callable that demands a number of classes is given before the file's tensors have told it.
+_ANY_CLASSES = 1000
+
+
+def names_code(arch: str) -> bool:
+    """Whether a name of an architecture means the user's own code."""
+    return ":" in arch and not arch.startswith(("hf-hub:", "hf_hub:"))
+
+
+def build_from_code(name: str, num_classes: int | None) -> nn.Module:
+    """Call what the name means.
+
+    Args:
+        name: as above; a path is relative to the working directory.
+        num_classes: given to the callable if it takes `num_classes`.
+
+    Raises:
+        ArchitectureError: there is no such callable, it fails, or returns no module.
+    """
+    make = _find(name)
+    with _told(name):
+        takes = inspect.signature(make).parameters
+        parameter = takes.get("num_classes")
+        demanded = parameter is not None and parameter.default is inspect.Parameter.empty
+        options = {"num_classes": num_classes or _ANY_CLASSES} if parameter and (num_classes or demanded) else {}
+        module = make(**options)
+    if not isinstance(module, nn.Module):
+        raise ArchitectureError(f"{name} returned {type(module).__name__}", where="--arch", expected=_EXPECTED)
+    return module
+
+
+def _find(name: str) -> Callable[..., Any]:
+    place, _, attribute = name.rpartition(":")
+    with _told(name):
+        module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
+    found: Any = module
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ArchitectureError(
+            f"{place} has no callable {attribute!r}",
+            where="--arch",
+            expected=_EXPECTED,
+            hint=f"it has: {', '.join(callables[:8])}" if callables else "define the function there",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _load_file(path: Path) -> ModuleType:
+    """The file as a module, once a process; it may import what lies beside it."""
+    if not path.is_file():
+        raise ArchitectureError(f"there is no file {path}", where="--arch", expected=_EXPECTED)
+    path = path.resolve()
+    name = f"modeldoctor_user_code.{path.stem}_{abs(hash(str(path))):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look there
+    try:
+        with _on_path(path.parent):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import(name: str) -> ModuleType:
+    with _on_path(Path.cwd()):
+        return importlib.import_module(name)
+
+
+@contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Errors of the user's code as ours, with the line where they arose."""
+    try:
+        yield
+    except ArchitectureError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ArchitectureError(
+            f"the code of {name} fails ({type(error).__name__}: {error})",
+            where=f"{last.filename}, line {last.lineno}",
+            expected=_EXPECTED,
+            hint="mend the code, or check --arch",
+        ) from error
