@@ -27,7 +27,7 @@ PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 # A pickle may name one object below itself, so that following modules must end somewhere.
 MAX_DEPTH = 200
 # Python's own, since the one in C cannot be overridden step by step.
-_Reader: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_Reader: Any = pickle._Unpickler
 
 
 class StandIn(dict[Any, Any]):
@@ -70,7 +70,7 @@ class _Ours:
         self.make = make
 
 
-class _Unpickler(_Reader):
+class _Unpickler(_Reader):  # type: ignore[misc]
     """Python's own reader, with every step that would call something of the file's replaced."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(_Reader.dispatch)
