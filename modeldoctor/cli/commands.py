@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from modeldoctor.cli.options import diagnose_config, numbers
 from modeldoctor.cli.terminal import err, interrupted, out, show_warning, shown_progress
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import commented_yaml, load_treat_config
@@ -116,7 +116,12 @@ def diagnose(
     list_layers: Annotated[
         bool, typer.Option("--list-layers", help="Print the layers with shapes and cost, and exit.")
     ] = False,
-    noise_draws: Annotated[int, typer.Option(help="J of Eq. 4; 0 measures without noise.")] = _DEFAULTS.noise_draws,
+    noise_draws: Annotated[
+        str, typer.Option(help="J of Eq. 4: a number, 0 for no noise, or auto: as few as --draws-precision allows.")
+    ] = str(_DEFAULTS.noise_draws),
+    draws_precision: Annotated[
+        float, typer.Option(help="With auto: how much noise may widen the standard errors.")
+    ] = _DEFAULTS.draws_precision,
     delta: Annotated[float, typer.Option(help="Noise range.")] = _DEFAULTS.delta,
     delta_unit: Annotated[
         str, typer.Option(help="std (of the layer's activation) or absolute.")
@@ -131,6 +136,9 @@ def diagnose(
     fgsm_epsilon: Annotated[
         float, typer.Option(help="FGSM's step for pixels in [0, 1]; 0 leaves adversarial images out.")
     ] = _DEFAULTS.fgsm_epsilon,
+    scan: Annotated[
+        str, typer.Option(help="enough: read --split until every class has its samples; all: read every image.")
+    ] = _DEFAULTS.scan,
     split: Annotated[str | None, typer.Option(help="Split for the class correlation.", show_default="train")] = None,
     examine: Annotated[
         str | None, typer.Option(help="Split whose wrong images are explained.", show_default="val")
@@ -172,9 +180,10 @@ def diagnose(
     ] = False,
 ) -> None:
     """Which kernels does each class depend on, and why are these images wrong?"""
-    config = _config(
+    config = diagnose_config(
         layers=layers or ("all" if list_layers else _DEFAULTS.layers),
-        noise_draws=noise_draws, delta=delta, delta_unit=delta_unit, samples_per_class=samples_per_class,
+        noise_draws=noise_draws, draws_precision=draws_precision, scan=scan, delta=delta, delta_unit=delta_unit,
+        samples_per_class=samples_per_class,
         min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, shown=shown,
         fgsm_epsilon=fgsm_epsilon, split=split, examine=examine, seed=seed, batch_size=batch_size, workers=workers,
         device=device, hooks=hooks, memory=memory, precision=precision,
@@ -191,7 +200,7 @@ def diagnose(
 
     network = load_model(
         checkpoint, arch=arch, num_classes=num_classes, channels=channels, input_size=input_size,
-        mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), trust_pickle=trust_pickle,
+        mean=numbers(mean, "--mean"), std=numbers(std, "--std"), trust_pickle=trust_pickle,
     )  # fmt: skip
     for note in network.notes:
         err.print(f"[dim]note: {escape(note)}[/]", highlight=False)
@@ -344,7 +353,7 @@ def annotate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
 ) -> None:
     """Put the images worth annotating into a folder: wrong with confidence first, then right with doubt."""
-    config = _config(split=split, batch_size=batch_size, workers=workers, device=device)
+    config = diagnose_config(split=split, batch_size=batch_size, workers=workers, device=device)
     from modeldoctor.diagnosis import annotate as annotating
     from modeldoctor.zoo import load_model
 
@@ -374,21 +383,3 @@ def _show(diagnosis: Diagnosis, output: Path, json_only: bool) -> None:
     for part in render_summary(summary):
         out.print(part, "")
     out.print(f"written: {escape(str(output))}, {escape(str(beside))}", highlight=False, soft_wrap=True)
-
-
-def _config(**options: Any) -> DiagnoseConfig:
-    try:
-        return DiagnoseConfig(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise UsageError(f"{first['input']!r}: {first['msg']}", where=option, hint="see --help") from error
-
-
-def _numbers(text: str | None, option: str) -> list[float] | None:
-    try:
-        return None if text is None else [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(
-            f"{text!r} is no list of numbers", where=option, expected="0.5 or 0.485,0.456,0.406"
-        ) from error

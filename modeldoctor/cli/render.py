@@ -30,6 +30,7 @@ def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
         f"[bold]{escape(summary['arch'])}[/]: accuracy [bold]{_percent(summary['accuracy'])}[/] on "
         f"{summary['examined']} ({summary['wrong']} of {summary['images']} images wrong)"
     )
+    yield from _partly_read(summary)
     yield _classes(summary)
     yield _layers(summary)
     if summary["explained"]:
@@ -101,6 +102,14 @@ def render_layers(layers: Sequence[Layer]) -> Table:
     return table
 
 
+def _partly_read(summary: dict[str, Any]) -> Iterator[str]:
+    """Which splits were not read to the end, so that nothing is claimed of what was not seen."""
+    for name, split in summary["splits"].items():
+        if split["unread"] != 0:
+            held = f"{split['images'] + split['unread']:,}" if split["unread"] else "?"
+            yield f"[dim]{escape(name)}: {split['images']:,} of {held} images were read, as many as were needed[/]"
+
+
 def _classes(summary: dict[str, Any]) -> Table:
     by_name = {row["name"]: row for row in summary["classes"]}
     table = _table(f"Worst classes on {summary['examined']}", "class")
@@ -130,7 +139,11 @@ def _layers(summary: dict[str, Any]) -> Table:
             _percent(layer["sharing"]),
             str(layer["classes_without_samples"]),
         )
-    table.caption = "shared: mean Jaccard index of two classes' kernels"
+    errors = [layer["relative_standard_error"] for layer in summary["layers"]]
+    known = [error for error in errors if error is not None]
+    table.caption = "shared: mean Jaccard index of two classes' kernels" + (
+        f"; standard error of a class correlation: {_percent(min(known))} to {_percent(max(known))}" if known else ""
+    )
     table.caption_justify = "left"
     return table
 

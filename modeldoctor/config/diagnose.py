@@ -45,8 +45,11 @@ class DiagnoseConfig(Model):
 
     layers: str = "last:3"
     """`last`, `last:N`, `stages` (the last layer of each map size), `all`, or names and globs separated by commas."""
-    noise_draws: int = Field(default=10, ge=0, le=1000)
-    """J of Eq. 4; 0 measures without noise (Eq. 3)."""
+    noise_draws: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = "auto"
+    """J of Eq. 4; 0 measures without noise (Eq. 3), 10 is the paper's. `auto` takes for each layer as few as
+    `draws_precision` allows, and 10 for figures of single images."""
+    draws_precision: float = Field(default=0.05, gt=0)
+    """With `noise_draws: auto`: by which share noise may widen the standard error of the class correlations."""
     delta: float = Field(default=0.1, gt=0)
     """Noise range δ."""
     delta_unit: Literal["std", "absolute"] = "std"
@@ -66,6 +69,9 @@ class DiagnoseConfig(Model):
     fgsm_epsilon: float = Field(default=2 / 255, ge=0, le=1)
     """Step of FGSM, for pixels in [0, 1], that makes the adversarial images whose stability is measured; 0 leaves them
     out."""
+    scan: Literal["enough", "all"] = "enough"
+    """`enough` stops reading a class of `split` once it has `samples_per_class` right, confident images; `all` reads
+    every image, so that the split has an accuracy, too."""
     split: str | None = None
     """The split whose right images make the class correlation; `train` by default, else the only one."""
     examine: str | None = None
@@ -84,6 +90,11 @@ class DiagnoseConfig(Model):
     """bfloat16 runs products in it and sums in float32: faster on GPUs, figures differ by about a percent."""
     hooks: bool = False
     """Run the whole network through hooks for every draw instead of cutting it; for comparison."""
+
+    @property
+    def draws_per_image(self) -> int:
+        """J where a figure is of one image alone: verdicts, maps, stability."""
+        return 10 if self.noise_draws == "auto" else self.noise_draws
 
     @model_validator(mode="after")
     def _ascending(self) -> DiagnoseConfig:

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,8 +66,8 @@ class StreamSet:
 
     @property
     def paths(self) -> Sequence[str]:
-        """Made-up paths; a stream has no file names."""
-        return NumberedPaths(self.split, len(self))
+        """Made-up paths; a stream has no file names, and may not know its length before it was read."""
+        return NumberedPaths(self.split, sys.maxsize)
 
     def iterate(self, indices: Sequence[int] | NDArray[np.int64] | None = None) -> Iterator[Sample]:
         """Read through the stream and yield the samples at the ascending `indices` (all by default).

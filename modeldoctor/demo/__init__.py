@@ -84,7 +84,7 @@ def run_demo(
     diagnosis = diagnose(
         network,
         folder / "data",
-        config=DiagnoseConfig(layers="last:3,features", seed=seed),
+        config=DiagnoseConfig(layers="last:3,features", scan="all", seed=seed),
         masks=folder / "data-masks",
         output=folder / "diagnosis.h5",
         progress=progress,

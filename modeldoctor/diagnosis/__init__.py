@@ -21,8 +21,10 @@ from modeldoctor.diagnosis.build import (
     only_right,
     warn_of_predictions,
 )
+from modeldoctor.diagnosis.draws import plan_draws
 from modeldoctor.diagnosis.explain import Probe
 from modeldoctor.diagnosis.passes import Run, correlate, examine, measure_scales, predict
+from modeldoctor.diagnosis.scan import scan
 from modeldoctor.diagnosis.setup import (
     command_line,
     example_of,
@@ -135,10 +137,14 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     """All passes; the first process has the diagnosis then."""
     source, examined = read[0], read[-1]
     for images in read:
-        predict(run, images)
+        if images is source and source is not examined and run.config.scan == "enough":
+            scan(run, images)
+        else:
+            predict(run, images)
         warn_of_predictions(run, images, classes)
     measure_scales(run, source)
     used = choose_samples(run, source, classes)
+    plan_draws(run, source, used)
     correlate(run, source, used)
     layers = {layer.name: layer_diagnosis(run, layer) for layer in run.layers} if run.team.is_primary else {}
     samples, first_row = collect_samples(run, read, used)
@@ -146,7 +152,7 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     row = first_row[examined.split]
     chosen = choose_to_examine(run, examined)
     examine(run, examined, chosen, row, probe)
-    if run.config.fgsm_epsilon and run.config.noise_draws:
+    if run.config.fgsm_epsilon and run.config.draws_per_image:
         attack(run, examined, only_right(run, examined, chosen), row, probe)
     found = build_diagnosis(run, network, classes, examined.split, samples, probe, layers) if layers else None
     explained = run.team.broadcast(found.misdiagnosed if found else ())

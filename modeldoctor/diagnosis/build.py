@@ -17,6 +17,7 @@ from modeldoctor.data import accuracy_warning, choose_confident
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, judge
 from modeldoctor.diagnosis.passes import Run, delta_of
+from modeldoctor.diagnosis.scan import first_confident
 from modeldoctor.errors import ModelDoctorWarning
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.method.correlation import compute_state
@@ -45,9 +46,10 @@ def warn_of_predictions(run: Run, images: AnySet, classes: tuple[str, ...]) -> N
 
 
 def choose_samples(run: Run, images: AnySet, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    """T right, confident images a class, ascending; warns of classes that have fewer."""
+    """T right, confident images per class, ascending; warns of classes that have fewer."""
     config = run.config
-    rows = _confident(run, images, config.samples_per_class, config.seed)
+    scanned = images.split in run.state.scanned
+    rows = first_confident(run, images) if scanned else _confident(run, images, config.samples_per_class, config.seed)
     few = [f"{classes[n]} ({len(row)})" for n, row in enumerate(rows) if len(row) < config.samples_per_class]
     if few:
         more = " ..." if len(few) > 5 else ""
@@ -86,7 +88,7 @@ def make_probe(run: Run, layers: dict[str, LayerDiagnosis]) -> Probe:
         profile=layers[deepest.name],
         threshold=run.config.threshold,
         noise_ranges=run.config.noise_ranges,
-        draws=run.config.noise_draws,
+        draws=run.config.draws_per_image,
         delta=delta_of(run, deepest),
         seed=run.config.seed,
         rows=run.chunks.rows,
@@ -100,6 +102,7 @@ def layer_diagnosis(run: Run, layer: Layer) -> LayerDiagnosis:
     return LayerDiagnosis(
         **asdict(layer),
         delta=delta_of(run, layer),
+        **run.state.draws[layer.name]._asdict(),
         activation_std=run.state.scales[layer.name],
         count=figures.counts.numpy().astype(np.int32),
         **arrays,
@@ -157,6 +160,7 @@ def build_diagnosis(
         limits=limits,
         wrong=int((label != predicted).sum()),
         examined=examined,
+        unread={split: number for split, number in run.state.scanned.items() if number != 0},
         broken=tuple(pair for prediction in run.state.predictions.values() for pair in prediction.broken),
         warnings=(),
         seed=run.config.seed,

@@ -6,7 +6,7 @@ Shapes: B images, C input channels, K channels, H x W positions, N classes, S sa
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain
@@ -125,32 +125,68 @@ def predict(run: Run, images: AnySet) -> Predictions:
     Raises:
         DataError: not one image can be read.
     """
-    split = images.split
-    one = run.state.predictions.setdefault(split, Predictions())
-    total = len(images) if isinstance(images, ImageSet) or one.next else None
-    rest = None if one.next == 0 else np.arange(one.next, len(images))
-    for batch in run.batches(images, rest, run.chunks.batch):
+    prediction = run.state.predictions.setdefault(images.split, Predictions())
+    read_predictions(run, images, rest_of(images, prediction))
+    return checked(prediction, images.split)
+
+
+def rest_of(images: AnySet, prediction: Predictions) -> NDArray[np.int64] | None:
+    """What is still to be read of a split that is read from its beginning on; None for all of it."""
+    return None if prediction.next == 0 else np.arange(prediction.next, len(images))
+
+
+def read_predictions(
+    run: Run,
+    images: AnySet,
+    indices: NDArray[np.int64] | None,
+    enough: Callable[[NDArray[np.float64]], int | None] | None = None,
+) -> None:
+    """Predict these images, None for all, and add them to the state.
+
+    Args:
+        indices: ascending.
+        enough: given the next rows (4,B), how many of them are the last that are needed, or None to go on.
+    """
+    prediction = run.state.predictions[images.split]
+    total = len(images) if isinstance(images, ImageSet) else None
+    if indices is not None:
+        total = prediction.next + len(indices)
+    for batch in run.batches(images, indices, run.chunks.batch):
         rows = np.empty((4, 0))
         if len(batch.labels):
             probabilities = run.network.logits(batch.images.to(run.device)).float().softmax(1)
             confidence, predicted = (part.cpu().numpy() for part in probabilities.max(1))
             rows = np.stack([batch.indices.numpy(), batch.labels.numpy(), predicted, confidence])
+        filled = False
         for part, broken in run.team.all_gather(
             (rows, [(images.paths[bad.index], bad.reason) for bad in batch.broken])
         ):
-            one.rows += [part] if part.shape[1] else []
-            one.broken += broken
-            one.next += part.shape[1] + len(broken)
-        run.after_batch(f"predict {split}", one.next, total)
-    if not one.rows:
-        first = "; ".join(f"{path}: {reason}" for path, reason in one.broken[:3])
+            needed = enough(part) if enough and not filled else None
+            if not filled:
+                prediction.rows += [part[:, :needed]] if part.shape[1] else []
+                prediction.broken += broken
+            filled = filled or needed is not None
+            prediction.next += part.shape[1] + len(broken)
+        run.after_batch(f"predict {images.split}", prediction.next, total)
+        if filled:
+            return
+
+
+def checked(prediction: Predictions, split: str) -> Predictions:
+    """The predictions of a split.
+
+    Raises:
+        DataError: not one image can be read.
+    """
+    if not prediction.rows:
+        first = "; ".join(f"{path}: {reason}" for path, reason in prediction.broken[:3])
         raise DataError(
-            f"none of the {one.next} images can be read" + (f" ({first})" if first else ""),
+            f"none of the {prediction.next} images can be read" + (f" ({first})" if first else ""),
             where=f"split {split}",
             expected="image files that PIL can decode",
             hint="check the files",
         )
-    return one
+    return prediction
 
 
 def measure_scales(run: Run, images: AnySet) -> None:
@@ -202,7 +238,7 @@ def _with_batch(run: Run, batch: Batch) -> dict[str, CorrelationState]:
             labels,
             batch.indices.tolist(),
             noise=Noise(seed=run.config.seed, delta=delta_of(run, cut.layer)),
-            draws=run.config.noise_draws,
+            draws=run.state.draws[name].draws,
             rows=run.chunks.rows[name],
         )
         fresh[name] = update_state(run.state.correlations[name], batch.labels, result, cut.maps.mean((2, 3)))

@@ -20,7 +20,7 @@ from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import written_aside
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass
@@ -45,6 +45,14 @@ class Predictions:
         return index, label, predicted, whole[3].astype(np.float32)
 
 
+class Draws(NamedTuple):
+    """Noise draws at one layer, and the variances that ask for them, as sums over kernels; NaN if not measured."""
+
+    draws: int
+    variance_between_draws: float
+    variance_between_images: float
+
+
 class KeptChunks(NamedTuple):
     """What was asked for, and what fitted the memory then."""
 
@@ -61,7 +69,10 @@ class RunState:
     Attributes:
         fingerprint: of checkpoint, data and what is measured; a state is only continued by the same run.
         predictions: by split.
+        scanned: splits that were read no farther than was needed, and how many images that left unread (None where a
+            stream does not say).
         scales: activation standard deviation by layer.
+        draws: noise draws by layer.
         correlated: how many of the chosen samples are in `correlations`.
         correlations: by layer.
         evidence: what was gathered on single images, a plain dict each.
@@ -72,7 +83,9 @@ class RunState:
 
     fingerprint: str
     predictions: dict[str, Predictions] = field(default_factory=dict)
+    scanned: dict[str, int | None] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
+    draws: dict[str, Draws] = field(default_factory=dict)
     correlated: int = 0
     correlations: dict[str, CorrelationState] = field(default_factory=dict)
     evidence: list[dict[str, Any]] = field(default_factory=list)
@@ -89,7 +102,9 @@ class RunState:
                 split: {"next": prediction.next, "rows": _columns(prediction), "broken": prediction.broken}
                 for split, prediction in self.predictions.items()
             },
+            "scanned": self.scanned,
             "scales": self.scales,
+            "draws": {layer: tuple(draws) for layer, draws in self.draws.items()},
             "correlated": self.correlated,
             "correlations": {layer: list(state) for layer, state in self.correlations.items()},
             "evidence": self.evidence,
@@ -132,7 +147,9 @@ class RunState:
         return cls(
             fingerprint,
             predictions,
+            content["scanned"],
             content["scales"],
+            {layer: Draws(*values) for layer, values in content["draws"].items()},
             content["correlated"],
             correlations,
             content["evidence"],

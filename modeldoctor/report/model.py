@@ -80,7 +80,10 @@ class SplitFigures(_Model):
     """One split that was read."""
 
     images: int
+    unread: int | None = 0
+    """Images that were not needed; null where a stream does not say how many it holds."""
     accuracy: Number
+    """Not known of a split that was not read to the end."""
 
 
 class LayerFigures(_Model):
@@ -99,6 +102,10 @@ class LayerFigures(_Model):
     sharing: Number
     """Mean Jaccard index of two classes' kernels."""
     classes_without_samples: int
+    draws: int | None = None
+    """Noise draws, J of Eq. 4."""
+    relative_standard_error: Number = math.nan
+    """Of the class correlations, median over the correlated kernels."""
 
 
 class KernelFigures(_Model):

@@ -5,6 +5,7 @@ Shapes: S samples, N classes, K channels, D noise ranges.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -44,6 +45,9 @@ class LayerDiagnosis:
         depth: 0 = input, 1 = output, in weighted operations.
         macs_after: multiply-accumulates for one image from here to the logits.
         delta: the noise range δ that was used, in units of the activation.
+        draws: J of Eq. 4 that was used; -1 where a file does not say.
+        variance_between_draws, variance_between_images: of one draw's correlation, summed over kernels: between noise
+            draws of one image, and between images of one class; NaN where the draws were given.
         activation_std: standard deviation of the layer's activation over a sample of images.
         correlation: (N,K), A[n,k].
         variance: (N,K), over samples.
@@ -68,6 +72,15 @@ class LayerDiagnosis:
     signed: Floats
     activation: Floats
     contribution: Floats
+    draws: int = -1
+    variance_between_draws: float = math.nan
+    variance_between_images: float = math.nan
+
+    @property
+    def standard_error(self) -> Floats:
+        """(N,K), of the class correlation: √(variance / count); NaN for fewer than two samples."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.sqrt(self.variance / self.count[:, None]), dtype=np.float32)
 
     @property
     def normalised(self) -> Floats:
@@ -237,6 +250,8 @@ class Diagnosis:
         classes: (N,) names in the network's order.
         layers: by name, in execution order.
         samples: every image looked at.
+        unread: splits that were read no farther than was needed, and how many of their images were not read (None
+            where a stream does not say); of these splits no accuracy is known.
         misdiagnosed: the wrong images that were explained.
         limits: what the verdicts are measured against; None if no image could serve as reference.
         wrong: number of wrong images in the examined split; `misdiagnosed` may hold fewer.
@@ -268,6 +283,7 @@ class Diagnosis:
     command: str = ""
     shown: Shown | None = None
     adversarial: Adversarial | None = None
+    unread: Mapping[str, int | None] = field(default_factory=dict)
 
     def __getitem__(self, layer: str) -> LayerDiagnosis:
         return self.layers[layer]

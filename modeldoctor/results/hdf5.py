@@ -6,12 +6,14 @@ a new schema number.
 
 - The root MUST have the attributes `schema` (int), `modeldoctor`, `created` (UTC, ISO 8601), `arch`,
   `checkpoint_sha256`, `num_classes`, `seed`, `config` (JSON), `torch`, `device`, `examined` (split), `wrong` (int),
-  `splits` (JSON list), `versions` (JSON). It MAY have `command`: the command line that makes it again.
+  `splits` (JSON list), `versions` (JSON). It MAY have `command`: the command line that makes it again, and
+  `unread` (JSON): splits that were not read to the end, and how many images that left unread (null: not known).
 - `/classes` MUST hold the N names in the network's order. `/warnings` MUST hold what the user was warned of.
 - `/layers/<name>` MUST hold `correlation`, `variance`, `signed`, `activation`, `contribution` (N,K) f4 and `count` (N)
   i4; NaN where a class has no samples. Their dimensions MUST have the scales `class` (names) and `channel` attached.
   Its attributes MUST be `kind`, `channels`, `height`, `width`, `depth`, `macs_after`, `delta`, `activation_std`, and
-  `order` (place in execution order).
+  `order` (place in execution order). It MAY have the attributes `draws` (J), `variance_between_draws` and
+  `variance_between_images`, and the dataset `standard_error` (N,K) f4, √(variance / count).
 - `/samples` MUST hold `path` (bytes of the file system's encoding), `split` i4 (index into `splits`), `label`,
   `predicted` i4, `confidence` f4, `used_in_diagnosis` bool, (S) each, `stability` (S,D) f4, NaN where not measured, and
   `noise_range` (D) f4.
@@ -56,6 +58,7 @@ SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
 _BY_CLASS_AND_CHANNEL = ("correlation", "variance", "signed", "activation", "contribution")
 _LAYER_ATTRIBUTES = ("kind", "channels", "height", "width", "depth", "macs_after", "delta", "activation_std")
+_DRAWS_ATTRIBUTES = ("draws", "variance_between_draws", "variance_between_images")
 _SAMPLE_FIELDS = {"split": "i4", "label": "i4", "predicted": "i4", "confidence": "f4", "used_in_diagnosis": "?"}
 _SHOWN_FIELDS = {"sample": "i4", "thumbnail": "u1", "derivative": "f4", "contribution": "f4", "grad_cam": "f4"}
 _ADVERSARIAL_FIELDS = {"sample": "i4", "predicted": "i4", "stability": "f4", "fallback": "f4"}
@@ -91,6 +94,8 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
             splits=json.dumps(diagnosis.samples.splits),
             command=_storable(diagnosis.command),
         )
+        if diagnosis.unread:
+            file.attrs["unread"] = json.dumps(dict(diagnosis.unread))
         _write_text(file, "classes", diagnosis.classes)
         _write_text(file, "warnings", diagnosis.warnings)
         layers = file.create_group("layers")
@@ -183,14 +188,16 @@ def _storable(text: str) -> str:
 
 
 def _write_layer(group: h5py.Group, layer: LayerDiagnosis, classes: tuple[str, ...], order: int) -> None:
-    group.attrs.update({name: getattr(layer, name) for name in _LAYER_ATTRIBUTES} | {"order": order})
+    known = () if layer.draws < 0 else _DRAWS_ATTRIBUTES
+    attributes = {name: getattr(layer, name) for name in (*_LAYER_ATTRIBUTES, *known)}
+    group.attrs.update(attributes | {"order": order})
     scales = {
         "class": _write_text(group, "class", classes),
         "channel": group.create_dataset("channel", data=np.arange(layer.channels)),
     }
     for name, scale in scales.items():
         scale.make_scale(name)
-    for name in _BY_CLASS_AND_CHANNEL:
+    for name in (*_BY_CLASS_AND_CHANNEL, "standard_error"):
         dataset = group.create_dataset(name, data=getattr(layer, name).astype("f4"))
         for axis, scale in enumerate(scales.values()):
             dataset.dims[axis].attach_scale(scale)
@@ -265,6 +272,7 @@ def _read(file: h5py.File, path: str | Path) -> Diagnosis:
         device=str(attributes["device"]),
         versions=json.loads(attributes["versions"]),
         command=str(attributes.get("command", "")),
+        unread=json.loads(attributes.get("unread", "{}")),
         shown=_read_shown(file["shown"]) if "shown" in file else None,
         adversarial=_read_adversarial(file["adversarial"]) if "adversarial" in file else None,
     )
@@ -281,6 +289,7 @@ def _read_adversarial(group: h5py.Group) -> Adversarial:
 
 def _read_layer(name: str, group: h5py.Group) -> LayerDiagnosis:
     attributes = {key: group.attrs[key] for key in _LAYER_ATTRIBUTES}
+    attributes |= {key: group.attrs[key] for key in _DRAWS_ATTRIBUTES if key in group.attrs}
     arrays = {key: group[key][()] for key in (*_BY_CLASS_AND_CHANNEL, "count")}
     return LayerDiagnosis(
         name=name,

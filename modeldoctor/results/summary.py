@@ -29,9 +29,11 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         examined: the split of the following figures; images, wrong, accuracy.
         classes: name, images, accuracy, wrong predictions by verdict, for each class in the network's order.
         worst_classes: names, lowest accuracy first.
-        splits: images and accuracy of each split.
+        splits: images read, images left unread, and accuracy of each split; None where it is not known.
         layers: for each its place and shape, `correlated_share` (mean over classes of the share of kernels with
-            Â >= v), `sharing` (mean Jaccard index of two classes' correlated kernels), `classes_without_samples`.
+            Â >= v), `sharing` (mean Jaccard index of two classes' correlated kernels), `classes_without_samples`,
+            `draws` (J of Eq. 4) and `relative_standard_error` (of the class correlations, median over the correlated
+            kernels).
         explained, verdicts: how many wrong images were explained, and the counts of each verdict.
         telling: the wrong images with the clearest verdicts, at least those that there are maps of.
         limits: what right predictions show, against which verdicts are reached.
@@ -57,7 +59,11 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "wrong": diagnosis.wrong,
         "accuracy": diagnosis.accuracy,
         "splits": {
-            split: {"images": int(there.sum()), "accuracy": _accuracy(diagnosis, there)}
+            split: {
+                "images": int(there.sum()),
+                "unread": diagnosis.unread.get(split, 0),
+                "accuracy": math.nan if split in diagnosis.unread else _accuracy(diagnosis, there),
+            }
             for split in samples.splits
             for there in [diagnosis.rows(split)]
         },
@@ -127,7 +133,17 @@ def _layer(layer: LayerDiagnosis, threshold: float) -> dict[str, Any]:
         "correlated_share": float(correlated.mean()) if len(correlated) else math.nan,
         "sharing": class_sharing(correlated),
         "classes_without_samples": int((~present).sum()),
+        "draws": layer.draws if layer.draws >= 0 else None,
+        "relative_standard_error": _relative_error(layer, correlated, present),
     }
+
+
+def _relative_error(layer: LayerDiagnosis, correlated: Bools, present: Bools) -> float:
+    """Median of standard error / class correlation over the correlated kernels; NaN without two samples of a class."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = (layer.standard_error[present] / np.abs(layer.correlation[present]))[correlated]
+    known = ratios[np.isfinite(ratios)]
+    return float(np.median(known)) if len(known) else math.nan
 
 
 def _verdicts(images: tuple[Misdiagnosis, ...]) -> dict[str, int]:

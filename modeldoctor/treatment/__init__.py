@@ -177,6 +177,8 @@ def diagnosis_needed(config: TreatConfig) -> DiagnoseConfig:
     layers = {part.layers: None for part in (config.channel, config.space) if part.weight}
     return DiagnoseConfig(
         layers=",".join(layers),
+        # The annotated images are chosen by their predictions.
+        scan="all" if needs_masks(config) else "enough",
         max_explained=_EXPLAINED,
         workers=config.workers,
         device=config.device,

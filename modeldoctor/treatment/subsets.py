@@ -219,8 +219,15 @@ def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -
     """The annotated images of the training part that are used, chosen as for annotation; invalid masks are left out.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or the diagnosis did not read all training images.
     """
+    if train.images.split in diagnosis.unread:
+        raise DataError(
+            f"the diagnosis has not read all images of the split {train.images.split}",
+            where="diagnosis",
+            expected="the prediction of every training image, by which annotated images are chosen",
+            hint="make it again with --scan all, or leave diagnosis out",
+        )
     has_mask = np.zeros(len(train.images), dtype=np.bool_)
     has_mask[train.indices] = train.has_mask
     matched, invalid = int(has_mask.sum()), dict[int, str]()

@@ -15,16 +15,19 @@ GOOD: dict[str, Any] = {"input_size": (3, 8, 8), "mean": (0.5, 0.5, 0.5), "std":
 
 def test_defaults_are_the_designs() -> None:
     config = DiagnoseConfig()
-    assert (config.noise_draws, config.samples_per_class, config.threshold) == (10, 100, 0.2)
+    assert (config.noise_draws, config.samples_per_class, config.threshold) == ("auto", 100, 0.2)
     assert (config.delta, config.delta_unit, config.min_confidence) == (0.1, "std", 0.9)
     assert (config.seed, config.device, config.hooks) == (0, "auto", False)
-    assert (config.split, config.examine) == (None, None)
+    assert (config.split, config.examine, config.scan) == (None, None, "enough")
+    assert (config.draws_precision, config.draws_per_image) == (0.05, 10)
 
 
 @pytest.mark.parametrize(
     ("key", "values"),
     [
         ("noise_draws", (-1, 1001, 1.5, "many")),
+        ("draws_precision", (0, -0.1, NAN)),
+        ("scan", ("some", "")),
         ("delta", (0, -1, NAN, INF, "x")),
         ("delta_unit", ("STD", "pixels", "")),
         ("samples_per_class", (0, -5)),

@@ -144,7 +144,7 @@ def patient(clinic: Clinic) -> tuple[Classifier, Diagnosis]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModelDoctorWarning)
         config = DiagnoseConfig(
-            layers=f"{LAYER},{OTHER}", max_explained=0, noise_draws=1, samples_per_class=5, hooks=True
+            scan="all", layers=f"{LAYER},{OTHER}", max_explained=0, noise_draws=1, samples_per_class=5, hooks=True
         )
         return network, diagnose(network, clinic.data, config=config)
 

@@ -46,7 +46,9 @@ from modeldoctor.zoo import Classifier, load_model
 LAYERS = ("layer2.0.conv2", "layer3.0.conv3")
 ARRAYS = ("correlation", "variance", "signed", "activation", "contribution")
 # 10 images of each class are right and confident: no warning that there are fewer.
-PLAIN: dict[str, Any] = {"layers": ",".join(LAYERS), "noise_draws": 0, "samples_per_class": 10, "device": "cpu"}
+PLAIN: dict[str, Any] = {
+    "layers": ",".join(LAYERS), "noise_draws": 0, "samples_per_class": 10, "scan": "all", "device": "cpu",
+}  # fmt: skip
 # Through hooks nothing is exported, which takes most of the time of so small a run.
 QUICK = PLAIN | {"hooks": True}
 NOISY = PLAIN | {"noise_draws": 2, "batch_size": 7}

@@ -235,7 +235,7 @@ def test_the_shipped_schema_is_that_of_the_models() -> None:
 
 
 def test_every_short_name_is_described() -> None:
-    figures = json_schema()["$defs"]["Figures"]["properties"]
+    figures = json_schema()["$defs"]["KeyFigures"]["properties"]
     assert set(figures) == set(KeyFigures.model_fields)
 
 

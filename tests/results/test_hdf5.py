@@ -135,6 +135,7 @@ def test_layers_hold_to_the_contract(written: Path) -> None:
         }  # fmt: skip
         assert dict(layer.attrs) == expected
         assert file["layers/body.1#2"].attrs["order"] == 1
+        np.testing.assert_allclose(layer["standard_error"][0, 0], (1.5 / 2) ** 0.5)
         first = {"correlation": 1.0, "variance": 1.5, "signed": 0.0, "activation": 3.0, "contribution": 4.0}
         for name, value in first.items():
             data = layer[name]

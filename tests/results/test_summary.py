@@ -21,7 +21,10 @@ def test_accuracy_is_of_the_examined_split(handmade: Make) -> None:
     summary = summarise(handmade())
     assert (summary["examined"], summary["images"], summary["wrong"]) == ("val", 6, 4)
     assert summary["accuracy"] == 2 / 6
-    assert summary["splits"] == {"train": {"images": 4, "accuracy": 0.75}, "val": {"images": 6, "accuracy": 2 / 6}}
+    assert summary["splits"] == {
+        "train": {"images": 4, "unread": 0, "accuracy": 0.75},
+        "val": {"images": 6, "unread": 0, "accuracy": 2 / 6},
+    }
 
 
 def test_each_class_has_its_images_accuracy_and_verdicts(handmade: Make) -> None:

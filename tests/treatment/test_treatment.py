@@ -70,7 +70,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         run_demo(folder, plan=plan)
         network = load_model(folder / "checkpoint.pt")
         config = DiagnoseConfig(
-            layers="last,features", min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=1
+            scan="all", layers="last,features", min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=1
         )
         return Case(folder, network, diagnose(network, folder / "data", config=config))
 
@@ -226,7 +226,9 @@ def test_running_out_of_memory_says_what_takes_less(
 
 def test_a_trial_that_was_given_too_little_memory_goes_on_with_more(case: Case, tmp_path: Path) -> None:
     layer = "layer3.0.conv1"  # without a closed form
-    brief = DiagnoseConfig(layers=layer, min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=0)
+    brief = DiagnoseConfig(
+        scan="all", layers=layer, min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=0
+    )
     diagnosis = diagnose(case.network, case.folder / "data", config=brief)
 
     def config(memory: int) -> TreatConfig:
