@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modeldoctor.checkpoint.container import SAVE_WEIGHTS, Container, Contents, read_contents, refuse
+from modeldoctor.checkpoint.inert import StandIn
 from modeldoctor.checkpoint.metadata import CheckpointMetadata, read_metadata
 
 __all__ = ["Checkpoint", "CheckpointMetadata", "Container", "read_checkpoint"]
@@ -103,6 +104,10 @@ def find_weights(
     """Every set of weights in an unpickled file, in the order of `WEIGHT_KEYS`, and the keys that lead to it."""
     if isinstance(value, nn.Module):
         yield key, value
+    if isinstance(value, StandIn) and value.is_module:
+        if state := value.tensors():
+            yield key, state
+        return
     # Nesting is bounded, since a pickle may contain itself.
     if not isinstance(value, Mapping) or len(key) > MAX_NESTING:
         return

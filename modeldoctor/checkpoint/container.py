@@ -22,6 +22,7 @@ import torch
 from safetensors import safe_open
 from torch.torch_version import TorchVersion
 
+from modeldoctor.checkpoint.inert import pickle_module
 from modeldoctor.errors import CheckpointError
 
 MAX_ENTRIES = 1_000_000
@@ -54,6 +55,8 @@ class Contents:
     """The unpickled object, or the dict of tensors of a safetensors file."""
     described: Mapping[str, Any] = field(default_factory=dict)
     """The folder's `config.json`, or the safetensors header's own metadata."""
+    storages: Mapping[str, torch.storage.TypedStorage] = field(default_factory=dict)
+    """Where stand-ins took the place of objects: every storage by its key in the archive."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,15 @@ def _read_file(path: Path, trust_pickle: bool) -> Contents:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     described: Mapping[str, Any] = {}
+    storages: dict[str, torch.storage.TypedStorage] = {}
     root: object
     if container is Container.SAFETENSORS:
         root, described = _read_safetensors(path)
     else:
-        root = _unpickle(path, trust_pickle)
-    return Contents(container=container, weights_path=path, sha256=sha256, root=root, described=described)
+        root = _unpickle(path, trust_pickle, storages)
+    return Contents(
+        container=container, weights_path=path, sha256=sha256, root=root, described=described, storages=storages
+    )
 
 
 def _read_folder(path: Path, trust_pickle: bool) -> Contents:
@@ -143,7 +149,12 @@ def _read_folder(path: Path, trust_pickle: bool) -> Contents:
     held = _read_file(weights, trust_pickle)
     described = {**held.described, **config}
     return Contents(
-        container=Container.FOLDER, weights_path=weights, sha256=held.sha256, root=held.root, described=described
+        container=Container.FOLDER,
+        weights_path=weights,
+        sha256=held.sha256,
+        root=held.root,
+        described=described,
+        storages=held.storages,
     )
 
 
@@ -192,8 +203,26 @@ def _check_archive(path: Path) -> None:
         )
         hint = "don't open it; a re-packed archive must be unpacked to the original checkpoint first"
         refuse(path, f"a zip archive with {why}: perhaps a zip bomb", hint, expected="torch.save never compresses")
+    _check_sums(path)
     if not any(re.fullmatch(r"([^/]+/)?data\.pkl", entry.filename) for entry in entries):
         refuse(path, "a zip archive that torch.save did not write (no data.pkl in it)", "unpack it first")
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse a file that was damaged since it was written; one written without sums has none that is right."""
+    wrong = []
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        for entry in entries:
+            try:
+                with archive.open(entry) as file:
+                    while file.read(2**20):
+                        pass
+            except Exception:  # zipfile has many words for a lie in a header
+                wrong.append(entry.filename)
+    if wrong and len(wrong) < len(entries):
+        found = f"a damaged zip archive: the checksum of {wrong[0]} is wrong ({len(wrong)} of {len(entries)} entries)"
+        refuse(path, found, DOWNLOAD_AGAIN)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -205,7 +234,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
         refuse(path, f"a damaged safetensors file ({error})", DOWNLOAD_AGAIN)
 
 
-def _unpickle(path: Path, trust_pickle: bool) -> object:
+def _unpickle(path: Path, trust_pickle: bool, storages: dict[str, torch.storage.TypedStorage]) -> object:
     # Leaving the context forbids its names again; what the user's own code has allowed must stay so.
     ours = [name for name in SAFE_GLOBALS if name not in torch.serialization.get_safe_globals()]
     try:
@@ -218,7 +247,7 @@ def _unpickle(path: Path, trust_pickle: bool) -> object:
         if refused is None:
             refuse(path, f"a truncated or damaged checkpoint ({_last_line(error)})", DOWNLOAD_AGAIN)
         if not trust_pickle:
-            _refuse_code(path, refused[1])
+            return _load_inert(path, storages)
     try:
         return _load(path, weights_only=False)
     except Exception as error:  # the file's own code runs here, at the user's word
@@ -230,6 +259,28 @@ def _load(path: Path, *, weights_only: bool) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=weights_only)
+
+
+def _load_inert(path: Path, storages: dict[str, torch.storage.TypedStorage]) -> object:
+    """With stand-ins for what is no tensor; nothing that the file names is imported or called."""
+    ours = {
+        entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__name__}": (
+            entry[0] if isinstance(entry, tuple) else entry
+        )
+        for entry in SAFE_GLOBALS
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            inert = pickle_module(ours, storages)
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=inert)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged stream raises whatever its bytes lead to
+        refused = REFUSED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if refused is not None:
+            _refuse_code(path, refused[1])
+        refuse(path, f"a truncated or damaged checkpoint ({_last_line(error)})", DOWNLOAD_AGAIN)
 
 
 def _refuse_code(path: Path, name: str) -> NoReturn:

@@ -59,6 +59,12 @@ def _size(value: object) -> tuple[int, ...] | None:
     return cast(tuple[int, ...], values * 2 if len(values) == 1 else values)
 
 
+def _class_to_idx(value: object) -> tuple[str, ...] | None:
+    """Name → index by its key, also where the names are digits."""
+    good = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+    return _class_names({index: name for name, index in value.items()}) if good else _class_names(value)  # type: ignore[attr-defined]
+
+
 def _class_names(value: object) -> tuple[str, ...] | None:
     """Names from a list, from index → name, or from name → index; the indices must be 0 ... N - 1."""
     if isinstance(value, Mapping):
@@ -86,7 +92,7 @@ FIELDS: dict[str, tuple[tuple[str, ...], Callable[[object], Any]]] = {
     "arch": (("arch", "architecture", "model_name", "model", "backbone"), _name),
     "num_classes": (("num_classes", "nb_classes", "n_classes"), _count),
     "in_chans": (("in_chans", "in_channels"), _count),
-    "class_names": (("class_names", "label_names", "classes", "idx_to_class", "class_to_idx"), _class_names),
+    "class_names": (("class_names", "label_names", "classes", "idx_to_class"), _class_names),
     "input_size": (("input_size", "img_size", "image_size", "val_crop_size"), _size),
     "mean": (("mean",), _floats),
     "std": (("std",), _floats),
@@ -113,6 +119,7 @@ def read_metadata(root: object, described: Mapping[str, Any]) -> CheckpointMetad
     """Collect what the config or header, the checkpoint's own keys and its sections say; the first place wins."""
     places = [*_places(_decoded(described)), *_places(root)]
     found = {name: _first(places, keys, parse) for name, (keys, parse) in FIELDS.items()}
+    found["class_names"] = found["class_names"] or _first(places, ("class_to_idx",), _class_to_idx)
     size = found["input_size"]
     if size is not None and len(size) == 2:
         found["input_size"] = (found["in_chans"] or 3, *size)

@@ -128,6 +128,8 @@ def _treated_contents(original: Checkpoint, stored: dict[str, Tensor]) -> Conten
         reason = "it has changed since it was read" if contents.sha256 != original.sha256 else ""
     except CheckpointError as error:
         contents, reason = None, error.found
+    if contents and contents.storages and contents.container is Container.TORCH_LEGACY:
+        reason = "it holds objects in torch's old format"
     if contents is None or reason:
         warnings.warn(
             f"{original.weights_path}: {reason}; of the treated network only the weights are written, "
@@ -138,7 +140,11 @@ def _treated_contents(original: Checkpoint, stored: dict[str, Tensor]) -> Conten
         return _weights_alone(original, stored)
     for _, held in find_weights(contents.root):
         assert isinstance(held, dict)
+        old = dict(held)
         _replace(held, original, stored)
+        if contents.storages:  # the pickle stays as it is: the new values go where the old ones lie
+            for name in (n for n in held if held[n] is not old[n]):
+                old[name].detach().copy_(held[name].detach())
     return contents
 
 
@@ -207,7 +213,27 @@ def _empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
+def _save_around_objects(contents: Contents, path: Path) -> None:
+    """The archive with other storages: what the file's own objects are is nobody's business but its reader's."""
+    reader = torch._C.PyTorchFileReader(str(contents.weights_path))
+    with path.open("wb") as file:
+        writer = torch._C.PyTorchFileWriter(file)
+        for name in reader.get_all_records():
+            folder, _, key = name.rpartition("/")
+            if folder == "data" and key in contents.storages:
+                held = torch.empty(0, dtype=torch.uint8).set_(contents.storages[key]._untyped_storage)
+                data = held.numpy().tobytes()
+            else:
+                data = reader.get_record(name)
+            if name != "version" and not name.startswith(".data/"):  # the writer's own
+                writer.write_record(name, data, len(data))
+        writer.write_end_of_file()
+
+
 def _save_torch(contents: Contents, path: Path) -> None:
+    if contents.storages:
+        _save_around_objects(contents, path)
+        return
     # By an open file: the archive would carry the temporary path's name otherwise.
     with path.open("wb") as file:
         torch.save(contents.root, file, _use_new_zipfile_serialization=contents.container is Container.TORCH)

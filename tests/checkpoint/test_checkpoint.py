@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
 import json
 import os
@@ -234,17 +235,41 @@ def test_values_that_scripts_store_beside_the_weights(tmp_path: Path) -> None:
     assert meta.interpolation == "bicubic"
 
 
-def test_a_whole_module_needs_trust(tmp_path: Path) -> None:
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_whole_module_is_read_without_its_code(tmp_path: Path, legacy: bool) -> None:
+    network = torchvision_network()
+    torch.save(nn.DataParallel(network), tmp_path / "whole.pt", _use_new_zipfile_serialization=not legacy)
+    checkpoint = read_checkpoint(tmp_path / "whole.pt")
+    assert checkpoint.module is None
+    assert checkpoint.tensors.keys() == network.state_dict().keys()
+    assert same(checkpoint, network, torchvision_network(seed=1))
+
+
+def test_a_trusted_whole_module_is_itself(tmp_path: Path) -> None:
     network = torchvision_network()
     torch.save(nn.DataParallel(network), tmp_path / "whole.pt")
-    message = refused(tmp_path / "whole.pt")
-    assert "torch.nn.parallel.data_parallel.DataParallel" in message
-    assert "--trust-pickle" in message
-    assert "EXECUTE" in message
     checkpoint = read_checkpoint(tmp_path / "whole.pt", trust_pickle=True)
     assert checkpoint.module is not None
     assert torch.equal(logits(checkpoint.module), logits(network))
-    assert same(checkpoint, network, torchvision_network(seed=1))
+
+
+def test_plain_values_of_foreign_types_do_not_refuse_a_file(tmp_path: Path) -> None:
+    stored = {"state_dict": {"a": torch.ones(2)}, "curve": np.arange(3), "when": datetime.datetime(2024, 1, 1)}
+    torch.save(stored, tmp_path / "values.pt")
+    assert torch.equal(read_checkpoint(tmp_path / "values.pt").tensors["a"], torch.ones(2))
+
+
+def test_a_flipped_byte_in_a_tensor_is_seen(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(10_000)}, tmp_path / "flip.pt")
+    data = bytearray((tmp_path / "flip.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "flip.pt").write_bytes(data)
+    assert "checksum" in refused(tmp_path / "flip.pt")
+
+
+def test_class_to_idx_of_digits_is_read_by_its_key(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(1)}, "class_to_idx": {"2": 0, "0": 1, "1": 2}}, tmp_path / "n.pt")
+    assert read_checkpoint(tmp_path / "n.pt").metadata.class_names == ("2", "0", "1")
 
 
 def test_a_trusted_module_whose_class_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,16 +303,23 @@ def globals_in(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("key", [None, "model"])
-def test_a_whole_module_becomes_a_state_dict(tmp_path: Path, key: str | None) -> None:
+def test_a_whole_module_stays_one(tmp_path: Path, key: str | None) -> None:
     module: Any = nn.DataParallel(torchvision_network())
     torch.save(module if key is None else {key: module, "epoch": 3}, tmp_path / "whole.pt")
-    original, network = read_checkpoint(tmp_path / "whole.pt", trust_pickle=True), treated(torchvision_network())
+    original, network = read_checkpoint(tmp_path / "whole.pt"), treated(torchvision_network())
+    write_checkpoint(original, network.state_dict(), tmp_path / "new.pt")
+    assert globals_in(tmp_path / "new.pt") == globals_in(tmp_path / "whole.pt")
+    new = torch.load(tmp_path / "new.pt", weights_only=False)
+    assert torch.equal(logits((new if key is None else new[key]).module), logits(network))
+
+
+def test_a_whole_module_of_the_old_format_becomes_a_state_dict(tmp_path: Path) -> None:
+    torch.save(torchvision_network(), tmp_path / "whole.pt", _use_new_zipfile_serialization=False)
+    original, network = read_checkpoint(tmp_path / "whole.pt"), treated(torchvision_network())
     with pytest.warns(ModelDoctorWarning, match="only the weights"):
         write_checkpoint(original, network.state_dict(), tmp_path / "new.pt")
-    assert not {name for name in globals_in(tmp_path / "new.pt") if "torch.nn" in name or "torchvision" in name}
-    new = torch.load(tmp_path / "new.pt", weights_only=True)
     twin = torchvision_network(seed=1)
-    twin.load_state_dict(new if key is None else new[key], strict=True)
+    twin.load_state_dict(torch.load(tmp_path / "new.pt", weights_only=True), strict=True)
     assert torch.equal(logits(twin), logits(network))
 
 
