@@ -32,6 +32,7 @@ from modeldoctor.diagnosis.setup import (
     example_of,
     open_chunks,
     open_state,
+    partial_of,
     splits_to_use,
     take_apart,
 )
@@ -39,8 +40,8 @@ from modeldoctor.diagnosis.show import show
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import write_diagnosis
+from modeldoctor.results.outputs import check_outputs
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.runtime.files import check_writable
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, recorded_warnings, resolve_device
@@ -94,7 +95,9 @@ def diagnose(
     config, output = config or DiagnoseConfig(), None if output is None else Path(output)
     team = team or Team()
     if output is not None:
-        check_writable(output)
+        files = (network.source.path, network.source.weights_path) if network.source else ()
+        folder = data if isinstance(data, str | Path) else None
+        check_outputs((output, output.with_suffix(".json"), partial_of(output)), (*files, folder, masks), inside=True)
     with recorded_warnings() as said, graceful_stop(patient=team.world_size > 1) as stop, in_eval_mode(network.module):
         command = ""
         if isinstance(data, str | Path):

@@ -94,10 +94,15 @@ def open_state(
         network.preprocessing.model_dump(),
         *(part for images in used for part in _identity(images)),
     )
-    path = None if output is None else output.with_name(f"{output.name}.partial")
+    path = None if output is None else partial_of(output)
     if path is not None and resume and path.exists():
         return RunState.load(path, fingerprint), path
     return RunState(fingerprint), path
+
+
+def partial_of(output: Path) -> Path:
+    """Where the state of an interrupted run is kept: beside the output."""
+    return output.with_name(f"{output.name}.partial")
 
 
 def command_line(

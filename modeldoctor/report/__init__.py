@@ -16,7 +16,8 @@ from modeldoctor.report.markdown import render_markdown
 from modeldoctor.report.model import GateResult, Report, json_schema
 from modeldoctor.report.page import render_page
 from modeldoctor.report.results import Results, open_results
-from modeldoctor.runtime.files import check_writable, written_aside
+from modeldoctor.results.outputs import check_outputs
+from modeldoctor.runtime.files import written_aside
 
 __all__ = ["FORMATS", "GateResult", "Made", "Report", "json_schema", "make_report", "require"]
 
@@ -61,8 +62,7 @@ def make_report(
     path, later = Path(path), None if later is None else Path(later)
     folder = _beside(later or path) if output is None else Path(output)
     files = {name: folder / f"report.{name}" for name in formats}
-    for file in files.values():
-        check_writable(file)
+    check_outputs(files.values(), (path if path.is_file() else None, later))
     with ExitStack() as stack:
         results = stack.enter_context(open_results(path))
         if later is None:

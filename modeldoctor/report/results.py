@@ -13,12 +13,13 @@ from typing import Any
 import yaml
 
 from modeldoctor.errors import StoreError
+from modeldoctor.results import run_directory
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import open_diagnosis
 from modeldoctor.results.maps import TrialMaps, read_maps
 from modeldoctor.results.trial import Trial, read_trial
 
-_TREATMENT = ("trial.json", "config.yaml")
+_TREATMENT = (run_directory.TRIAL, run_directory.CONFIG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def open_results(path: Path) -> Iterator[Results]:
 
 def _open_run(folder: Path, stack: ExitStack) -> Results:
     run = _treatment_in(folder)
-    trial = read_trial(run / "trial.json") if run and (run / "trial.json").is_file() else None
+    trial = read_trial(run / run_directory.TRIAL) if run and (run / run_directory.TRIAL).is_file() else None
     config = _read_config(run, trial) if run else None
     notes: list[str] = []
     file = _find_diagnosis(folder, run, config)
@@ -85,7 +86,7 @@ def _open_run(folder: Path, stack: ExitStack) -> Results:
         notes.append(f"{file} is of another checkpoint than the trial and is left out.")
         diagnosis, file = None, None
     if run and not diagnosis:
-        named = (config or {}).get("diagnosis") or run / "diagnosis.h5"
+        named = (config or {}).get("diagnosis") or run / run_directory.DIAGNOSIS
         notes.append(f"There is no diagnosis beside this trial (looked for {named}).")
     if not diagnosis and not run:
         raise _nothing_in(folder)
@@ -95,8 +96,8 @@ def _open_run(folder: Path, stack: ExitStack) -> Results:
         diagnosis_path=file,
         config=config,
         trial=trial,
-        history=_read_history(run / "history.csv") if run else (),
-        maps=read_maps(run / "maps.h5") if trial and run and (run / "maps.h5").is_file() else None,
+        history=_read_history(run / run_directory.HISTORY) if run else (),
+        maps=read_maps(run / run_directory.MAPS) if trial and run and (run / run_directory.MAPS).is_file() else None,
         notes=tuple(notes),
     )
 
@@ -115,7 +116,7 @@ def _treatment_in(folder: Path) -> Path | None:
 
 def _find_diagnosis(folder: Path, run: Path | None, config: dict[str, Any] | None) -> Path | None:
     named = (config or {}).get("diagnosis")
-    candidates = [base / "diagnosis.h5" for base in (run, folder) if base]
+    candidates = [base / run_directory.DIAGNOSIS for base in (run, folder) if base]
     if named:
         # A relative path counts from where `treat` was run, which is not known any more.
         bases = [Path(), *([run, *run.absolute().parents] if run else [])]
@@ -143,18 +144,19 @@ def _nothing_in(folder: Path) -> StoreError:
 
 
 def _read_config(run: Path, trial: Trial | None) -> dict[str, Any]:
-    path = run / "config.yaml"
+    path = run / run_directory.CONFIG
     if not path.is_file():
         return dict(trial.provenance.get("config", {})) if trial else {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__}")
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise StoreError(
             f"no readable configuration: {error}", where=str(path), expected="the file as `modeldoctor treat` wrote it"
         ) from error
-    return content
+    return content | {"checkpoint_sha256": run_directory.identity_in(text)}
 
 
 def _read_history(path: Path) -> tuple[HistoryRow, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,10 @@ from modeldoctor.data import open_data
 from modeldoctor.data.outputs import in_network_classes
 from modeldoctor.errors import DataError, ModelDoctorWarning, StoreError, UsageError
 from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.results import run_directory
 from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.outputs import check_outputs
+from modeldoctor.results.run_directory import written_files
 from modeldoctor.results.trial import Trial, write_trial
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.files import written_aside
@@ -49,7 +53,6 @@ UNSTATED = {
     "label_smoothing": 0.0,
 }  # fmt: skip
 """Training settings where neither the configuration nor the checkpoint states one."""
-CONFIG_FILE = "config.yaml"
 _EXPLAINED = 100
 _CHANGE_NO_FIGURE = {"workers", "device", "memory"}
 _RECORDED = {"optimizer": "opt", "learning_rate": "lr", "label_smoothing": "smoothing"}
@@ -158,7 +161,7 @@ def carry_out(
     if not team.is_primary:
         return trial
     write_treated(network, weights, config.output)
-    write_trial(trial, config.output / "trial.json")
+    write_trial(trial, config.output / run_directory.TRIAL)
     return trial
 
 
@@ -198,22 +201,37 @@ def check_new(config: TreatConfig, resume: bool) -> None:
     """Refuse to write over a trial.
 
     Raises:
-        UsageError: the output holds one, and it is not to be resumed.
+        UsageError: the output holds one, and it is not to be resumed; or it would replace an input or a foreign file.
     """
-    if not resume and (config.output / CONFIG_FILE).exists():
+    folder = config.output
+    if not resume and (folder / run_directory.CONFIG).exists():
         raise UsageError(
             "there is a trial already",
             where=str(config.output),
             expected="a new run directory",
             hint="--resume goes on with it; or choose another output",
         )
+    data = config.data
+    check_outputs(
+        [path for path in written_files(folder, config.checkpoint.suffix) if path != config.diagnosis],
+        (config.checkpoint, data.path, data.root if Path(data.path).is_file() else None, data.masks, data.groups),
+    )
+    left = [path for path in written_files(folder, config.checkpoint.suffix) if path.exists()]
+    left = [path for path in left if config.diagnosis is None or not path.samefile(config.diagnosis)]
+    if left and not resume:
+        raise UsageError(
+            f"there is a file of another run: {left[0].name}",
+            where=str(folder),
+            expected="a new run directory",
+            hint="choose another output",
+        )
 
 
 def _begin(config: TreatConfig, network: Classifier, resume: bool) -> None:
     """Write the resolved configuration, or check that the trial to resume had the same one."""
     check_new(config, resume)
-    path = config.output / CONFIG_FILE
-    text = f"# Of the checkpoint with SHA-256 {network.checkpoint_sha256}\n"
+    path = config.output / run_directory.CONFIG
+    text = run_directory.identity_line(network.checkpoint_sha256)
     text += yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     if path.exists() and _what_counts(path.read_text(encoding="utf-8")) != _what_counts(text):
         raise StoreError(
@@ -285,7 +303,7 @@ def run_trial(
             splits=splits,
             annotated=np.empty(0, dtype=np.int64) if annotated is None else annotated.indices,
             device=device,
-            states=config.output / "arms",
+            states=config.output / run_directory.ARMS,
             progress=progress,
             stop=stop,
             team=team,

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.errors import UsageError
+from modeldoctor.results import run_directory
 from modeldoctor.runtime.files import written_aside
 from modeldoctor.treatment.arm import Epoch
 
@@ -49,7 +50,7 @@ class History:
     def _write(self, epochs: Sequence[Epoch]) -> None:
         if not self._writes:
             return
-        path = self._output / "history.csv"
+        path = self._output / run_directory.HISTORY
         with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
             writer.writeheader()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from modeldoctor import treatment
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.diagnosis import diagnose
+from modeldoctor.results import run_directory
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.trial import Trial
@@ -54,7 +55,7 @@ def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Classifi
 def _diagnosis(
     config: TreatConfig, network: Classifier, resume: bool, progress: Progress | None, team: Team
 ) -> Diagnosis:
-    made = config.output / "diagnosis.h5"
+    made = config.output / run_directory.DIAGNOSIS
     if config.diagnosis is not None or (resume and made.exists()):
         return read_diagnosis(config.diagnosis or made)
     return diagnose(

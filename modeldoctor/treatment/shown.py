@@ -18,6 +18,7 @@ from modeldoctor.data import make_loader
 from modeldoctor.graph import open_network, select_layers
 from modeldoctor.method.correlation import Noise
 from modeldoctor.method.maps import background_share, image_maps, thumbnails
+from modeldoctor.results import run_directory
 from modeldoctor.results.maps import TrialMaps, write_maps
 from modeldoctor.runtime.memory import BatchLimit
 from modeldoctor.treatment.arm import ArmState, TrialContext, answered
@@ -35,7 +36,7 @@ def write_shown(
     weights = {"original": context.original} | {name: done[0].best or context.original for name, done in runs.items()}
     maps = show_arms(network, context.network, weights, context.splits.val, config, context.device)
     if maps is not None:
-        write_maps(maps, config.output / "maps.h5")
+        write_maps(maps, config.output / run_directory.MAPS)
 
 
 def choose_to_show(

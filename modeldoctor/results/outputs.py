@@ -1,0 +1,103 @@
+"""Before any work: would an output replace an input, or a file that somebody else made?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import h5py
+
+from modeldoctor.errors import UsageError
+from modeldoctor.runtime.files import check_writable
+
+_ELSEWHERE = "choose another place with -o"
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+# Enough of a text to hold a page's title, a summary's first keys or a report's heading.
+_BEGINNING = 4096
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str | None], *, inside: bool = False) -> None:
+    """Refuse outputs that are inputs, lie among the images, replace a foreign file, or cannot be written.
+
+    Links and names that the file system takes for the same are seen through.
+
+    Args:
+        outputs: every file that will be written, derived ones, too.
+        inputs: files and folders that are read; None, and names of data sets that are no path, are passed over.
+        inside: whether outputs may lie directly in a folder that is read (never below it).
+
+    Raises:
+        UsageError: the first problem.
+    """
+    there = [path for path in (Path(name) for name in inputs if name is not None) if _exists(path)]
+    for output in outputs:
+        for given in there:
+            if given.is_file() and _same(output, given):
+                raise UsageError(f"the output is an input, {given}", where=str(output), hint=_ELSEWHERE)
+            if given.is_dir() and _among(output, given, inside):
+                raise UsageError(
+                    f"the output lies among the images or masks of {given}",
+                    where=str(output),
+                    expected="a place outside of the data: the next run would take it for a part of them",
+                    hint=_ELSEWHERE,
+                )
+        if not output.is_dir():
+            check_ours(output)
+        check_writable(output)
+
+
+def check_ours(output: Path) -> None:
+    """Refuse to replace a file that modeldoctor did not make.
+
+    Raises:
+        UsageError: such a file is there.
+    """
+    recognise = _RECOGNISE.get(output.suffix)
+    if recognise is None or not output.is_file() or output.stat().st_size == 0:
+        return
+    try:
+        ours = recognise(output)
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise UsageError(
+            "there is a file that modeldoctor did not make", where=str(output), hint=f"{_ELSEWHERE}, or move that file"
+        )
+
+
+def _hdf5(path: Path) -> bool:
+    with h5py.File(path, "r") as file:
+        return "modeldoctor" in file.attrs or "schema" in file.attrs
+
+
+def _text(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        beginning = file.read(_BEGINNING)
+    return any(mark in beginning for mark in ("modeldoctor", '"checkpoint_sha256"', '"outcome"', "# Of the checkpoint"))
+
+
+_RECOGNISE: dict[str, Callable[[Path], bool]] = {
+    ".h5": _hdf5, ".hdf5": _hdf5, ".json": _text, ".html": _text, ".md": _text, ".yaml": _text,
+}  # fmt: skip
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long to be a path
+        return False
+
+
+def _same(output: Path, given: Path) -> bool:
+    return output.exists() and output.samefile(given)
+
+
+def _among(output: Path, folder: Path, inside: bool) -> bool:
+    """Whether a folder of splits or classes would take the output for one of its images."""
+    output, folder = output.resolve(), folder.resolve()
+    if folder not in output.parents:
+        return False
+    splits = [folder / name for name in SPLITS if (folder / name).is_dir()]
+    if splits:
+        return any(split in output.parents for split in splits)
+    return not (inside and output.parent == folder)

@@ -1,0 +1,34 @@
+"""The run directory of a treatment: every file name in it, and the line that says which checkpoint it is of."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+CONFIG = "config.yaml"
+DIAGNOSIS = "diagnosis.h5"
+HISTORY = "history.csv"
+TRIAL = "trial.json"
+MAPS = "maps.h5"
+ARMS = "arms"
+TREATED = "treated"
+"""Without the suffix of the checkpoint."""
+
+_IDENTITY = re.compile(r"# Of the checkpoint with SHA-256 ([0-9a-f]{64})")
+
+
+def identity_line(checkpoint_sha256: str) -> str:
+    """The first line of `config.yaml`: a comment, so that the file can be given to `treat --config` as it is."""
+    return f"# Of the checkpoint with SHA-256 {checkpoint_sha256}\n"
+
+
+def identity_in(config: str) -> str | None:
+    """The SHA-256 of the checkpoint that a `config.yaml` is of; None if nobody wrote it there."""
+    found = _IDENTITY.match(config)
+    return found[1] if found else None
+
+
+def written_files(folder: Path, suffix: str = ".pt") -> tuple[Path, ...]:
+    """Every file that a treatment writes there, whatever its checkpoint's suffix."""
+    names = (CONFIG, DIAGNOSIS, f"{DIAGNOSIS}.partial", HISTORY, TRIAL, MAPS, f"{TREATED}{suffix}")
+    return tuple(folder / name for name in names)

@@ -1,0 +1,108 @@
+"""No output replaces an input, an image, or a file of somebody else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import pytest
+from conftest import Clinic, make_diagnosis
+
+from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.config.treat import load_treat_config
+from modeldoctor.diagnosis import diagnose
+from modeldoctor.errors import UsageError
+from modeldoctor.report import make_report
+from modeldoctor.results.hdf5 import write_diagnosis
+from modeldoctor.results.outputs import check_outputs
+from modeldoctor.results.run_directory import identity_in, identity_line
+from modeldoctor.treatment import check_new
+from modeldoctor.zoo import load_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Class folders, a list, a checkpoint and annotations."""
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "1.png").write_bytes(b"image")
+    for name in ("net.pt", "list.csv", "instances.json"):
+        (tmp_path / name).write_text("given")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["net.pt", "list.csv", "instances.json", "photos/cat/1.png", "photos/cat/new.h5"])
+def test_inputs_and_images_are_not_replaced(folder: Path, name: str) -> None:
+    inputs = [folder / given for given in ("net.pt", "list.csv", "instances.json", "photos")]
+    with pytest.raises(UsageError, match=r"the output (is an input|lies among)") as caught:
+        check_outputs([folder / name], inputs, inside=True)
+    assert caught.value.exit_code == 2
+    assert str(folder / name) in str(caught.value)
+
+
+def test_links_are_seen_through(folder: Path) -> None:
+    (folder / "soft.pt").symlink_to(folder / "net.pt")
+    (folder / "hard.pt").hardlink_to(folder / "net.pt")
+    (folder / "elsewhere").symlink_to(folder / "photos")
+    for name in ("soft.pt", "hard.pt", "elsewhere/dog/d.h5"):
+        with pytest.raises(UsageError):
+            check_outputs([folder / name], [folder / "net.pt", folder / "photos"])
+
+
+def test_beside_splits_there_is_room_and_in_a_folder_of_classes_for_files_alone(folder: Path) -> None:
+    check_outputs([folder / "photos" / "d.h5"], [folder / "photos"], inside=True)
+    with pytest.raises(UsageError, match="lies among"):
+        check_outputs([folder / "photos" / "run" / "trial.json"], [folder / "photos"])
+    (folder / "photos").rename(folder / "train")
+    check_outputs([folder / "run" / "trial.json"], [folder])
+    with pytest.raises(UsageError, match="lies among"):
+        check_outputs([folder / "train" / "cat" / "trial.json"], [folder])
+
+
+def test_files_of_others_stay_and_our_own_may_be_replaced(folder: Path) -> None:
+    with h5py.File(folder / "theirs.h5", "w") as file:
+        file["data"] = [1]
+    (folder / "theirs.json").write_text(json.dumps({"images": []}))
+    (folder / "broken.h5").write_text("no HDF5")
+    for name in ("theirs.h5", "theirs.json", "broken.h5"):
+        with pytest.raises(UsageError, match="did not make"):
+            check_outputs([folder / name], ())
+    write_diagnosis(make_diagnosis(), folder / "ours.h5")
+    made = make_report(folder / "ours.h5")
+    check_outputs([folder / "ours.h5", *made.files], ())
+
+
+def test_a_diagnosis_refuses_before_any_work(clinic: Clinic, folder: Path) -> None:
+    """Its summary would replace the annotations."""
+    network, config = load_model(clinic.checkpoint), DiagnoseConfig(device="cpu")
+    annotations = folder / "instances.json"
+    with pytest.raises(UsageError, match="the output is an input"):
+        diagnose(network, clinic.data, config=config, masks=annotations, output=folder / "instances.h5")
+    assert annotations.read_text() == "given"
+    copy = folder / "copy.pt"
+    shutil.copy(clinic.checkpoint, copy)
+    with pytest.raises(UsageError, match="the output is an input"):
+        diagnose(load_model(copy), clinic.data, config=config, output=copy)
+
+
+def test_a_treatment_keeps_what_lies_in_its_folder(clinic: Clinic, folder: Path) -> None:
+    run = folder / "run"
+    run.mkdir()
+    for name in ("treated.pt", "maps.h5"):
+        (run / name).write_text("theirs")
+        config = load_treat_config(None, [], checkpoint=clinic.checkpoint, data__path=str(clinic.data), output=run)
+        with pytest.raises(UsageError):
+            check_new(config, resume=False)
+        (run / name).unlink()
+    treated = run / "treated.pt"
+    shutil.copy(clinic.checkpoint, treated)
+    config = load_treat_config(None, [], checkpoint=treated, data__path=str(clinic.data), output=run)
+    with pytest.raises(UsageError, match="the output is an input"):
+        check_new(config, resume=False)
+
+
+def test_a_configuration_says_which_checkpoint_it_is_of() -> None:
+    assert identity_in(identity_line("ab" * 32) + "checkpoint: x.pt\n") == "ab" * 32
+    assert identity_in("checkpoint: x.pt\n") is None
