@@ -22,6 +22,7 @@ from modeldoctor.diagnosis.build import (
     make_probe,
     only_right,
     warn_of_predictions,
+    warn_of_vanished,
 )
 from modeldoctor.diagnosis.draws import plan_draws
 from modeldoctor.diagnosis.explain import Probe
@@ -152,6 +153,7 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
         else:
             predict(run, images)
         warn_of_predictions(run, images, classes)
+    readable = {images.split: len(run.state.predictions[images.split].broken) for images in read}
     measure_scales(run, source)
     used = choose_samples(run, source, classes)
     plan_draws(run, source, used)
@@ -167,4 +169,5 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     found = build_diagnosis(run, network, classes, examined.split, samples, probe, layers) if layers else None
     explained = run.team.broadcast(found.misdiagnosed if found else ())
     shown = show(run, examined, explained, row, probe)
+    warn_of_vanished(run, readable)
     return replace(found, adversarial=adversarial(run), shown=shown) if found else None

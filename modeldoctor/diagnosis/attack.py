@@ -62,12 +62,15 @@ def attack(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int, 
     """
     state, preprocessing = run.state, images.preprocessing
     index = state.predictions[images.split].table()[0]
-    for batch in run.batches(images, chosen[state.attacked :], run.chunks.batch):
+    begin = state.positions.get("attack", 0)
+    for batch in run.batches(images, chosen[begin:], run.chunks.batch):
         found = _turned(run, probe, batch, preprocessing) if len(batch.labels) else []
         for number, rows in run.team.all_gather((len(batch.labels), found)):
             state.attacked += number
             state.adversarial += [[first_row + int(np.searchsorted(index, key)), *rest] for key, *rest in rows]
-        run.after_batch("attack", state.attacked, len(chosen))
+        begin += run.passed(images, batch)
+        state.positions["attack"] = begin
+        run.after_batch("attack", begin, len(chosen))
 
 
 def _turned(run: Run, probe: Probe, batch: Batch, preprocessing: Preprocessing) -> list[list[Any]]:

@@ -45,6 +45,24 @@ def warn_of_predictions(run: Run, images: AnySet, classes: tuple[str, ...]) -> N
         )
 
 
+def warn_of_vanished(run: Run, before: dict[str, int]) -> None:
+    """Warn of images that could be read in the first pass and in a later one not any more.
+
+    Args:
+        before: how many images of each split could not be read in the first pass.
+    """
+    for split, number in before.items():
+        gone = run.state.predictions[split].broken[number:]
+        if gone:
+            path, reason = gone[0]
+            warnings.warn(
+                f"{split}: {len(gone)} images could be read at first and later not any more; the figures are without "
+                f"them. The first: {path} ({reason})",
+                ModelDoctorWarning,
+                stacklevel=3,
+            )
+
+
 def choose_samples(run: Run, images: AnySet, classes: tuple[str, ...]) -> NDArray[np.int64]:
     """T right, confident images per class, ascending; warns of classes that have fewer."""
     config = run.config

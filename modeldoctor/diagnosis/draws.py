@@ -45,10 +45,14 @@ def plan_draws(run: Run, images: AnySet, chosen: NDArray[np.int64]) -> None:
             labels.append(batch.labels)
             for cut in run.network.cuts(batch.images.to(run.device), run.layers):
                 parts[cut.layer.name].append(_each_draw(run, cut, batch.labels, batch.indices.tolist()))
-        done += sum(run.team.all_gather(len(batch.labels)))
+        done += run.passed(images, batch)
         run.after_batch("draws", done, len(pilot))
     everyone = run.team.all_gather((labels, parts))
-    whole = torch.cat([label for some, _ in everyone for label in some])
+    found_labels = [label for some, _ in everyone for label in some]
+    if not found_labels:  # every one of them has vanished since it was predicted
+        run.state.draws = {layer.name: Draws(1, math.nan, math.nan) for layer in run.layers}
+        return
+    whole = torch.cat(found_labels)
     for layer in run.layers:
         values = torch.cat([part for _, found in everyone for part in found[layer.name]], dim=1)
         run.state.draws[layer.name] = fewest_draws(values, whole, run.config.draws_precision)

@@ -79,6 +79,15 @@ class Run:
         workers = self.config.workers
         return dealt(self.team, images, indices, batch_size=size, workers=workers, device=self.device)
 
+    def passed(self, images: AnySet, batch: Batch) -> int:
+        """How many images of the list this round of batches took; those that can no longer be read are noted."""
+        broken = [(images.paths[bad.index], bad.reason) for bad in batch.broken]
+        noted, taken = self.state.predictions[images.split].broken, 0
+        for number, gone in self.team.all_gather((len(batch.labels), broken)):
+            noted += [pair for pair in gone if pair[0] not in {path for path, _ in noted}]
+            taken += number + len(gone)
+        return taken
+
     def after_batch(self, stage: str, done: int, total: int | None) -> None:
         """Show progress, keep the state now and then, and end here if anyone was asked to.
 
@@ -202,9 +211,16 @@ def measure_scales(run: Run, images: AnySet) -> None:
             for cut in run.network.cuts(batch.images.to(run.device), run.layers):
                 maps = cut.maps.double()
                 sums[cut.layer.name] += [maps.numel(), float(maps.sum()), float((maps**2).sum())]
-        done += sum(run.team.all_gather(len(batch.labels)))
+        done += run.passed(images, batch)
         run.after_batch("scale", done, len(chosen))
     everyone = run.team.all_gather(sums)
+    if run.layers and not sum(part[run.layers[0].name][0] for part in everyone):
+        raise DataError(
+            f"of {done} images that could be read at first none can be read any more",
+            where=f"split {images.split}",
+            expected="images that stay while they are measured",
+            hint="check the disk or the mount that they are on",
+        )
     for name in sums:
         count, total, squares = np.sum([part[name] for part in everyone], axis=0)
         run.state.scales[name] = float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))
@@ -220,11 +236,13 @@ def correlate(run: Run, images: AnySet, chosen: NDArray[np.int64]) -> None:
     state = run.state
     for layer in run.layers:
         state.correlations.setdefault(layer.name, empty_state(run.classes, layer.channels))
-    for batch in run.batches(images, chosen[state.correlated :], run.chunks.batch):
+    begin = state.positions.get("correlate", 0)
+    for batch in run.batches(images, chosen[begin:], run.chunks.batch):
         if len(batch.labels):
             state.correlations = _with_batch(run, batch)
-        state.correlated += sum(run.team.all_gather(len(batch.labels)))
-        run.after_batch("correlate", state.correlated, len(chosen))
+        begin += run.passed(images, batch)
+        state.positions["correlate"] = begin
+        run.after_batch("correlate", begin, len(chosen))
     run.merge_correlations()
 
 
@@ -256,7 +274,8 @@ def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int,
     """
     state = run.state
     index, _, predicted, confidence = state.predictions[images.split].table()
-    for batch in run.batches(images, chosen[len(state.evidence) :], run.chunks.batch):
+    begin = state.positions.get("explain", 0)
+    for batch in run.batches(images, chosen[begin:], run.chunks.batch):
         keys = batch.indices.tolist()
         here = np.searchsorted(index, keys)  # ascending, as images are read in order
         evidence = (
@@ -275,4 +294,6 @@ def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int,
             else []
         )
         state.evidence += chain.from_iterable(run.team.all_gather([seen._asdict() for seen in evidence]))
-        run.after_batch("explain", len(state.evidence), len(chosen))
+        begin += run.passed(images, batch)
+        state.positions["explain"] = begin
+        run.after_batch("explain", begin, len(chosen))

@@ -37,20 +37,25 @@ def show(run: Run, images: AnySet, explained: Sequence[Misdiagnosis], first_row:
     predicted = {int(place): one.predicted for place, one in zip(places, chosen, strict=True)}
     layer = next(layer for layer in probe.layers if layer.name == probe.profile.name)
     noise = Noise(seed=probe.seed, delta=probe.delta)
-    pictures, maps, done = [], [], 0
+    pictures, maps, seen = [], [], list[int]()
     # So few that every process makes them all.
     for batch in dealt(Team(), images, places, batch_size=run.chunks.batch, workers=0, device=run.device):
         keys = batch.indices.tolist()
+        if not keys:  # none of them can be read any more
+            continue
         classes = torch.tensor([predicted[key] for key in keys]).to(run.device)
         (cut,) = run.network.cuts(batch.images.to(run.device), [layer])
         maps.append(image_maps(cut, classes, keys, noise=noise, draws=probe.draws, rows=probe.rows[layer.name]))
         pictures.append(thumbnails(batch.images, images.preprocessing.mean, images.preprocessing.std))
-        done += len(keys)
-        run.after_batch("show", done, len(places))
+        seen += keys
+        run.after_batch("show", len(seen), len(places))
+    if not seen:
+        return None
+    rows = dict(zip(places.tolist(), (picked.sample for picked in chosen), strict=True))
     whole = ImageMaps(*(torch.cat(parts).float() for parts in zip(*maps, strict=True)))
     return Shown(
         layer=layer.name,
-        sample=np.array([picked.sample for picked in chosen], dtype=np.int32),
+        sample=np.array([rows[key] for key in seen], dtype=np.int32),
         thumbnail=np.concatenate(pictures),
         derivative=whole.derivative.numpy(),
         contribution=whole.contribution.numpy(),

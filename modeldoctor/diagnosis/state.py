@@ -20,7 +20,7 @@ from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import written_aside
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass
@@ -73,10 +73,10 @@ class RunState:
             stream does not say).
         scales: activation standard deviation by layer.
         draws: noise draws by layer.
-        correlated: how many of the chosen samples are in `correlations`.
+        positions: by pass, how many of its chosen images are behind it, those that could not be read included.
         correlations: by layer.
         evidence: what was gathered on single images, a plain dict each.
-        attacked: how many of the chosen images were attacked.
+        attacked: how many images were attacked.
         adversarial: sample, prediction, stability and fallback of each that was turned.
         chunks: images at once, and rows at once by layer; a resumed run rounds as the interrupted one did.
     """
@@ -86,7 +86,7 @@ class RunState:
     scanned: dict[str, int | None] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
     draws: dict[str, Draws] = field(default_factory=dict)
-    correlated: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
     correlations: dict[str, CorrelationState] = field(default_factory=dict)
     evidence: list[dict[str, Any]] = field(default_factory=list)
     attacked: int = 0
@@ -105,7 +105,7 @@ class RunState:
             "scanned": self.scanned,
             "scales": self.scales,
             "draws": {layer: tuple(draws) for layer, draws in self.draws.items()},
-            "correlated": self.correlated,
+            "positions": self.positions,
             "correlations": {layer: list(state) for layer, state in self.correlations.items()},
             "evidence": self.evidence,
             "attacked": self.attacked,
@@ -150,7 +150,7 @@ class RunState:
             content["scanned"],
             content["scales"],
             {layer: Draws(*values) for layer, values in content["draws"].items()},
-            content["correlated"],
+            content["positions"],
             correlations,
             content["evidence"],
             content["attacked"],

@@ -1,0 +1,105 @@
+"""Images that vanish while a diagnosis runs: counted, named, and no figure twice."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Clinic
+
+from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.diagnosis import diagnose
+from modeldoctor.errors import DataError, InterruptedRunError, ModelDoctorWarning
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.zoo import Classifier, load_model
+
+LAYER = "layer3.0.conv3"
+QUICK: dict[str, Any] = {
+    "layers": LAYER, "noise_draws": 1, "samples_per_class": 10, "device": "cpu", "hooks": True, "batch_size": 4,
+    "scan": "all",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network(clinic: Clinic) -> Classifier:
+    return load_model(clinic.checkpoint)
+
+
+@pytest.fixture
+def data(clinic: Clinic, tmp_path: Path) -> Path:
+    shutil.copytree(clinic.data, tmp_path / "data", ignore=shutil.ignore_patterns("test"))
+    return tmp_path / "data"
+
+
+def during(stage: str, at: int, happens: Any) -> Any:
+    """A progress that lets something happen, once, when a pass has come so far."""
+    done: list[int] = []
+
+    def progress(name: str, number: int, total: int | None) -> None:
+        if name == stage and number >= at and not done:
+            done.append(number)
+            happens()
+
+    return progress
+
+
+def used_of(found: Diagnosis, name: str) -> list[str]:
+    samples = found.samples
+    paths = [path.decode() for path in samples.path[samples.used_in_diagnosis]]
+    return [path for path in paths if path.startswith(f"train/{name}/")]
+
+
+def test_resuming_behind_images_that_vanished_counts_none_twice(
+    clinic: Clinic, network: Classifier, data: Path, tmp_path: Path
+) -> None:
+    whole = diagnose(network, data, config=DiagnoseConfig(**QUICK))
+    gone = used_of(whole, "amber")[:4]
+
+    def vanish() -> None:
+        for path in gone:
+            (data / path).write_bytes(b"")
+
+    def interrupt() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    options = {"config": DiagnoseConfig(**QUICK), "output": tmp_path / "d.h5"}
+    stop_at = len(used_of(whole, "amber")) + 2
+    steps = [during("draws", 0, vanish), during("scale", 1, vanish), during("correlate", stop_at, interrupt)]
+
+    def progress(*told: Any) -> None:
+        for step in steps:
+            step(*told)
+
+    with pytest.raises(InterruptedRunError):
+        diagnose(network, data, **options, progress=progress)  # type: ignore[arg-type]
+    with pytest.warns(ModelDoctorWarning, match="train: 4 images cannot be read"):
+        found = diagnose(network, data, **options, resume=True)  # type: ignore[arg-type]
+    assert found[LAYER].count.tolist() == [6, 10, 10, 10]
+    assert {path for path, _ in found.broken} == set(gone)
+
+
+def test_wrong_images_that_vanish_are_named_and_the_rest_is_explained(
+    clinic: Clinic, network: Classifier, data: Path
+) -> None:
+    def vanish() -> None:
+        for path in (data / "val").rglob("*.png"):
+            path.unlink()
+
+    with pytest.warns(ModelDoctorWarning, match="val: .* images could be read at first"):
+        found = diagnose(network, data, config=DiagnoseConfig(**QUICK), progress=during("correlate", 1, vanish))
+    assert found.misdiagnosed == ()
+    assert found.shown is None
+    assert found.wrong > 0
+    assert len(found.broken) > 0
+    assert found.accuracy > 0.5
+
+
+def test_when_everything_vanishes_it_is_said(clinic: Clinic, network: Classifier, data: Path) -> None:
+    def vanish() -> None:
+        shutil.rmtree(data / "train")
+
+    with pytest.raises(DataError, match="none can be read any more"):
+        diagnose(network, data, config=DiagnoseConfig(**QUICK), progress=during("predict val", 36, vanish))
