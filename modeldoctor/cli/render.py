@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 from rich import box
@@ -13,15 +12,9 @@ from rich.table import Table
 
 from modeldoctor.graph import Layer
 from modeldoctor.results.trial import Trial
+from modeldoctor.results.verdicts import evidence_of, meaning_of
 
 _WORST = 5
-_SENTENCES = {
-    "isolated": "the prediction does not survive noise on its features that right ones survive",
-    "background": "the evidence lies outside the object",
-    "foreign-kernels": "kernels that the true class does not use carry the prediction",
-    "resembles-class": "its kernels respond like another class's",
-    "unclear": "nothing measured sets it apart from right predictions",
-}
 
 
 def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
@@ -154,7 +147,11 @@ def _verdicts(summary: dict[str, Any]) -> Table:
     table.add_column("meaning")
     for verdict, count in sorted(summary["verdicts"].items(), key=lambda item: -int(item[1])):
         if count:
-            table.add_row(verdict, str(count), _SENTENCES[verdict])
+            table.add_row(verdict, str(count), meaning_of(verdict))
+    stays = (summary["limits"] or {}).get("stays_without_object")
+    if stays is not None:
+        table.caption = f"of right, confident predictions {_percent(stays)} stay the same with the object removed"
+        table.caption_justify = "left"
     return table
 
 
@@ -166,7 +163,7 @@ def _telling(summary: dict[str, Any]) -> Table:
         table.add_row(
             escape(image["path"]),
             f"{escape(image['predicted'])} ({_percent(image['confidence'])})",
-            f"[bold]{image['verdict']}[/]: {escape(_evidence(image))}",
+            f"[bold]{image['verdict']}[/]: {escape(evidence_of(image))}",
         )
     return table
 
@@ -189,24 +186,6 @@ def _table(title: str, *texts: str) -> Table:
     for text in texts:
         table.add_column(text, overflow="fold")
     return table
-
-
-def _evidence(image: dict[str, Any]) -> str:
-    verdict = image["verdict"]
-    if verdict == "isolated":
-        return f"{_percent(image['stability'])} of noisy copies keep it, {_percent(image['fallback'])} turn right"
-    if verdict == "background":
-        return f"{_percent(image['background_share'])} of the evidence is outside the object"
-    if verdict == "foreign-kernels":
-        kernels = (
-            f"{kernel['channel']} ({kernel['size']:.3g}, usually {kernel['own_class']:.3g})"
-            for kernel in image["kernels"]
-        )
-        share, first = _percent(image["foreign_share"]), ", ".join(islice(kernels, 2))
-        return f"{share} of it on kernels that {image['label']} does not use: {first}"
-    if verdict == "resembles-class":
-        return f"like {image['resembles']}, by {image['resemblance']:+.2f} cosine"
-    return _SENTENCES["unclear"]
 
 
 def _percent(share: float | None) -> str:

@@ -1,8 +1,8 @@
 """Why one image is wrong: the kernels that carry the prediction, whose profile it resembles, isolation, background.
 
-Each figure of a wrong image is held against the same figure of right, confident predictions ("references"): it counts
-as abnormal beyond what 95% of these show. The verdict is the first abnormal figure in the order of `_FIGURES`, from the
-most specific to the least; `unclear` if none is.
+Each figure of a wrong image is compared with the same figure of right, confident predictions ("references"): it counts
+as abnormal beyond what 95% of these show. The verdict is the first abnormal figure in the order of
+`results.verdicts.VERDICTS`; `unclear` if none is. `background` is an intervention: the object is removed.
 
 Two figures are not taken from |∂y/∂m|, because behind BatchNorm-ReLU-pooling-linear that says little about the image.
 Resemblance compares mean activations, which the predicted class does not enter: with a_p the nearest profile was that
@@ -15,7 +15,7 @@ Shapes: B images, K channels, H x W positions, N classes, D noise ranges, J nois
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from modeldoctor.graph import Cut, Layer, LayeredNetwork
 from modeldoctor.method.correlation import Noise, correlate_samples
 from modeldoctor.method.maps import background_share
 from modeldoctor.results.diagnosis import Floats, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Verdict, normalise
+from modeldoctor.results.verdicts import VERDICTS
 from modeldoctor.runtime.memory import BatchLimit
 
 KERNELS_KEPT = 8
@@ -81,6 +82,8 @@ class Evidence(NamedTuple):
     resembles: int
     resemblance: float
     kernels: list[dict[str, Any]]
+    without_object: float
+    stays_without_object: float
 
 
 def gather_evidence(
@@ -111,6 +114,7 @@ def gather_evidence(
         if cut.layer.name == probe.profile.name:
             carried = _carried(cut, probe, masks, labels, predicted, keys)
     stability, fallback = tally.shares(probe)
+    removed = remove_objects(network, images, masks, predicted)
     return [
         Evidence(
             sample=samples[i],
@@ -120,9 +124,34 @@ def gather_evidence(
             stability=stability[i],
             fallback=fallback[i],
             **carried[i],
+            **removed[i],
         )
         for i in range(len(images))
     ]
+
+
+def remove_objects(
+    network: LayeredNetwork, images: Tensor, masks: Sequence[Tensor | None] | None, predicted: Tensor
+) -> list[dict[str, Any]]:
+    """Fill each object with the mean of its background: is the prediction still the same, and how sure is it?
+
+    Args: as in `gather_evidence`. An image without a mask, or whose mask leaves no background or no object, is NaN.
+    """
+    found: list[dict[str, Any]] = [
+        {"without_object": float("nan"), "stays_without_object": float("nan")} for _ in range(len(images))
+    ]
+    rows = [i for i, mask in enumerate(masks or ()) if mask is not None and bool(mask.any()) and not bool(mask.all())]
+    if not rows or not masks:
+        return found
+    objects = torch.stack([mask for i in rows if (mask := masks[i]) is not None]).to(images.device)[:, None]
+    pixels, outside = images[rows], ~objects
+    fill = (pixels * outside).sum((2, 3), keepdim=True) / outside.sum((2, 3), keepdim=True)
+    probabilities = network.logits(torch.where(objects, fill, pixels)).float().softmax(1)
+    classes = predicted[rows]
+    sure, same = probabilities.gather(1, classes[:, None])[:, 0], probabilities.argmax(1) == classes
+    for row, confidence, stays in zip(rows, sure.tolist(), same.tolist(), strict=True):
+        found[row] = {"without_object": confidence, "stays_without_object": float(stays)}
+    return found
 
 
 def measure_stability(
@@ -247,24 +276,6 @@ def _resemblance(activation: Floats, profiles: Floats, label: int) -> dict[str, 
     return {"resembles": nearest, "resemblance": float(others[nearest] - similarity[label])}
 
 
-class _Figure(NamedTuple):
-    verdict: Verdict
-    limit: Callable[[Limits], float]
-    value: Callable[[Misdiagnosis], float]
-
-
-# The order of verdicts. Each figure grows with how abnormal it is, and 1 is the most it can be.
-_FIGURES = (
-    _Figure(Verdict.ISOLATED, lambda limits: 1 - limits.stability, lambda image: 1 - image.stability),
-    _Figure(Verdict.BACKGROUND, lambda limits: limits.background_share, lambda image: image.background_share),
-    # Half a difference of cosines, so that 1 is its most, too.
-    _Figure(
-        Verdict.RESEMBLES_CLASS, lambda limits: max(limits.resemblance, 0.0) / 2, lambda image: image.resemblance / 2
-    ),
-    _Figure(Verdict.FOREIGN_KERNELS, lambda limits: limits.foreign_share, lambda image: image.foreign_share),
-)
-
-
 def find_limits(references: Sequence[Evidence], probe: Probe) -> Limits | None:
     """What 95% of right, confident predictions stay within; None without references."""
     if not references:
@@ -277,6 +288,10 @@ def find_limits(references: Sequence[Evidence], probe: Probe) -> Limits | None:
         known = np.array(values)[~np.isnan(values)]
         return float(np.quantile(known, share)) if len(known) else float("nan")
 
+    def mean(values: Sequence[float]) -> float:
+        known = np.array(values)[~np.isnan(values)]
+        return float(known.mean()) if len(known) else float("nan")
+
     return Limits(
         layer=probe.profile.name,
         noise_range=probe.noise_ranges[row],
@@ -285,6 +300,7 @@ def find_limits(references: Sequence[Evidence], probe: Probe) -> Limits | None:
         foreign_share=quantile([reference.foreign_share for reference in references], 0.95),
         resemblance=quantile([reference.resemblance for reference in references], 0.95),
         references=len(references),
+        stays_without_object=mean([reference.stays_without_object for reference in references]),
     )
 
 
@@ -298,8 +314,8 @@ def judge(evidence: Evidence, limits: Limits | None, probe: Probe) -> Misdiagnos
     unjudged = Misdiagnosis(**figures, verdict=Verdict.UNCLEAR, strength=0.0)
     if limits is None:
         return unjudged
-    for figure in _FIGURES:
-        limit, value = figure.limit(limits), figure.value(unjudged)
+    for row_of_verdict in VERDICTS:
+        limit, value = row_of_verdict.limit(limits), row_of_verdict.value(unjudged)
         if value > limit:  # False for NaN
-            return Misdiagnosis(**figures, verdict=figure.verdict, strength=(value - limit) / (1 - limit))
+            return Misdiagnosis(**figures, verdict=row_of_verdict.verdict, strength=(value - limit) / (1 - limit))
     return unjudged

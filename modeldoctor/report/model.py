@@ -131,6 +131,10 @@ class ImageFigures(_Model):
     stability: Number
     fallback: Number
     background_share: Number
+    without_object: Number = math.nan
+    """Softmax of the predicted class with the object removed."""
+    stays_without_object: Number = math.nan
+    """1 if the prediction is the same then, else 0."""
     foreign_share: Number
     resembles: str | None
     resemblance: Number
@@ -147,6 +151,8 @@ class LimitFigures(_Model):
     foreign_share: Number
     resemblance: Number
     references: int
+    stays_without_object: Number = math.nan
+    """Share of right, confident predictions that stay the same with the object removed."""
 
 
 class BrokenImage(_Model):

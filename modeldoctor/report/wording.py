@@ -13,15 +13,11 @@ from modeldoctor.report.model import (
     Report,
     StabilityFigures,
 )
+from modeldoctor.results.diagnosis import Verdict
 from modeldoctor.results.trial import Comparison, Ruling
+from modeldoctor.results.verdicts import about_verdict, sentence_of
 
-VERDICTS = {
-    "isolated": "The prediction does not survive slight noise on the network's features; right predictions do.",
-    "background": "The evidence for the prediction lies outside the object.",
-    "resembles-class": "The features look more like those of another class than like those of the true one.",
-    "foreign-kernels": "The prediction rests on kernels that the true class does not use.",
-    "unclear": "Nothing that was measured sets it apart from right predictions.",
-}
+VERDICTS = {str(verdict): about_verdict(verdict) for verdict in Verdict}
 OUTCOMES = {
     "improved": "The treatment helped",
     "no-benefit": "The treatment brought no proven benefit",
@@ -76,6 +72,12 @@ def diagnosis_headline(found: DiagnosisFigures) -> str:
     if found.explained:
         verdict, count = max(found.verdicts.items(), key=lambda item: item[1])
         said += f" Of {found.explained} wrong images that were explained, {count} are {verdict}."
+    stays = found.limits.stays_without_object if found.limits else math.nan
+    if not math.isnan(stays):
+        said += (
+            f" With the object removed, {percent(stays, 0)} of the right, confident predictions that were tried stay "
+            "the same."
+        )
     return said
 
 
@@ -102,29 +104,7 @@ def progress_headline(progress: ProgressFigures) -> str:
 
 def image_sentence(image: ImageFigures, limits: LimitFigures | None) -> str:
     """Why one image is wrong, in one plain sentence with the figure that says so."""
-    label, predicted = f"“{image.label}”", f"“{image.predicted}”"
-    if image.verdict == "isolated":
-        said = f"With noise on its features only {percent(image.stability, 0)} of the copies stay {predicted}"
-        if limits:
-            said += f" (95% of right predictions stay in at least {percent(limits.stability, 0)})"
-        return f"{said}; {percent(image.fallback, 0)} turn to {label}."
-    if image.verdict == "background":
-        said = f"{percent(image.background_share, 0)} of the evidence for {predicted} lies outside the object"
-        return f"{said}{_usually(limits.background_share if limits else None)}."
-    if image.verdict == "resembles-class":
-        said = f"Its features look more like “{image.resembles}” than like {label}: cosine similarity is higher by "
-        usual = limits.resemblance if limits else math.nan
-        return f"{said}{image.resemblance:.2f}" + (
-            "." if math.isnan(usual) else f" (95% of right predictions: at most {usual:.2f})."
-        )
-    if image.verdict == "foreign-kernels":
-        kernels = [str(kernel.channel) for kernel in image.kernels[:3]]
-        said = (
-            f"{percent(image.foreign_share, 0)} of what carries {predicted} lies on kernels that {label} does not use"
-        )
-        above = f", above all {', '.join(kernels)}" if kernels else ""
-        return f"{said}{above}{_usually(limits.foreign_share if limits else None)}."
-    return VERDICTS["unclear"]
+    return sentence_of(image.model_dump(), limits.model_dump() if limits else None)
 
 
 def firmness_sentence(figures: StabilityFigures) -> str:
@@ -137,7 +117,3 @@ def firmness_sentence(figures: StabilityFigures) -> str:
     if "adversarial" in kept and kept["adversarial"] > kept["right"] - 0.1:
         said += " So in this network adversarial images of this step size are not isolated."
     return said
-
-
-def _usually(limit: float | None) -> str:
-    return "" if limit is None or math.isnan(limit) else f" (95% of right predictions: at most {percent(limit, 0)})"

@@ -163,6 +163,9 @@ class Misdiagnosis:
         resembles: the other class whose mean activations the image's resemble most; -1 if there is none.
         resemblance: cosine similarity to those less that to its own class's.
         kernels: the largest foreign kernels, largest first.
+        without_object: softmax of the predicted class when the object's pixels are filled with the mean of its
+            background; NaN without a mask.
+        stays_without_object: whether that prediction is still the same, 1 or 0; NaN without a mask.
     """
 
     sample: int
@@ -178,6 +181,8 @@ class Misdiagnosis:
     resembles: int
     resemblance: float
     kernels: tuple[Kernel, ...]
+    without_object: float = math.nan
+    stays_without_object: float = math.nan
 
 
 def most_telling(images: Sequence[Misdiagnosis], number: int) -> list[Misdiagnosis]:
@@ -187,7 +192,11 @@ def most_telling(images: Sequence[Misdiagnosis], number: int) -> list[Misdiagnos
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What right, confident predictions show: 95% of them stay on the good side of each figure. NaN: not measured."""
+    """What right, confident predictions show: 95% of them stay on the good side of each figure. NaN: not measured.
+
+    `stays_without_object` is the share of them, of those with a mask, that stay the same when the object is removed:
+    they are right for the wrong reason.
+    """
 
     layer: str
     noise_range: float
@@ -196,6 +205,7 @@ class Limits:
     foreign_share: float
     resemblance: float
     references: int
+    stays_without_object: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ a new schema number.
 - `/misdiagnosed` MUST hold `sample`, `label`, `predicted`, `resembles` i4 (-1: none), `confidence`, `strength`,
   `stability`, `fallback`, `background_share`, `foreign_share`, `resemblance` f4, `verdict` (string), (M) each, and
   `/misdiagnosed/kernels` the fields of `records.Kernel` as (M,E), channel -1 where there are fewer. It MAY have the
-  attribute `limits` (JSON of `records.Limits`).
+  attribute `limits` (JSON of `Limits`), and `without_object`, `stays_without_object` f4 (NaN without a mask).
 - `/broken` MUST hold `path` and `reason` of unreadable images.
 - `/shown` MAY hold P wrong images with maps: `sample` (P) i4, `thumbnail` (P,h,w,3) u1, `derivative`, `contribution`,
   `grad_cam` (P,H,W) f4; then it MUST have the attribute `layer`.
@@ -68,6 +68,9 @@ _IMAGE_FIELDS = {
     for field in fields(Misdiagnosis)
     if field.name not in ("verdict", "kernels")
 }
+
+
+_OPTIONAL = ("without_object", "stays_without_object")
 
 
 def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
@@ -304,7 +307,8 @@ def _read_samples(group: h5py.Group, splits: tuple[str, ...]) -> Samples:
 
 
 def _read_misdiagnosed(group: h5py.Group) -> tuple[Misdiagnosis, ...]:
-    columns = {name: group[name][()].tolist() for name in _IMAGE_FIELDS}
+    # Older files have no interventions.
+    columns = {name: group[name][()].tolist() for name in _IMAGE_FIELDS if name in group or name not in _OPTIONAL}
     verdicts = group["verdict"].asstr()[()]
     kernels = {name: group["kernels"][name][()].tolist() for name in _KERNEL_FIELDS}
     return tuple(

@@ -163,6 +163,8 @@ def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
         "stability": image.stability,
         "fallback": image.fallback,
         "background_share": image.background_share,
+        "without_object": image.without_object,
+        "stays_without_object": image.stays_without_object,
         "foreign_share": image.foreign_share,
         "resembles": names[image.resembles] if image.resembles >= 0 else None,
         "resemblance": image.resemblance,

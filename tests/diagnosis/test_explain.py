@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from networks import Pooled, randomised
 from scipy import stats
 from torch import Tensor, nn
 
-from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, gather_evidence, judge
+from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, gather_evidence, judge, remove_objects
 from modeldoctor.graph import Layer, open_network, select_layers
 from modeldoctor.results.diagnosis import LayerDiagnosis, Limits, Verdict
 from modeldoctor.runtime.memory import BatchLimit
@@ -155,6 +156,7 @@ def evidence(**figures: object) -> Evidence:
     usual = {
         "sample": 0, "label": 0, "predicted": 1, "confidence": 0.9, "stability": [1.0, 1.0], "fallback": [0.0, 0.0],
         "background_share": NAN, "foreign_share": 0.0, "resembles": 1, "resemblance": -0.5, "kernels": [],
+        "without_object": NAN, "stays_without_object": NAN,
     }  # fmt: skip
     return Evidence(**(usual | figures))
 
@@ -202,14 +204,14 @@ LIMITS = Limits(
     references=9,
 )
 ABNORMAL = {
+    Verdict.BACKGROUND: {"without_object": 0.75, "stays_without_object": 1.0},
     Verdict.ISOLATED: {"stability": [0.7, 0.0]},
-    Verdict.BACKGROUND: {"background_share": 0.75},
     Verdict.RESEMBLES_CLASS: {"resemblance": 0.3},
     Verdict.FOREIGN_KERNELS: {"foreign_share": 0.6},
 }
 STRENGTH = {
     Verdict.ISOLATED: (0.3 - 0.1) / 0.9,
-    Verdict.BACKGROUND: 0.25 / 0.5,
+    Verdict.BACKGROUND: 0.75,
     Verdict.RESEMBLES_CLASS: 0.3 / 2,
     Verdict.FOREIGN_KERNELS: 0.4 / 0.8,
 }
@@ -227,6 +229,39 @@ def test_the_most_specific_abnormal_figure_wins() -> None:
     for first in range(len(order)):
         figures = {key: value for verdict in order[first:] for key, value in ABNORMAL[verdict].items()}
         assert judge(evidence(**figures), LIMITS, make_probe()).verdict == order[first]
+
+
+def by_sum(images: Tensor) -> Tensor:
+    """Class 1 while the sum of all pixels is positive, class 0 below."""
+    total = images.sum((1, 2, 3))
+    return torch.stack([-total, total], 1)
+
+
+def test_with_the_object_removed_the_background_alone_decides() -> None:
+    """One object of 2 of 4 pixels: with it the sum is 3 and 1, without it (2 x the background's sum) 2 and -2."""
+    images = torch.tensor([[[[1.0, 1.0], [0.5, 0.5]]], [[[1.0, 1.0], [-0.5, -0.5]]], [[[1.0, 1.0], [1.0, 1.0]]]])
+    mask = torch.tensor([[True, True], [False, False]])
+    opened, predicted = SimpleNamespace(logits=by_sum), torch.tensor([1, 1, 1])
+    found = remove_objects(opened, images, [mask, mask, None], predicted)
+    assert [image["stays_without_object"] for image in found[:2]] == [1.0, 0.0]
+    sure = [1 / (1 + math.exp(-2 * total)) for total in (2.0, -2.0)]
+    assert [image["without_object"] for image in found[:2]] == pytest.approx(sure)
+    assert math.isnan(found[2]["without_object"])
+    whole, empty = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool)
+    assert all(
+        math.isnan(image["stays_without_object"])
+        for image in remove_objects(opened, images[:2], [whole, empty], predicted[:2])
+    )
+
+
+def test_right_predictions_that_stay_without_their_object_are_counted_and_excuse_nothing() -> None:
+    references = [evidence(without_object=0.9, stays_without_object=float(number < 3)) for number in range(4)]
+    limits = find_limits([*references, evidence()], make_probe())
+    assert limits is not None
+    assert limits.stays_without_object == 0.75
+    assert judge(evidence(without_object=0.6, stays_without_object=1.0), limits, make_probe()).verdict == "background"
+    turned = judge(evidence(without_object=0.6, stays_without_object=0.0), limits, make_probe())
+    assert turned.verdict == "unclear"
 
 
 @pytest.mark.parametrize("limits", [LIMITS, None])

@@ -1,0 +1,52 @@
+"""The table of verdicts: complete, in words for terminal and page, and with the figure that says so."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from modeldoctor.results.diagnosis import Verdict
+from modeldoctor.results.verdicts import (
+    UNCLEAR,
+    UNMEASURED,
+    VERDICTS,
+    about_verdict,
+    evidence_of,
+    meaning_of,
+    sentence_of,
+)
+
+IMAGE = {
+    "label": "cat", "predicted": "dog", "stability": 0.25, "fallback": 0.5, "without_object": 0.91,
+    "foreign_share": 0.4, "resembles": "fox", "resemblance": 0.125,
+    "kernels": [{"channel": 42, "size": 0.5, "own_class": 0.25}],
+}  # fmt: skip
+LIMITS = {"stability": 0.75, "foreign_share": 0.3, "resemblance": math.nan, "stays_without_object": 0.83}
+
+
+def test_every_verdict_has_a_row_but_the_one_for_what_is_left() -> None:
+    assert {row.verdict for row in VERDICTS} == set(Verdict) - {Verdict.UNCLEAR}
+    assert len({meaning_of(verdict) for verdict in Verdict} | {about_verdict(verdict) for verdict in Verdict}) == 10
+
+
+@pytest.mark.parametrize(
+    ("verdict", "short", "long"),
+    [
+        ("isolated", "25.0% of noisy copies", "(95% of right predictions stay in at least 75%); 50% turn to “cat”."),
+        ("background", "91.0% without the object", "taken for “dog” (91%); so are 83% of the right predictions"),
+        ("resembles-class", "like fox, by +0.12", "like “fox” than like “cat”: cosine similarity is higher by 0.12."),
+        ("foreign-kernels", "42 (0.5, usually 0.25)", "not use, above all 42 (95% of right predictions: at most 30%)."),
+        ("unclear", UNCLEAR, "Nothing measured"),
+    ],
+)  # fmt: skip
+def test_evidence_is_in_the_words(verdict: str, short: str, long: str) -> None:
+    image = IMAGE | {"verdict": verdict}
+    assert short in evidence_of(image)
+    assert long in sentence_of(image, LIMITS)
+
+
+def test_of_a_class_that_could_not_be_measured_it_is_said() -> None:
+    image = IMAGE | {"verdict": "unclear", "foreign_share": None}
+    assert evidence_of(image) == UNMEASURED
+    assert "right, confident image" in sentence_of(image, None)
