@@ -110,7 +110,7 @@ class TrainingConfig(Model):
     """A name of timm's optimizer factory; else sgd."""
     learning_rate: float | None = Field(default=None, gt=0)
     """At its highest; else 0.03."""
-    schedule: Literal["cosine", "tanh", "step", "poly", "none"] = "cosine"
+    schedule: Literal["cosine", "tanh", "poly", "none"] = "cosine"
     """A name of timm's scheduler factory, stepped with every update; none keeps the learning rate."""
     warmup_epochs: int = Field(default=0, ge=0)
     """Epochs in which the learning rate rises from nothing."""

@@ -186,7 +186,7 @@ class Arm:
         total = loss + penalty.total(terms).to(loss) if penalty else loss
         if not math.isfinite(float(team.all_reduce(total))):
             return None
-        optimisation.add_gradient(total)
+        optimisation.add_gradient(total, self._batches_of_step(number % self._steps()))
         terms = {key: team.all_reduce(term) for key, term in terms.items()}
         return np.array([float(team.all_reduce(loss)), *(penalty.relative(terms) if penalty else (math.nan, math.nan))])
 
@@ -237,6 +237,11 @@ class Arm:
     def _steps(self) -> int:
         assert self.config.training.batch_size is not None
         return steps_per_epoch(len(self.context.splits.train.indices), self.config.training.batch_size)
+
+    def _batches_of_step(self, step: int) -> int:
+        """Of how many batches the update is the mean that the batch of this number in its epoch belongs to."""
+        accumulate = self.config.training.accumulate
+        return min(accumulate, self._steps() - step // accumulate * accumulate)
 
     def _updates(self) -> int:
         return -(-self._steps() // self.config.training.accumulate)

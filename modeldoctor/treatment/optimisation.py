@@ -85,9 +85,14 @@ class Optimisation:
         name = self._training.amp
         return torch.autocast(self._device, _TYPES.get(name, torch.bfloat16), enabled=name != "none")
 
-    def add_gradient(self, loss: Tensor) -> None:
-        """Add one batch's part of the step's gradient."""
-        self._scaler.scale(loss / self._training.accumulate).backward()
+    def add_gradient(self, loss: Tensor, batches: int) -> None:
+        """Add one batch's part of the step's gradient.
+
+        Args:
+            loss: mean over the batch.
+            batches: how many batches this step is the mean of; the last step of an epoch may have fewer.
+        """
+        self._scaler.scale(loss / batches).backward()
 
     def update(self, number: int) -> None:
         """Take the step that the added gradients ask for.

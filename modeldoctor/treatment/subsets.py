@@ -22,6 +22,9 @@ from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.trial import Metric
 
 _HELD_BACK = 0.15
+_LEAST = 2
+# 15% of 11 are two images per class to choose by and to prove by.
+_LEAST_PER_CLASS = 11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ def split_subsets(splits: Mapping[str, AnySet], *, seed: int = 0) -> Splits:
     validation images are held back for the end.
 
     Raises:
-        DataError: there is no split to train on, or a split is a stream.
+        DataError: there is no split to train on, a split is a stream, or too few to choose or prove by.
     """
     files = {name: _files_of(images) for name, images in splits.items()}
     if "train" not in files and len(files) > 1:
@@ -101,8 +104,17 @@ def split_subsets(splits: Mapping[str, AnySet], *, seed: int = 0) -> Splits:
     else:
         train, val = _stratified(train, _HELD_BACK, seed)
     if "test" in files:
-        return Splits(train=train, val=val, test=_whole(files["test"]))
-    val, test = _stratified(val, 0.5, seed)
+        test = _whole(files["test"])
+    else:
+        val, test = _stratified(val, 0.5, seed)
+    for name, part in (("validation", val), ("test", test)):
+        if len(part.indices) < _LEAST:
+            raise DataError(
+                f"{len(part.indices)} {name} images",
+                where="the data",
+                expected=f"at least {_LEAST}, to choose and to prove by",
+                hint=f"add images to {name}; split off from training it takes {_LEAST_PER_CLASS} images per class",
+            )
     return Splits(train=train, val=val, test=test)
 
 
@@ -167,7 +179,7 @@ def with_groups(splits: Splits, data: DataConfig) -> Splits:
 
 def _read_table(table: Path, column: str) -> dict[str, str]:
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"path", column} <= set(reader.fieldnames or ()):
                 raise DataError(

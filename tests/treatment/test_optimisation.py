@@ -42,7 +42,7 @@ def test_two_halves_make_the_step_of_the_whole() -> None:
     wanted = module.weight.detach() - RATE * gradient(module.weight.detach(), images)
     optimisation = Optimisation(module, config(accumulate=2), 4)
     for half in images.split(4):
-        optimisation.add_gradient(loss(module, half))
+        optimisation.add_gradient(loss(module, half), 2)
     optimisation.update(0)
     torch.testing.assert_close(module.weight.detach(), wanted)
 
@@ -53,7 +53,7 @@ def test_the_learning_rate_follows_half_a_cosine(warmup: int) -> None:
     optimisation = Optimisation(module, config(schedule="cosine", warmup_epochs=warmup), 4)
     for number in range(8):
         before = module.weight.detach().clone()
-        optimisation.add_gradient(loss(module, images))
+        optimisation.add_gradient(loss(module, images), 1)
         optimisation.update(number)
         rate = RATE / 2 * (1 + math.cos(math.pi * number / 8)) if number >= 4 * warmup else RATE * number / 4
         assert optimisation.learning_rate == pytest.approx(rate)
@@ -64,7 +64,7 @@ def test_a_long_gradient_is_clipped_to_its_norm() -> None:
     module, images = network(), 10 * torch.randn(8, 3)
     before = module.weight.detach().clone()
     optimisation = Optimisation(module, config(clip_norm=0.5), 4)
-    optimisation.add_gradient(loss(module, images))
+    optimisation.add_gradient(loss(module, images), 1)
     optimisation.update(0)
     long = gradient(before, images)
     torch.testing.assert_close(module.weight.detach(), before - RATE * 0.5 * long / long.norm(), rtol=1e-4, atol=1e-5)
@@ -75,7 +75,7 @@ def test_the_average_of_the_weights_is_judged() -> None:
     optimisation = Optimisation(module, config(ema=0.75), 4)
     average = module.weight.detach().clone()
     for number in range(3):
-        optimisation.add_gradient(loss(module, images))
+        optimisation.add_gradient(loss(module, images), 1)
         optimisation.update(number)
         average = 0.75 * average + 0.25 * module.weight.detach()
     torch.testing.assert_close(dict(optimisation.judged.named_parameters())["weight"].detach(), average)
@@ -90,14 +90,14 @@ def test_going_on_from_a_state_gives_the_same_weights(optimizer: str) -> None:
     states = []
     for number in range(6):
         states.append((copy.deepcopy(module.state_dict()), copy.deepcopy(optimisation.state_dict())))
-        optimisation.add_gradient(loss(module, images))
+        optimisation.add_gradient(loss(module, images), 1)
         optimisation.update(number)
     again = network()
     again.load_state_dict(states[3][0])
     resumed = Optimisation(again, config(**changes), 4)
     resumed.load_state_dict(states[3][1])
     for number in range(3, 6):
-        resumed.add_gradient(loss(again, images))
+        resumed.add_gradient(loss(again, images), 1)
         resumed.update(number)
     assert torch.equal(again.weight, module.weight)
     for one, other in zip(resumed.judged.parameters(), optimisation.judged.parameters(), strict=True):

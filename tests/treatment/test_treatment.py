@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ import torch
 
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import TreatConfig, load_treat_config
-from modeldoctor.data import make_loader, open_data
+from modeldoctor.data import ImageSet, make_loader, open_data
 from modeldoctor.demo import DemoPlan, run_demo
 from modeldoctor.demo.drawing import ImageSetPlan
 from modeldoctor.diagnosis import diagnose
@@ -36,8 +38,9 @@ from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.maps import read_maps
 from modeldoctor.results.trial import read_trial
 from modeldoctor.treatment import treat
+from modeldoctor.treatment.arm import Arm
 from modeldoctor.treatment.shown import choose_to_show
-from modeldoctor.treatment.subsets import split_subsets
+from modeldoctor.treatment.subsets import _read_table, split_subsets
 from modeldoctor.zoo import Classifier, load_model
 
 
@@ -285,6 +288,30 @@ def test_missing_splits_are_split_off_by_class_without_overlap(case: Case) -> No
         assert counts.min() > 0
         assert counts.max() - counts.min() <= 1
     assert len(parts.val.indices) < len(parts.train.indices) / 3
+
+
+def test_too_few_images_to_choose_or_prove_by_are_refused_before_training(case: Case) -> None:
+    train = open_data(case.folder / "data", preprocessing=case.network.preprocessing)["train"]
+    assert isinstance(train, ImageSet)
+    few = copy.copy(train)
+    kept = np.concatenate([np.flatnonzero(train.labels == number)[:1] for number in np.unique(train.labels)])
+    few.labels, few.paths = train.labels[kept], [train.paths[index] for index in kept]
+    with pytest.raises(DataError, match="0 validation images") as caught:
+        split_subsets({"train": few})
+    assert "11 images per class" in str(caught.value)
+
+
+def test_the_last_update_of_an_epoch_is_the_mean_of_its_own_batches() -> None:
+    """5 batches by twos: 2, 2 and 1."""
+    arm = object.__new__(Arm)
+    object.__setattr__(arm, "config", SimpleNamespace(training=SimpleNamespace(accumulate=2)))
+    object.__setattr__(arm, "_steps", lambda: 5)
+    assert [arm._batches_of_step(step) for step in range(5)] == [2, 2, 2, 2, 1]
+
+
+def test_a_table_of_groups_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("path,group\na/1.png,water\n", encoding="utf-8-sig")
+    assert _read_table(tmp_path / "groups.csv", "group") == {"a/1.png": "water"}
 
 
 @pytest.mark.parametrize(
