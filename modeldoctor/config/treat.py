@@ -225,7 +225,7 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
     where = str(path) if path else "the options"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"no readable YAML: {error}", where=where, expected="a file as `modeldoctor config` prints it"
         ) from error
@@ -282,7 +282,7 @@ def _parsed(change: str) -> tuple[str, Any]:
         raise ConfigError(f"{change!r} has no value", where="--set", expected="key.key=value")
     try:
         return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"no readable YAML: {error}", where=f"--set {change}", expected="key.key=value") from error
 
 

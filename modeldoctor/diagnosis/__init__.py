@@ -43,6 +43,7 @@ from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import write_diagnosis
 from modeldoctor.results.outputs import check_outputs
 from modeldoctor.runtime.distributed import Team
+from modeldoctor.runtime.files import check_writable
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, recorded_warnings, resolve_device
@@ -96,6 +97,7 @@ def diagnose(
     config, output = config or DiagnoseConfig(), None if output is None else Path(output)
     team = team or Team()
     if output is not None:
+        check_writable(output)  # a folder has no summary beside it
         files = (network.source.path, network.source.weights_path) if network.source else ()
         folder = data if isinstance(data, str | Path) else None
         check_outputs((output, output.with_suffix(".json"), partial_of(output)), (*files, folder, masks), inside=True)

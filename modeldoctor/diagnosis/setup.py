@@ -5,14 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from modeldoctor.config.diagnose import DiagnoseConfig
-from modeldoctor.data import StreamSet
+from modeldoctor.data.identity import identify_data
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.chunks import Chunks, measure_costs, plan_chunks
 from modeldoctor.diagnosis.state import KeptChunks, RunState, fingerprint_of
@@ -92,12 +90,12 @@ def open_state(
         network.checkpoint_sha256,
         network.arch,
         network.preprocessing.model_dump(),
-        *(part for images in used for part in _identity(images)),
     )
+    data = identify_data(used)
     path = None if output is None else partial_of(output)
     if path is not None and resume and path.exists():
-        return RunState.load(path, fingerprint), path
-    return RunState(fingerprint), path
+        return RunState.load(path, fingerprint, data), path
+    return RunState(fingerprint, data), path
 
 
 def partial_of(output: Path) -> Path:
@@ -123,11 +121,3 @@ def command_line(
     return shlex.join(
         ["modeldoctor", "diagnose", str(network.source.path), "--arch", network.arch, "--data", str(data), *words, *out]
     )
-
-
-def _identity(images: AnySet) -> tuple[Any, ...]:
-    """What tells one split from another, as far as it is known without reading images."""
-    if isinstance(images, StreamSet):
-        return (images.split,)
-    paths = "\n".join(images.paths).encode(errors="surrogateescape")
-    return images.split, np.asarray(images.labels).tobytes(), paths, images.masks is not None

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modeldoctor.data.identity import changed
 from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import written_aside
 
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass
@@ -67,7 +68,8 @@ class RunState:
     """Everything that a resumed run needs.
 
     Attributes:
-        fingerprint: of checkpoint, data and what is measured; a state is only continued by the same run.
+        fingerprint: of checkpoint and what is measured; a state is only continued by the same run.
+        data: digests of the data, by what they are of.
         predictions: by split.
         scanned: splits that were read no farther than was needed, and how many images that left unread (None where a
             stream does not say).
@@ -82,6 +84,7 @@ class RunState:
     """
 
     fingerprint: str
+    data: dict[str, str] = field(default_factory=dict)
     predictions: dict[str, Predictions] = field(default_factory=dict)
     scanned: dict[str, int | None] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
@@ -98,6 +101,7 @@ class RunState:
         content = {
             "format": _FORMAT,
             "fingerprint": self.fingerprint,
+            "data": self.data,
             "predictions": {
                 split: {"next": prediction.next, "rows": _columns(prediction), "broken": prediction.broken}
                 for split, prediction in self.predictions.items()
@@ -116,46 +120,52 @@ class RunState:
             torch.save(content, aside)
 
     @classmethod
-    def load(cls, path: Path, fingerprint: str) -> RunState:
+    def load(cls, path: Path, fingerprint: str, data: dict[str, str]) -> RunState:
         """Read the state of an interrupted run.
 
         Raises:
             StoreError: it is damaged, or belongs to another checkpoint, data set or configuration.
         """
         try:
-            content = torch.load(path, weights_only=True)
-            if content["format"] != _FORMAT:
-                raise ValueError(f"format {content['format']}")
-            predictions = {
-                split: Predictions(one["next"], [one["rows"].numpy()], [tuple(pair) for pair in one["broken"]])
-                for split, one in content["predictions"].items()
-            }
-            correlations = {name: CorrelationState(*parts) for name, parts in content["correlations"].items()}
+            state = cls._of(torch.load(path, weights_only=True))
         except Exception as error:  # whatever is in the file
             raise StoreError(
                 f"the interrupted run cannot be read ({type(error).__name__})",
                 where=str(path),
                 hint="run without --resume to start anew",
             ) from error
-        if content["fingerprint"] != fingerprint:
+        differing = changed(state.data, data)
+        if state.fingerprint != fingerprint or differing:
             raise StoreError(
-                "the interrupted run had another checkpoint, other data or other settings",
+                f"the data has changed since the run was interrupted: {differing}"
+                if differing
+                else "the interrupted run had another checkpoint or other settings",
                 where=str(path),
-                expected="the same command as before, with --resume added",
+                expected="the same command and data as before, with --resume added",
                 hint="run without --resume to start anew",
             )
+        return state
+
+    @classmethod
+    def _of(cls, content: dict[str, Any]) -> RunState:
+        if content["format"] != _FORMAT:
+            raise ValueError(f"format {content['format']}")
         return cls(
-            fingerprint,
-            predictions,
-            content["scanned"],
-            content["scales"],
-            {layer: Draws(*values) for layer, values in content["draws"].items()},
-            content["positions"],
-            correlations,
-            content["evidence"],
-            content["attacked"],
-            content["adversarial"],
-            None if content["chunks"] is None else KeptChunks(*content["chunks"]),
+            fingerprint=str(content["fingerprint"]),
+            data=dict(content["data"]),
+            predictions={
+                split: Predictions(kept["next"], [kept["rows"].numpy()], [tuple(pair) for pair in kept["broken"]])
+                for split, kept in content["predictions"].items()
+            },
+            scanned=content["scanned"],
+            scales=content["scales"],
+            draws={layer: Draws(*values) for layer, values in content["draws"].items()},
+            positions=content["positions"],
+            correlations={name: CorrelationState(*parts) for name, parts in content["correlations"].items()},
+            evidence=content["evidence"],
+            attacked=content["attacked"],
+            adversarial=content["adversarial"],
+            chunks=None if content["chunks"] is None else KeptChunks(*content["chunks"]),
         )
 
 

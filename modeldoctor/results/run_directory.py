@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 CONFIG = "config.yaml"
@@ -26,6 +27,17 @@ def identity_in(config: str) -> str | None:
     """The SHA-256 of the checkpoint that a `config.yaml` is of; None if nobody wrote it there."""
     found = _IDENTITY.match(config)
     return found[1] if found else None
+
+
+def data_line(digests: Mapping[str, str]) -> str:
+    """The second line of `config.yaml`: digests of the data, by what they are of."""
+    return f"# Of the data with {' '.join(f'{name}={digest}' for name, digest in digests.items())}\n"
+
+
+def data_in(config: str) -> dict[str, str]:
+    """The digests of a `config.yaml`; none if nobody wrote them there."""
+    found = re.search(r"^# Of the data with (.*)$", config, re.MULTILINE)
+    return dict(pair.split("=", 1) for pair in found[1].split() if "=" in pair) if found else {}
 
 
 def written_files(folder: Path, suffix: str = ".pt") -> tuple[Path, ...]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import TrainingConfig, TreatConfig
 from modeldoctor.data import open_data
+from modeldoctor.data.identity import changed, identify_data
 from modeldoctor.data.outputs import in_network_classes
 from modeldoctor.errors import DataError, ModelDoctorWarning, StoreError, UsageError
 from modeldoctor.graph.trainable import TrainableNetwork
@@ -87,7 +88,10 @@ def treat(
         MemoryLimitError: `config.memory` is too small for a step, or memory ran out.
         InterruptedRunError: Ctrl-C; whole epochs are kept.
     """
-    return carry_out(prepare(config, network), network, diagnosis, resume=resume, progress=progress, team=team)
+    check_new(config, resume, diagnosed=True)
+    prepared = prepare(config, network)
+    (team or Team()).barrier()  # nobody writes before all have looked
+    return carry_out(prepared, network, diagnosis, resume=resume, progress=progress, team=team)
 
 
 class Prepared(NamedTuple):
@@ -151,7 +155,7 @@ def carry_out(
     team = team or Team()
     _check_team(config, team)
     if team.is_primary:
-        _begin(config, network, resume)
+        _begin(prepared, network, resume)
     team.broadcast(None)
     with graceful_stop(patient=team.world_size > 1) as stop:
         trial, weights = run_trial(
@@ -197,58 +201,94 @@ def diagnosis_needed(config: TreatConfig) -> DiagnoseConfig:
     )
 
 
-def check_new(config: TreatConfig, resume: bool) -> None:
-    """Refuse to write over a trial.
+def check_new(config: TreatConfig, resume: bool, *, diagnosed: bool = False) -> None:
+    """Refuse to write over a trial, an input, or a file of somebody else.
+
+    Args:
+        config: of the treatment.
+        resume: whether the trial in its output is to be continued.
+        diagnosed: whether the diagnosis is given, so that none is written.
 
     Raises:
-        UsageError: the output holds one, and it is not to be resumed; or it would replace an input or a foreign file.
+        UsageError: something of that kind is there.
     """
-    folder = config.output
-    if not resume and (folder / run_directory.CONFIG).exists():
-        raise UsageError(
-            "there is a trial already",
-            where=str(config.output),
-            expected="a new run directory",
-            hint="--resume goes on with it; or choose another output",
-        )
-    data = config.data
-    check_outputs(
-        [path for path in written_files(folder, config.checkpoint.suffix) if path != config.diagnosis],
-        (config.checkpoint, data.path, data.root if Path(data.path).is_file() else None, data.masks, data.groups),
-    )
-    left = [path for path in written_files(folder, config.checkpoint.suffix) if path.exists()]
-    left = [path for path in left if config.diagnosis is None or not path.samefile(config.diagnosis)]
+    _check_no_trial(config, resume)
+    data, folder = config.data, config.output
+    given = diagnosed or config.diagnosis is not None
+    written = [
+        path
+        for path in written_files(folder, config.checkpoint.suffix)
+        if not (given and path.name.startswith(run_directory.DIAGNOSIS))
+    ]
+    root = data.root if Path(data.path).is_file() else None
+    check_outputs(written, (config.checkpoint, data.path, root, data.masks, data.groups))
+    left = next((path for path in written if path.exists()), None)
     if left and not resume:
         raise UsageError(
-            f"there is a file of another run: {left[0].name}",
+            f"there is a file of another run: {left.name}",
             where=str(folder),
             expected="a new run directory",
             hint="choose another output",
         )
 
 
-def _begin(config: TreatConfig, network: Classifier, resume: bool) -> None:
-    """Write the resolved configuration, or check that the trial to resume had the same one."""
-    check_new(config, resume)
+def _check_no_trial(config: TreatConfig, resume: bool) -> None:
+    if not resume and (config.output / run_directory.CONFIG).exists():
+        raise UsageError(
+            "there is a trial already",
+            where=str(config.output),
+            expected="a new run directory",
+            hint="--resume goes on with it; or choose another output",
+        )
+
+
+def _begin(prepared: Prepared, network: Classifier, resume: bool) -> None:
+    """Write the resolved configuration, or check that the trial to resume had the same one and the same data."""
+    config, splits = prepared.config, prepared.splits
+    _check_no_trial(config, resume)
     path = config.output / run_directory.CONFIG
-    text = run_directory.identity_line(network.checkpoint_sha256)
+    sets = {id(part.images): part.images for part in (splits.train, splits.val, splits.test)}
+    data = identify_data(sets.values(), (config.data.groups,))
+    text = run_directory.identity_line(network.checkpoint_sha256) + run_directory.data_line(data)
     text += yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    if path.exists() and _what_counts(path.read_text(encoding="utf-8")) != _what_counts(text):
+    if path.exists():
+        _check_same(path, text, data)
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _check_same(path: Path, text: str, data: dict[str, str]) -> None:
+    """Whether the trial to resume had this configuration and this data."""
+    try:
+        before = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(
+            f"the configuration of the interrupted trial cannot be read ({type(error).__name__})",
+            where=str(path),
+            expected="the file as `modeldoctor treat` wrote it",
+            hint="choose another output",
+        ) from error
+    if _what_counts(before) != _what_counts(text):
         raise StoreError(
             "the interrupted trial had other settings",
             where=str(path),
             expected="the same configuration and checkpoint",
             hint="resume with the old configuration, or choose another output",
         )
-    with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    if differing := changed(run_directory.data_in(before), data):
+        raise StoreError(
+            f"the data has changed since the trial was interrupted: {differing}",
+            where=str(path),
+            expected="the same images, labels, masks and groups",
+            hint="put the data back as it was, or begin a trial in another output",
+        )
 
 
 def _what_counts(text: str) -> tuple[str, dict[str, Any]]:
     """The checkpoint's line and the settings of a resolved configuration, without those that change no figure."""
     try:
         settings = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         settings = None
     if not isinstance(settings, dict):  # somebody changed the file
         settings = {}

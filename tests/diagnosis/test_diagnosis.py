@@ -519,7 +519,7 @@ def test_a_run_with_other_settings_is_not_continued(clinic: Clinic, network: Cla
         (dataclasses.replace(network, checkpoint_sha256="0" * 64), {}, clinic.masks),
     ]
     for other, options, masks in others:
-        with pytest.raises(StoreError, match=r"another checkpoint, other data or other settings") as caught:
+        with pytest.raises(StoreError, match=r"another checkpoint or other settings|the data has changed") as caught:
             diagnose(
                 other, clinic.data, config=DiagnoseConfig(**(NOISY | {"hooks": True} | options)), masks=masks,
                 output=interrupted, resume=True,

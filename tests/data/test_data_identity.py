@@ -1,0 +1,56 @@
+"""Whether data has changed between a run and its resumption, and what of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Clinic
+
+from modeldoctor.data import open_data
+from modeldoctor.data.identity import WHAT, changed, identify_data
+from modeldoctor.results.run_directory import data_in, data_line
+from modeldoctor.zoo import load_model
+
+
+def digests(folder: Path) -> dict[str, str]:
+    network = load_model(folder / "net.pt")
+    sets = open_data(folder / "data", preprocessing=network.preprocessing, masks=folder / "masks")
+    return identify_data((sets["train"], sets["val"]), (folder / "groups.csv",))
+
+
+@pytest.fixture
+def folder(clinic: Clinic, tmp_path: Path) -> Path:
+    shutil.copytree(clinic.data, tmp_path / "data", ignore=shutil.ignore_patterns("test"))
+    shutil.copytree(clinic.masks, tmp_path / "masks")
+    shutil.copy(clinic.checkpoint, tmp_path / "net.pt")
+    (tmp_path / "groups.csv").write_text("path,group\n")
+    return tmp_path
+
+
+def test_what_changed_is_named_and_nothing_else(folder: Path) -> None:
+    first = digests(folder)
+    assert changed(first, digests(folder)) == ""
+    image = next((folder / "data" / "val").rglob("*.png"))
+    mask = next((folder / "masks" / "train").rglob("*.png"))
+    for what, change in {
+        "files": lambda: os.utime(image, (1, 1)),
+        "masks": lambda: mask.unlink(),
+        "tables": lambda: (folder / "groups.csv").write_text("path,group\na,b\n"),
+    }.items():
+        before = digests(folder)
+        change()
+        assert changed(before, digests(folder)) == WHAT[what]
+    before = digests(folder)
+    swapped = folder / "data" / "train"
+    (swapped / "amber" / "00.png").rename(swapped / "birch" / "moved.png")
+    assert WHAT["names"] in changed(before, digests(folder))
+    assert WHAT["labels"] in changed(before, digests(folder))
+
+
+def test_digests_survive_in_a_configuration(folder: Path) -> None:
+    first = digests(folder)
+    assert data_in(f"# Of the checkpoint with ...\n{data_line(first)}seeds: [0]\n") == first
+    assert changed(data_in("seeds: [0]\n"), first) == ""
