@@ -5,6 +5,7 @@ Only `modeldoctor.cli.main` turns an exception into text and an exit code; libra
 
 from __future__ import annotations
 
+import unicodedata
 from enum import IntEnum
 
 
@@ -17,6 +18,14 @@ class ExitCode(IntEnum):
     INPUT = 3
     GATE = 4
     INTERRUPTED = 130
+
+
+def printable(text: str) -> str:
+    """Text from files without control characters, which would speak to a terminal: they are shown as escapes."""
+    return "".join(
+        char if char in "\n\t" or unicodedata.category(char) != "Cc" else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 class ModelDoctorError(Exception):
@@ -39,7 +48,7 @@ class ModelDoctorError(Exception):
 
     def __str__(self) -> str:
         parts = [("found", self.found), ("where", self.where), ("expected", self.expected), ("next", self.hint)]
-        return "\n".join(f"{name}: {text}" for name, text in parts if text)
+        return "\n".join(f"{name}: {printable(text)}" for name, text in parts if text)
 
 
 class UsageError(ModelDoctorError):

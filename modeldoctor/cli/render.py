@@ -182,7 +182,7 @@ def _misfits(candidate: dict[str, Any]) -> str:
 
 def _table(title: str, *texts: str) -> Table:
     """A table whose first columns hold names, which are folded and never cut off."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
     for text in texts:
         table.add_column(text, overflow="fold")
     return table

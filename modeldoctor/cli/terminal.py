@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from modeldoctor.errors import ExitCode, ModelDoctorWarning
+from modeldoctor.errors import ExitCode, ModelDoctorWarning, printable
 from modeldoctor.runtime.progress import Progress
 
 out = Console()
@@ -62,7 +62,7 @@ def _lines() -> Progress:
 def show_warning(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
     """Our warnings are for the user; other libraries' are not."""
     if issubclass(category, ModelDoctorWarning):
-        err.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
+        err.print(f"[yellow]warning:[/] {escape(printable(str(message)))}", highlight=False, soft_wrap=True)
 
 
 def interrupted(number: int, frame: object) -> NoReturn:

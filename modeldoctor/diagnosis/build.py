@@ -81,7 +81,7 @@ def choose_samples(run: Run, images: AnySet, classes: tuple[str, ...]) -> NDArra
 
 
 def choose_to_examine(run: Run, images: AnySet) -> NDArray[np.int64]:
-    """The wrong images to explain and the right, confident ones that they are held against, ascending."""
+    """The wrong images to explain and the right, confident ones that they are compared with, ascending."""
     index, label, predicted, _ = run.state.predictions[images.split].table()
     wrong, most = index[label != predicted], run.config.max_explained
     if len(wrong) > most:

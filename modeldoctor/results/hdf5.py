@@ -41,6 +41,7 @@ import h5py
 import numpy as np
 
 from modeldoctor.errors import StoreError
+from modeldoctor.results.checked import DAMAGED, check_range, check_shapes, check_storage
 from modeldoctor.results.diagnosis import (
     Adversarial,
     Diagnosis,
@@ -142,6 +143,8 @@ def open_diagnosis(path: str | Path) -> Iterator[Diagnosis]:
                     expected=f"a diagnosis of schema {SCHEMA}",
                     hint="make it anew with `modeldoctor diagnose`, or use the version of modeldoctor that wrote it",
                 )
+            check_storage(file)
+            _check_counts(file)
             found = _read(file, path)
         yield found
 
@@ -150,7 +153,7 @@ def open_diagnosis(path: str | Path) -> Iterator[Diagnosis]:
 def _readable(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except DAMAGED as error:
         raise StoreError(
             f"no readable diagnosis: {error}",
             where=str(path),
@@ -249,6 +252,34 @@ def _write_record(group: h5py.Group, record: Shown | Adversarial, kinds: Mapping
 
 def _read_record(group: h5py.Group, kinds: Mapping[str, str]) -> dict[str, Any]:
     return {name: group[name][()] for name in kinds}
+
+
+def _check_counts(file: h5py.File) -> None:
+    """Whether the arrays agree on N, S, M, D and E, and point at what is there."""
+    config = json.loads(file.attrs["config"])
+    if not isinstance(config, dict) or not isinstance(config.get("threshold"), int | float):
+        raise ValueError("the attribute config holds no settings of a diagnosis")
+    number, samples, images = len(file["classes"]), file["samples"], file["misdiagnosed"]
+    rows, explained = len(samples["path"]), len(images["sample"])
+    check_shapes(samples, dict.fromkeys(_SAMPLE_FIELDS, (rows,)))
+    check_shapes(samples, {"stability": (rows, len(samples["noise_range"]))})
+    check_shapes(images, dict.fromkeys((*_IMAGE_FIELDS, "verdict"), (explained,)))
+    check_shapes(images["kernels"], dict.fromkeys(_KERNEL_FIELDS, images["kernels/channel"].shape))
+    check_shapes(file, {"broken/reason": file["broken/path"].shape})
+    check_range("samples/split", samples["split"][()], len(json.loads(file.attrs["splits"])))
+    for group in (samples, images):
+        check_range(f"{group.name}/label", group["label"][()], number)
+        check_range(f"{group.name}/predicted", group["predicted"][()], number)
+    check_range("misdiagnosed/sample", images["sample"][()], rows)
+    check_range("misdiagnosed/resembles", images["resembles"][()], number, least=-1)
+    for name in ("shown", "adversarial"):
+        if name in file:
+            check_range(f"{name}/sample", file[name]["sample"][()], rows)
+    for name, layer in file["layers"].items():
+        shape = (number, int(layer.attrs["channels"]))
+        check_shapes(layer, dict.fromkeys(_BY_CLASS_AND_CHANNEL, shape) | {"count": (number,)})
+        if not layer["correlation"].dtype.kind == "f":
+            raise ValueError(f"layers/{name}/correlation holds {layer['correlation'].dtype}")
 
 
 def _read(file: h5py.File, path: str | Path) -> Diagnosis:

@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeldoctor.errors import StoreError
+from modeldoctor.results.checked import DAMAGED, check_shapes, check_storage
 from modeldoctor.results.diagnosis import Bools, Floats, Ints
 from modeldoctor.runtime.files import written_aside
 
+_BY_ARM = ("predicted", "confidence", "background_share")
 SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
 _KINDS = {
@@ -84,6 +86,9 @@ def read_maps(path: Path) -> TrialMaps:
         with h5py.File(path, "r") as file:
             if file.attrs.get("schema") != SCHEMA:
                 raise ValueError(f"schema {file.attrs.get('schema')}")
+            check_storage(file)
+            shape = file["label"].shape
+            check_shapes(file, {"path": shape} | {name: (len(file["arms"]), *shape) for name in _BY_ARM})
             thumbnail = file["thumbnail"][()]
             arrays = {name: file[name][()] for name in _KINDS if name in file}
             return TrialMaps(
@@ -94,7 +99,7 @@ def read_maps(path: Path) -> TrialMaps:
                 path=file["path"][()],
                 **{"outline": np.zeros(thumbnail.shape[:3], dtype=np.bool_), **arrays},
             )
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except DAMAGED as error:
         raise StoreError(
             f"no readable maps: {error}",
             where=str(path),

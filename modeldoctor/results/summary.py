@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from modeldoctor.errors import printable
 from modeldoctor.results.diagnosis import Bools, Diagnosis, LayerDiagnosis, Misdiagnosis, Verdict, most_telling
 from modeldoctor.runtime.files import written_aside
 
@@ -174,7 +175,8 @@ def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
 
 def as_text(path: bytes | str) -> str:
     """A path that any JSON reader and terminal can show."""
-    return (path if isinstance(path, bytes) else path.encode(errors="surrogateescape")).decode(errors="replace")
+    stored = path if isinstance(path, bytes) else path.encode(errors="surrogateescape")
+    return printable(stored.decode(errors="replace"))
 
 
 def _plain(value: Any) -> Any:

@@ -29,7 +29,7 @@ _NAMED = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One architecture held against the file.
+    """One architecture compared with the file.
 
     Attributes:
         arch: such as "timm/resnet50".

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -51,6 +52,17 @@ def test_names_with_markup_are_shown_as_they_are(handmade: Make) -> None:
     text = shown(render_summary(summarise(handmade(classes=names, arch="[blink]net"))))
     for name in (*names, "[blink]net"):
         assert name in text
+
+
+def test_control_characters_and_markup_from_files_do_nothing(handmade: Make) -> None:
+    found = handmade(classes=("\x1b[31mred", "bell\a", "plain"), examined="val")
+    splits = dataclasses.replace(found.samples, splits=("train", "[/b]"))
+    summary = summarise(dataclasses.replace(found, samples=splits, examined="[/b]"))
+    text = shown(render_summary(summary))
+    assert "\x1b" not in text
+    assert "\a" not in text
+    assert "\\x1b[31mred" in text
+    assert "Worst classes on [/b]" in text
 
 
 def test_nothing_is_cut_off_in_a_narrow_terminal(handmade: Make) -> None:

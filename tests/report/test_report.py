@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -414,3 +416,13 @@ def test_reporting_loads_no_torch(alone: Path) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert answer.stdout.strip() == "[]"
+
+
+def test_the_pages_policy_names_its_own_script_alone(tmp_path: Path) -> None:
+    path = tmp_path / "d.h5"
+    write_diagnosis(hostile_diagnosis(), path)
+    page = make_report(path, formats=["html"]).files[0].read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert "script-src 'unsafe-inline'" not in page
