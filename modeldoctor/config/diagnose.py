@@ -21,9 +21,9 @@ class Preprocessing(Model):
     input_size: tuple[int, int, int]
     """Channels, height, width."""
     mean: tuple[float, ...]
-    """One value a channel, for pixels in [0, 1]."""
+    """One value per channel, for pixels in [0, 1]."""
     std: tuple[float, ...]
-    """One value a channel, for pixels in [0, 1]."""
+    """One value per channel, for pixels in [0, 1]."""
     interpolation: Interpolation = "bicubic"
     crop_pct: float = 1.0
     """Crop size / resize size, as in timm; 1.0 keeps the whole short side."""
@@ -55,7 +55,7 @@ class DiagnoseConfig(Model):
     delta_unit: Literal["std", "absolute"] = "std"
     """δ in units of each layer's activation standard deviation, or absolute as in the paper."""
     samples_per_class: int = Field(default=100, ge=1)
-    """T: images a class that go into the class correlation."""
+    """T: images per class that go into the class correlation."""
     min_confidence: float = Field(default=0.9, ge=0, le=1)
     """Only images predicted right with at least this softmax go into the class correlation."""
     threshold: float = Field(default=0.2, ge=0, le=1)

@@ -22,7 +22,7 @@ class NetworkConfig(Model):
     """What is built for the checkpoint, where the file itself does not say it."""
 
     arch: str | None = None
-    """resnet50, timm/resnet50 or torchvision/resnet50; null: the file's own word."""
+    """resnet50, timm/resnet50 or torchvision/resnet50; or CODE.py:FUNCTION; null: as recorded in the checkpoint."""
     num_classes: int | None = Field(default=None, ge=1)
     """Logits; null: read off the weights."""
     channels: int | None = Field(default=None, ge=1)
@@ -77,7 +77,7 @@ class SpaceConfig(Model):
     expand_px: float = Field(default=8, ge=0)
     """Pixels at 224 px by which the object is grown (the paper: 30); scaled to the network's input."""
     annotated_per_class: int = Field(default=20, ge=1)
-    """Annotated training images a class that are used: wrong with high confidence first, then right with low."""
+    """Annotated training images per class that are used: wrong with high confidence first, then right with low."""
     annotated_share: float = Field(default=0.25, ge=0, le=1)
     """Share of each batch that is drawn from the annotated images, in every arm."""
 

@@ -51,7 +51,7 @@ class ImageSet(Dataset[Sample | Broken]):
         split: the split's name.
         class_names: the classes that `labels` count through.
         labels: (B,) int64.
-        paths: one path an image, relative to the data's root; made up where images are not files.
+        paths: one path per image, relative to the data's root; made up where images are not files.
         pictures: where image i is read from.
         preprocessing: the network's input.
         masks: where object masks are found, by the same paths.

@@ -132,7 +132,7 @@ def make_loader(
     Args:
         image_set: the images; a stream is read in this process, whatever the number of workers.
         indices: which images, in which order; all by default. Ascending for a stream.
-        batch_size: images a batch, broken ones included; the last batch may be smaller.
+        batch_size: images per batch, broken ones included; the last batch may be smaller.
         workers: processes that read images; 0 reads in this one. By default as many as keep up with the device.
         device: where the batches will go; pins memory for CUDA.
         augmentation: changes each image at random; not for a stream.

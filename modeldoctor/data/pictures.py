@@ -101,7 +101,7 @@ class PictureFiles:
 
     Args:
         root: the folder that relative paths start from; absolute paths stand for themselves.
-        paths: one path a picture.
+        paths: one path per picture.
     """
 
     def __init__(self, root: Path, paths: Sequence[str]):

@@ -26,7 +26,7 @@ def choose_confident(
         labels: (B,) true classes.
         predicted: (B,) predicted classes.
         confidence: (B,) softmax probability of the prediction; NaN is never chosen.
-        per_class: at most so many samples a class.
+        per_class: at most so many samples per class.
         threshold: the least confidence.
         seed: not negative.
         num_classes: N.
@@ -59,7 +59,7 @@ def choose_to_annotate(
         predicted: (S,) predicted classes.
         confidence: (S,) softmax probability of the prediction.
         free: (S,) whether an image may be chosen.
-        per_class: at most so many images a class.
+        per_class: at most so many images per class.
         num_classes: N.
 
     Returns:

@@ -1,6 +1,6 @@
 """Plain supervised training of a small classifier on images in memory: what the demo and the benchmarks start from.
 
-Shapes: S images, B images a batch, C channels, H x W pixels, N classes.
+Shapes: S images, B images per batch, C channels, H x W pixels, N classes.
 """
 
 from __future__ import annotations

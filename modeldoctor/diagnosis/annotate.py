@@ -105,7 +105,7 @@ def annotate(
         network: from `load_model`; its module is moved to the device and otherwise left as it was.
         data: a folder, CSV or data set's name as in `open_data`, or the splits that it returned.
         output: the folder; new, empty, or made by an earlier call. Nothing in it is deleted.
-        per_class: images a class; fewer where there are no more.
+        per_class: images per class; fewer where there are no more.
         config: its `split` (train by default), `batch_size`, `workers` and `device` count here.
         root, download, masks: as in `open_data`; images that have a mask already are left out.
         link: make symbolic links instead of copies.
@@ -151,7 +151,7 @@ def annotate(
 
 def _check_request(data: str | Path | Mapping[str, AnySet], output: Path, per_class: int) -> None:
     if per_class < 1:
-        raise UsageError(f"{per_class} images a class", where="--per-class", expected="at least 1")
+        raise UsageError(f"{per_class} images per class", where="--per-class", expected="at least 1")
     check_writable(output / PLAN_FILE)
     if output.is_dir() and any(output.iterdir()) and not _is_plan(output / PLAN_FILE):
         raise UsageError(

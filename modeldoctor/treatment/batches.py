@@ -1,6 +1,6 @@
 """The order of images and their augmentation: the same for every arm, a function of seed and epoch alone.
 
-Shapes: S images, B images a batch, C channels, H x W pixels, N classes.
+Shapes: S images, B images per batch, C channels, H x W pixels, N classes.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def _understood(recorded: CheckpointMetadata) -> tuple[dict[str, Any], list[str]
 
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[tuple[float, ...], str]:
-    """One value a channel from another number of values, and what was done, "" if nothing."""
+    """One value per channel from another number of values, and what was done, "" if nothing."""
     if len(values) == channels:
         return values, ""
     if channels == 1:

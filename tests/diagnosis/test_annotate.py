@@ -201,7 +201,7 @@ def test_what_is_refused(tmp_path, clinic, network):
         with pytest.raises(UsageError, match=found):
             annotate(network, clinic.data, output=output, config=CONFIG)
     assert set(snapshot(full)) == {full / "thesis.txt", full / "annotate.csv"}
-    with pytest.raises(UsageError, match="0 images a class"):
+    with pytest.raises(UsageError, match="0 images per class"):
         annotate(network, clinic.data, output=tmp_path / "x", per_class=0, config=CONFIG)
     with pytest.raises(UsageError, match="no split"):
         annotate(network, clinic.data, output=tmp_path / "x", config=CONFIG.model_copy(update={"split": "gone"}))
