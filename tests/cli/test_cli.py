@@ -9,7 +9,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from modeldoctor.cli import commands
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.errors import ExitCode, InterruptedRunError, ModelDoctorError
 from modeldoctor.results.hdf5 import read_diagnosis
+from modeldoctor.runtime.versions import own_version
 
 LAYER = "layer3.0.conv3"
 # Through hooks nothing is exported, which takes most of the time of so small a run.
@@ -291,7 +291,7 @@ def test_help_and_version_are_quick_and_load_no_torch(tmp_path: Path) -> None:
         "try:\n    main()\n"
         "finally:\n    sys.stderr.write(str(bool({{'torch', 'timm', 'h5py'}} & set(sys.modules))))"
     )
-    for option, said in (("--version", version("modeldoctor")), ("--help", "diagnose")):
+    for option, said in (("--version", own_version()), ("--help", "diagnose")):
         done = subprocess.run(
             [sys.executable, "-c", code.format(option)], capture_output=True, text=True, cwd=tmp_path, timeout=60
         )

@@ -11,8 +11,9 @@ import pytest
 from conftest import Clinic
 
 from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.data import pictures
 from modeldoctor.diagnosis import diagnose
-from modeldoctor.errors import DataError, InterruptedRunError, ModelDoctorWarning
+from modeldoctor.errors import DataError, InterruptedRunError, ModelDoctorWarning, StoreError
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.zoo import Classifier, load_model
 
@@ -53,14 +54,21 @@ def used_of(found: Diagnosis, name: str) -> list[str]:
 
 
 def test_resuming_behind_images_that_vanished_counts_none_twice(
-    clinic: Clinic, network: Classifier, data: Path, tmp_path: Path
+    clinic: Clinic, network: Classifier, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = diagnose(network, data, config=DiagnoseConfig(**QUICK))
     gone = used_of(whole, "amber")[:4]
 
     def vanish() -> None:
-        for path in gone:
-            (data / path).write_bytes(b"")
+        """The files are as they were, but their disk no longer gives them."""
+        read = pictures.read_picture
+
+        def fail(source: Any, mode: str) -> Any:
+            if any(str(source).endswith(path) for path in gone):
+                raise pictures.UnreadableError("input/output error")
+            return read(source, mode)
+
+        monkeypatch.setattr(pictures, "read_picture", fail)
 
     def interrupt() -> None:
         signal.raise_signal(signal.SIGINT)
@@ -79,6 +87,18 @@ def test_resuming_behind_images_that_vanished_counts_none_twice(
         found = diagnose(network, data, **options, resume=True)  # type: ignore[arg-type]
     assert found[LAYER].count.tolist() == [6, 10, 10, 10]
     assert {path for path, _ in found.broken} == set(gone)
+
+
+def test_files_that_changed_since_are_not_resumed(
+    clinic: Clinic, network: Classifier, data: Path, tmp_path: Path
+) -> None:
+    options = {"config": DiagnoseConfig(**QUICK), "output": tmp_path / "d.h5"}
+    interrupt = during("correlate", 4, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(InterruptedRunError):
+        diagnose(network, data, **options, progress=interrupt)  # type: ignore[arg-type]
+    next((data / "val").rglob("*.png")).write_bytes(b"")
+    with pytest.raises(StoreError, match="the data has changed since .*: sizes or times of image files"):
+        diagnose(network, data, **options, resume=True)  # type: ignore[arg-type]
 
 
 def test_wrong_images_that_vanish_are_named_and_the_rest_is_explained(
