@@ -97,7 +97,7 @@ def test_files_that_changed_since_are_not_resumed(
     with pytest.raises(InterruptedRunError):
         diagnose(network, data, **options, progress=interrupt)  # type: ignore[arg-type]
     next((data / "val").rglob("*.png")).write_bytes(b"")
-    with pytest.raises(StoreError, match="the data has changed since .*: sizes or times of image files"):
+    with pytest.raises(StoreError, match=r"the data has changed since .*: sizes or times of image files"):
         diagnose(network, data, **options, resume=True)  # type: ignore[arg-type]
 
 
