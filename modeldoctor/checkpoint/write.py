@@ -2,7 +2,7 @@
 
 Everything else in the file is kept, optimizer and scheduler state included: they belong to the original training. Where
 a file holds several copies of the weights (raw and averaged), all of them become the treated ones, since tools differ
-in which they load. What carries code is never written: of such a file only the weights are.
+in which they load. A module that was pickled whole keeps its own pickle, in which only the tensors' values change.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def write_checkpoint(
 ) -> Path:
     """Write the original's twin with treated tensors; the file appears whole or not at all.
 
-    Of a whole pickled module, of any other file that cannot be read without running its code, and of one that was
-    changed since it was read, only the weights are written, under the same keys; a `ModelDoctorWarning` says so. Of a
+    Of a file in torch's old format that holds objects, and of one that was changed since it was read, only the weights
+    are written, under the same keys; a `ModelDoctorWarning` says so. Of a
     folder, the config and the weights file are written. Numpy numbers beside the weights become plain ones.
 
     Args:

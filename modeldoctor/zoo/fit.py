@@ -254,6 +254,6 @@ CAUSES: tuple[Callable[[Fit], str | None], ...] = (
     _other_network,
     lambda fit: (
         "the network was changed, or is of another variant or version: check --arch; a changed one needs its "
-        "own code and a whole saved module (--trust-pickle, only for files that you trust)"
+        "own code: --arch CODE.py:FUNCTION"
     ),
 )

@@ -116,7 +116,7 @@ def identify(checkpoint: Checkpoint, wanted: Wanted | None = None) -> Identifica
             f"the {len(tensors)} tensors are of no architecture that is known",
             where=str(checkpoint.path),
             expected=f"a classifier of {versions}",
-            hint="pass --arch if it is one of theirs; your own network needs a whole saved module (--trust-pickle)",
+            hint="pass --arch if it is one of theirs; your own network needs your code: --arch CODE.py:FUNCTION",
         )
     groups = [list(group) for _, group in groupby(matches, key=lambda match: match.score)][:_LISTED]
     compared = _compared(groups, checkpoint, tensors, wanted)
