@@ -21,7 +21,7 @@ def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
     """The summary of a diagnosis, part by part."""
     yield (
         f"[bold]{escape(summary['arch'])}[/]: accuracy [bold]{_percent(summary['accuracy'])}[/] on "
-        f"{summary['examined']} ({summary['wrong']} of {summary['images']} images wrong)"
+        f"{escape(summary['examined'])} ({summary['wrong']} of {summary['images']} images wrong)"
     )
     yield from _partly_read(summary)
     yield _classes(summary)
