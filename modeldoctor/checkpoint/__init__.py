@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,6 +60,12 @@ class Checkpoint:
     metadata: CheckpointMetadata
     module: nn.Module | None = None
     """The network itself where a trusted file held it whole, without its wrappers."""
+    to_file: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    """From `tensors`' names to the file's, where they are a network's own names."""
+
+    def under_file_names(self) -> dict[str, Tensor]:
+        """The tensors by the file's own names."""
+        return {self.prefix + name: tensor for name, tensor in self.tensors.items()}
 
 
 def read_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoint:
@@ -101,7 +107,24 @@ def read_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoi
 def find_weights(
     value: object, key: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]:
-    """Every set of weights in an unpickled file, in the order of `WEIGHT_KEYS`, and the keys that lead to it."""
+    """Every set of weights in an unpickled file, in the order of `WEIGHT_KEYS`, and the keys that lead to it.
+
+    Where none of these keys leads to any, the only set under any key counts.
+    """
+    known = False
+    for located in _under_keys(value, key, WEIGHT_KEYS):
+        known = True
+        yield located
+    if not known and isinstance(value, Mapping):
+        elsewhere = list(_under_keys(value, key, None))
+        if len(elsewhere) == 1:
+            yield elsewhere[0]
+
+
+def _under_keys(
+    value: object, key: tuple[str, ...], keys: tuple[str, ...] | None
+) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]:
+    """Sets of weights below these keys, or below every key that is a text."""
     if isinstance(value, nn.Module):
         yield key, value
     if isinstance(value, StandIn) and value.is_module:
@@ -112,8 +135,8 @@ def find_weights(
     if not isinstance(value, Mapping) or len(key) > MAX_NESTING:
         return
     inner = False
-    for name in WEIGHT_KEYS:
-        for located in find_weights(value.get(name), (*key, name)):
+    for name in keys or [name for name in value if isinstance(name, str)]:
+        for located in _under_keys(value.get(name), (*key, name), keys):
             inner = True
             yield located
     tensors = sum(isinstance(v, Tensor) for v in value.values())

@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from modeldoctor.checkpoint import Checkpoint, find_weights, is_weight, without_prefix
 from modeldoctor.checkpoint.container import FOLDER_CONFIG, Container, Contents, read_contents
+from modeldoctor.checkpoint.names import copies
 from modeldoctor.errors import CheckpointError, ModelDoctorWarning, UsageError
 from modeldoctor.runtime.files import written_aside
 
 SHOWN = 4
+STATISTICS = ("running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 SUFFIX = re.compile(r"(\.pth?)?\.[a-z]\w*$", re.IGNORECASE)
 
@@ -149,7 +151,7 @@ def _treated_contents(original: Checkpoint, stored: dict[str, Tensor]) -> Conten
 
 
 def _weights_alone(original: Checkpoint, stored: dict[str, Tensor]) -> Contents:
-    root: dict[str, Any] = {original.prefix + name: _own(tensor) for name, tensor in stored.items()}
+    root: dict[str, Any] = {original.prefix + n: _own(t) for n, t in original.to_file(stored).items()}
     for key in reversed(original.key):
         root = {key: root}
     container = original.container
@@ -160,15 +162,22 @@ def _weights_alone(original: Checkpoint, stored: dict[str, Tensor]) -> Contents:
 
 
 def _replace(held: dict[Any, Any], original: Checkpoint, stored: dict[str, Tensor]) -> None:
-    """Put the treated tensors into one of the file's sets of weights, unless it is of another network."""
-    tensors, prefix = without_prefix({n: v for n, v in held.items() if isinstance(n, str) and isinstance(v, Tensor)})
-    common = tensors.keys() & stored.keys()
-    # An averaged copy may lack buffers, a raw one may have more of them.
-    copy = len(common) == min(len(tensors), len(stored)) and all(tensors[n].shape == stored[n].shape for n in common)
+    """Put the treated tensors into every copy of the network among these weights; what is of another one stays."""
+    in_file = {n: v for n, v in held.items() if isinstance(n, str) and isinstance(v, Tensor)}
+    whole = original.to_file(stored)
     # What the network does not have may differ from copy to copy and stays.
-    for name in (n for n in common if copy and stored[n] is not original.tensors[n]):
-        old, new = tensors[name], _own(stored[name].to(tensors[name].dtype))
-        held[prefix + name] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+    kept = original.to_file({n: t for n, t in stored.items() if t is original.tensors[n]}).keys()
+    _, prefix = without_prefix(whole)
+    wanted = {name.removeprefix(prefix): tensor for name, tensor in whole.items()}
+    for names in copies(wanted, in_file):
+        # An averaged copy may lack buffers.
+        lacking = [n for n in wanted if n not in names and is_weight(n, wanted[n]) and not n.endswith(STATISTICS)]
+        if lacking or any(in_file[place].shape != wanted[name].shape for name, place in names.items()):
+            continue
+        for name, place in names.items():
+            if prefix + name not in kept:
+                old, new = in_file[place], _own(wanted[name].to(in_file[place].dtype))
+                held[place] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 _DEFAULTS = DiagnoseConfig()
+_Head = Annotated[
+    str | None,
+    typer.Option(help="Layers of a head that took the place of the network's own: Linear,ReLU,Linear."),
+]
 _Workers = Annotated[
     int | None, typer.Option(help="Processes that read images; by default up to 8 for a GPU. Changes no figure.")
 ]
@@ -124,6 +128,7 @@ def diagnose(
     std: Annotated[str | None, typer.Option(help="As --mean.")] = None,
     channels: Annotated[int | None, typer.Option(help="Input channels.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the network.")] = None,
+    head: _Head = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="EXECUTE code from the file: only for files from a source you trust.")
     ] = False,
@@ -165,7 +170,7 @@ def diagnose(
     from modeldoctor.zoo import load_model
 
     network = load_model(
-        checkpoint, arch=arch, num_classes=num_classes, channels=channels, input_size=input_size,
+        checkpoint, arch=arch, num_classes=num_classes, channels=channels, head=head, input_size=input_size,
         mean=numbers(mean, "--mean"), std=numbers(std, "--std"), trust_pickle=trust_pickle,
     )  # fmt: skip
     for note in network.notes:
@@ -231,6 +236,7 @@ def treat(
     groups: Annotated[Path | None, typer.Option(help="A CSV of path and group, for worst-group accuracy.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The run directory.")] = None,
     arch: Annotated[str | None, typer.Option(help="As for diagnose.")] = None,
+    head: _Head = None,
     root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key.key=value, for any key of the configuration; repeatable.")
@@ -251,7 +257,7 @@ def treat(
     """
     settings = load_treat_config(
         config, changes or [], checkpoint=checkpoint, data__path=data, data__masks=masks, data__groups=groups,
-        data__root=root, output=output, network__arch=arch, memory=memory, tensorboard=tensorboard,
+        data__root=root, output=output, network__arch=arch, network__head=head, memory=memory, tensorboard=tensorboard,
     )  # fmt: skip
     from modeldoctor.cli.render import render_trial
     from modeldoctor.treatment.pipeline import load_and_treat
@@ -329,6 +335,7 @@ def annotate(
     masks: Annotated[Path | None, typer.Option(help="Masks there are already; their images are left out.")] = None,
     link: Annotated[bool, typer.Option("--link", help="Make symbolic links instead of copies.")] = False,
     arch: Annotated[str | None, typer.Option(help="As for diagnose.")] = None,
+    head: _Head = None,
     root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Let the data set be downloaded.")] = False,
     trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
@@ -341,7 +348,7 @@ def annotate(
     from modeldoctor.diagnosis import annotate as annotating
     from modeldoctor.zoo import load_model
 
-    network = load_model(checkpoint, arch=arch, trust_pickle=trust_pickle)
+    network = load_model(checkpoint, arch=arch, head=head, trust_pickle=trust_pickle)
     with shown_progress() as progress:
         plan = annotating.annotate(
             network, data, output=output, per_class=per_class, config=config, root=root, download=download,

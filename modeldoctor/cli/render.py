@@ -57,9 +57,10 @@ def render_identification(found: dict[str, Any]) -> Iterator[RenderableType]:
     best = found["candidates"][0]
     fits = "all fit" if found["fits"] else "not all fit"
     yield f"[bold]{escape(found['arch'])}[/]: of {found['tensors']} tensors in the file, {fits}"
-    size = found["image_size"]
+    size, head = found["image_size"], found["head"]
     facts = [
         f"{found['num_classes']} classes" if found["num_classes"] else "no head of its own: the class count is unknown",
+        f"a head of {', '.join(head['layers'])}: --head {head['option']} if these are its layers" if head else "",
         f"{found['channels']} input channels" if found["channels"] else "",
         f"built for {size[0]}×{size[1]} px" if size else "",
         *(f"{name.replace('_', ' ')} {value}" for name, value in found["options"].items()),

@@ -27,6 +27,8 @@ class NetworkConfig(Model):
     """Logits; null: read off the weights."""
     channels: int | None = Field(default=None, ge=1)
     """Input channels; null: read off the weights."""
+    head: str | None = None
+    """Layers of a head in the place of the network's own: Linear,ReLU,Linear; null: one linear layer is found."""
     input_size: int | None = Field(default=None, ge=1)
     """Pixels; null: the file's, else the network's own."""
     mean: tuple[float, ...] | None = None

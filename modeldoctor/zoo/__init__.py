@@ -9,18 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modeldoctor.checkpoint import Checkpoint, read_checkpoint
 from modeldoctor.checkpoint.container import Container
 from modeldoctor.checkpoint.metadata import CheckpointMetadata
 from modeldoctor.config.diagnose import Preprocessing
-from modeldoctor.errors import CheckpointError
+from modeldoctor.errors import ArchitectureError, CheckpointError
 from modeldoctor.zoo.fit import Fit, Wanted, fill, fitted, warn_not_finite
-from modeldoctor.zoo.identify import identify, identify_file
+from modeldoctor.zoo.heads import parse_head
+from modeldoctor.zoo.identify import Identification, identify, identify_file
 from modeldoctor.zoo.libraries import IMAGENET, Built, Plan, find_plans, own_config
 from modeldoctor.zoo.options import read_classes
-from modeldoctor.zoo.preprocessing import resolve_preprocessing
+from modeldoctor.zoo.preprocessing import resolve_preprocessing, with_normaliser
 
 __all__ = ["Classifier", "identify_file", "load_model"]
 
@@ -52,6 +53,7 @@ def load_model(
     arch: str | None = None,
     num_classes: int | None = None,
     channels: int | None = None,
+    head: str | Sequence[str] | None = None,
     input_size: int | tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -72,6 +74,8 @@ def load_model(
             `path/to/file.py:make_model` or `package.module:make_model`, a callable that returns an `nn.Module`.
         num_classes: logits of the network.
         channels: input channels.
+        head: the layers of a head of several that took the place of the network's own, such as "Linear,ReLU,Linear";
+            their widths are read off the weights.
         input_size: pixels, one edge or (height, width).
         mean: one value, or one a channel, for pixels in [0, 1].
         std: as `mean`.
@@ -93,8 +97,11 @@ def load_model(
     live = isinstance(path, nn.Module)
     checkpoint = _in_memory(path) if isinstance(path, nn.Module) else read_checkpoint(path, trust_pickle=trust_pickle)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    wanted = Wanted(num_classes=num_classes, channels=channels, size=size)
-    built, notes = _whole(checkpoint) if checkpoint.module is not None else _rebuilt(checkpoint, arch, wanted)
+    wanted = Wanted(num_classes=num_classes, channels=channels, size=size, head=parse_head(head))
+    if checkpoint.module is not None:
+        built, notes = _whole(checkpoint)
+    else:
+        built, checkpoint, notes = _rebuilt(checkpoint, arch, wanted)
     classes = _logits(built, checkpoint, num_classes)
     preprocessing, assumed = resolve_preprocessing(
         {"input_size": size, "mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct},
@@ -118,25 +125,59 @@ def load_model(
     )
 
 
-def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[Built, tuple[str, ...]]:
-    name = arch or checkpoint.metadata.arch
-    if name is None:
-        found = identify(checkpoint, wanted)
-        plans, said = [found.best.plan], [found.reason]
-    else:
-        plans, said = _named(arch, checkpoint), []
-    fits = sorted(
-        (fitted(plan, checkpoint.tensors, checkpoint.metadata, wanted) for plan in plans), key=lambda fit: fit.problems
-    )
+def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[Built, Checkpoint, tuple[str, ...]]:
+    """The network with the file's weights, and the file by the network's names."""
+    tensors = checkpoint.under_file_names()
+    plans, said = _plans(checkpoint, arch, wanted)
+    fits = _by_fit(plans, tensors, checkpoint, wanted)
+    if fits[0].problems and not arch and checkpoint.metadata.arch and not said:
+        found = _asked(checkpoint, wanted)
+        if found and found.fit.problems < fits[0].problems and not found.fit.problems:
+            said = (f"the file says {checkpoint.metadata.arch!r}, which its weights do not fit", found.reason)
+            fits = _by_fit([found.best.plan], tensors, checkpoint, wanted)
     best = fits[0]
     fill(best, checkpoint)
-    return best.built, (*said, *_choice(fits), *best.built.notes)
+    names = {name: held for name, held in best.names.items() if name in best.tensors}
+    metadata, normalised = with_normaliser(checkpoint.metadata, best.outside)
+    network = replace(
+        checkpoint,
+        metadata=metadata,
+        tensors=dict(best.tensors),
+        prefix="",
+        to_file=lambda tensors: checkpoint.to_file({names[name]: tensor for name, tensor in tensors.items()}),
+    )
+    return best.built, network, (*said, *_choice(fits), *best.notes, *normalised, *best.built.notes)
 
 
-def _named(arch: str | None, checkpoint: Checkpoint) -> list[Plan]:
+def _by_fit(plans: list[Plan], tensors: Mapping[str, Tensor], checkpoint: Checkpoint, wanted: Wanted) -> list[Fit]:
+    return sorted((fitted(plan, tensors, checkpoint.metadata, wanted) for plan in plans), key=lambda fit: fit.rank)
+
+
+def _plans(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[list[Plan], tuple[str, ...]]:
+    """What to build: as the user says, else as the file says in a library's words, else as its tensors say."""
     if arch:
-        return find_plans(arch, where="--arch", code=True)
-    return find_plans(checkpoint.metadata.arch or "", where=f"the metadata of {checkpoint.path}")
+        return find_plans(arch, where="--arch", code=True), ()
+    stated = checkpoint.metadata.arch
+    if stated is not None:
+        try:
+            return find_plans(stated, where=f"the metadata of {checkpoint.path}"), ()
+        except ArchitectureError as error:
+            unknown = error
+    try:
+        found = identify(checkpoint, wanted)
+    except ArchitectureError:
+        if stated is not None:
+            raise unknown from None
+        raise
+    said = [f"the file's {stated!r} is no architecture that is known"] if stated is not None else []
+    return [found.best.plan], (*said, found.reason)
+
+
+def _asked(checkpoint: Checkpoint, wanted: Wanted) -> Identification | None:
+    try:
+        return identify(checkpoint, wanted)
+    except ArchitectureError:
+        return None
 
 
 def _choice(fits: list[Fit]) -> tuple[str, ...]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from modeldoctor.checkpoint import Checkpoint, CheckpointMetadata, is_weight
+from modeldoctor.checkpoint.names import AVERAGED, BESIDE, locate
 from modeldoctor.errors import ArchitectureError, CheckpointError, ModelDoctorWarning
+from modeldoctor.zoo.heads import Head, find_head
 from modeldoctor.zoo.libraries import AUXILIARY, Built, Plan, build
 from modeldoctor.zoo.options import (
     POSITIONS,
     guess_image_sizes,
     has_auxiliary,
     read_channels,
-    read_classes,
     read_structure,
 )
 
@@ -33,6 +34,8 @@ class Wanted:
     num_classes: int | None = None
     channels: int | None = None
     size: tuple[int, int] | None = None
+    head: tuple[str, ...] | None = None
+    """Of `parse_head`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class Fit:
 
     built: Built
     tensors: Mapping[str, Tensor]
+    """By the network's names."""
     expected: Mapping[str, Tensor]
     missing: tuple[str, ...]
     """The network has it, the file has not."""
@@ -48,6 +52,13 @@ class Fit:
     """The file has it, the network has not."""
     misshapen: tuple[str, ...]
     """Both have it, in other shapes or not as floating-point numbers."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """The file's name of each of `tensors`."""
+    prefix: str = ""
+    """What stands before the network's names in the file."""
+    outside: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the file has beside the network, by its own names."""
+    head: Head = field(default_factory=Head)
 
     @property
     def problems(self) -> int:
@@ -55,10 +66,41 @@ class Fit:
         return len(self.missing) + len(self.unexpected) + len(self.misshapen)
 
     @property
+    def rank(self) -> tuple[int, int]:
+        """The lowest is the best fit; of two that are perfect, the one whose own head's name the file has."""
+        return self.problems, len(self.head.names)
+
+    @property
     def problems_in_body(self) -> int:
         """The same without the head, which people take off or replace."""
         names = (*self.missing, *self.unexpected, *self.misshapen)
         return sum(not _in(name, self.built.head) for name in names)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found elsewhere than the network has it, and what was left out, as sentences."""
+        said = []
+        if self.head.names:
+            places = list(dict.fromkeys(self.names[name].rpartition(".")[0] for name in self.head.names))
+            layers = ", ".join(name for name, _ in self.head.layers) or "one linear layer"
+            said.append(f"the head is {layers}, from {', '.join(places)} of the file")
+        if self.outside:
+            which = f"{len(self.outside)} tensors" if len(self.outside) > 1 else "1 tensor"
+            said.append(f"left out, as no part of the network: {which} of the file ({_some(self.outside)})")
+        return tuple(said)
+
+    @property
+    def doubtful(self) -> tuple[str, ...]:
+        """Weights of layers beside the network that nothing explains: the logits may have passed through them."""
+        return tuple(
+            name
+            for name, tensor in self.outside.items()
+            if tensor.ndim > 1
+            and name.endswith("weight")
+            and not AUXILIARY.match(name)
+            and not BESIDE.match(name)
+            and not AVERAGED.search(name)
+        )
 
 
 def fitted(
@@ -68,7 +110,7 @@ def fitted(
 
     Args:
         plan: which architecture.
-        tensors: of the file.
+        tensors: of the file, by its own names.
         metadata: of the file; it speaks where the tensors do not.
         wanted: goes before both.
         meta: build shapes alone.
@@ -79,18 +121,32 @@ def fitted(
     size = wanted.size or (metadata.input_size[-2:] if metadata.input_size else None)
     plan = replace(plan, image_size=size, auxiliary=True, model_args={**plan.model_args, **metadata.model_args})
     draft = build(plan, meta=True)
-    structure = read_structure(draft, tensors)
+    located = locate(draft.module.state_dict(), tensors)
+    own = located.tensors
+    structure = read_structure(draft, own)
     if structure:
         plan = replace(plan, model_args={**plan.model_args, **structure})
         draft = build(plan, meta=True)
+    classes = wanted.num_classes or metadata.num_classes
+    head = find_head(draft, own, located.outside, wanted.head, classes)
     plan = replace(
         plan,
-        num_classes=wanted.num_classes or read_classes(draft, tensors) or metadata.num_classes,
-        channels=wanted.channels or read_channels(draft, tensors, 3) or metadata.in_chans,
-        image_size=wanted.size or _fitting_size(plan, draft, tensors) or size,
-        auxiliary=has_auxiliary(draft, tensors),
+        num_classes=wanted.num_classes or head.classes or metadata.num_classes,
+        channels=wanted.channels or read_channels(draft, own, 3) or metadata.in_chans,
+        image_size=wanted.size or _fitting_size(plan, draft, own) or size,
+        auxiliary=has_auxiliary(draft, own),
     )
-    return compare(build(plan, meta=meta), tensors)
+    names = _with_head(located.names, head)
+    fit = compare(head.put_into(build(plan, meta=meta)), {name: tensors[held] for name, held in names.items()})
+    used = set(names.values())
+    outside = {name: tensor for name, tensor in located.outside.items() if name not in used}
+    return replace(fit, names=names, prefix=located.prefix, outside=outside, head=head)
+
+
+def _with_head(names: Mapping[str, str], head: Head) -> dict[str, str]:
+    """The network's name → the file's, with the head's tensors where the network looks for them."""
+    moved = {name: names.get(place, place) for name, place in head.names.items()}
+    return {**{name: held for name, held in names.items() if name not in head.names.values()}, **moved}
 
 
 def _fitting_size(plan: Plan, draft: Built, tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
@@ -136,6 +192,14 @@ def fill(fit: Fit, checkpoint: Checkpoint) -> None:
     """
     if fit.problems:
         raise _misfit(fit, checkpoint)
+    if fit.doubtful:
+        warnings.warn(
+            f"{checkpoint.path}: {len(fit.doubtful)} weights beside the network are left out: {_some(fit.doubtful)}; "
+            f"if its logits pass through them, the figures are of another network: give your own code, --arch "
+            "CODE.py:FUNCTION",
+            ModelDoctorWarning,
+            stacklevel=2,
+        )
     # The network's own state keeps each module's format version, which some refuse to load without.
     state = fit.built.module.state_dict()
     # An index that was cast to half precision may be rounded: the network's own is kept.
@@ -198,21 +262,18 @@ def _dense(fit: Fit) -> str | None:
     return "this looks like a detection or segmentation network; pass an image classifier" if found else None
 
 
-def _prefix(fit: Fit) -> str | None:
-    if not fit.missing:
+def _layered_head(fit: Fit) -> str | None:
+    if not fit.head.unnamed:
         return None
-    last = fit.missing[0]
-    prefixes = {name.removesuffix(last) for name in fit.unexpected if name.endswith(f".{last}")}
-    prefix = next(
-        (p for p in prefixes if 2 * sum(f"{p}{n}" in fit.tensors for n in fit.missing) > len(fit.missing)), None
-    )
-    return f"save the tensors without the prefix {prefix!r}" if prefix else None
+    has = ", ".join(layer.text for layer in fit.head.unnamed)
+    what = f"the head is not {','.join(fit.head.refused)}" if fit.head.refused else "the head was replaced"
+    return f"{what}: the file has {has}; say its layers in order, such as --head {fit.head.option}"
 
 
 def _headless(fit: Fit) -> str | None:
     without = fit.missing and not fit.misshapen and all(_in(name, fit.built.head) for name in fit.missing)
     if without and fit.unexpected:
-        return "the head was replaced by other layers; give the network the library's own head and save it again"
+        return "the head was replaced by other layers: give your own code, --arch CODE.py:FUNCTION"
     return "the file has no classification head: pass a classifier, not a feature extractor" if without else None
 
 
@@ -249,7 +310,7 @@ CAUSES: tuple[Callable[[Fit], str | None], ...] = (
         "the position embedding is for another image size: pass the size it was trained at with --input-size",
     ),
     _dense,
-    _prefix,
+    _layered_head,
     _headless,
     _other_network,
     lambda fit: (

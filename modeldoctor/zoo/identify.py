@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from modeldoctor.checkpoint import Checkpoint, read_checkpoint
+from modeldoctor.checkpoint.names import blocks, without_wrappers
 from modeldoctor.errors import ArchitectureError
 from modeldoctor.zoo.fit import Fit, Wanted, fitted
 from modeldoctor.zoo.index import Match, describe_all, installed_versions, preference, shipped_index
@@ -24,6 +24,8 @@ _COMPARED, _LISTED, _TIES = 3, 4, 4
 # Below this share of its parameters a network is no likeness.
 _LIKENESS = 0.5
 _SHOWN = 6
+# A prefix that fewer names have is not tried, nor more prefixes than this.
+_BLOCK, _BLOCKS = 0.2, 8
 _NAMED = 4
 
 
@@ -56,13 +58,11 @@ class Identification:
     Attributes:
         candidates: best first; those that share the best one's tensors follow it at once.
         tied: names of all architectures that have exactly the best one's tensors, itself among them.
-        prefix: what had to be taken off the names, beyond the usual wrappers.
         notes: what else there is to say.
     """
 
     candidates: tuple[Candidate, ...]
     tied: tuple[str, ...]
-    prefix: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -99,15 +99,14 @@ def identify(checkpoint: Checkpoint, wanted: Wanted | None = None) -> Identifica
     Raises:
         ArchitectureError: no known network resembles it.
     """
-    wanted, tensors, prefix = wanted or Wanted(), checkpoint.tensors, ""
+    wanted, tensors = wanted or Wanted(), checkpoint.tensors
     matches = _matches(tensors)
-    for inner in _prefixes(tensors):
+    for below in _variants(tensors):
         if matches[0].whole:
             break
-        below = {name.removeprefix(inner): tensor for name, tensor in checkpoint.tensors.items()}
         others = _matches(below)
         if others[0].lacking < matches[0].lacking:
-            matches, tensors, prefix = others, below, inner
+            matches, tensors = others, below
     matches, notes = _with_unindexed(matches, tensors)
     matches = [match for match in matches if match.found >= _LIKENESS * match.wanted]
     if not matches:
@@ -119,7 +118,7 @@ def identify(checkpoint: Checkpoint, wanted: Wanted | None = None) -> Identifica
             hint="pass --arch if it is one of theirs; your own network needs your code: --arch CODE.py:FUNCTION",
         )
     groups = [list(group) for _, group in groupby(matches, key=lambda match: match.score)][:_LISTED]
-    compared = _compared(groups, checkpoint, tensors, wanted)
+    compared = _compared(groups, checkpoint, wanted)
     # What was not compared comes last, in its order.
     order = sorted(range(len(groups)), key=lambda at: one.problems_in_body if (one := compared[at]) else sys.maxsize)
     candidates = tuple(
@@ -127,9 +126,7 @@ def identify(checkpoint: Checkpoint, wanted: Wanted | None = None) -> Identifica
         for at in order
         for match in groups[at]
     )
-    return Identification(
-        candidates=candidates, tied=tuple(match.arch for match in groups[order[0]]), prefix=prefix, notes=notes
-    )
+    return Identification(candidates=candidates, tied=tuple(match.arch for match in groups[order[0]]), notes=notes)
 
 
 def identify_file(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]:
@@ -141,8 +138,9 @@ def identify_file(path: str | Path, *, trust_pickle: bool = False) -> dict[str, 
 
     Returns:
         `arch`, whether it `fits`, `num_classes`, `channels`, `image_size` and `options` as read off the tensors (None
-        or empty where they do not say), `tied` names, `stated` by the file itself, a taken-off `prefix`, `candidates`
-        best first, and `notes`.
+        or empty where they do not say), the layers of a `head` of several and what `--head` may be for them, `tied`
+        names, `stated` by the file itself, the `prefix` of the network's names, what was `left_out`, `candidates` best
+        first, and `notes`.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -150,7 +148,7 @@ def identify_file(path: str | Path, *, trust_pickle: bool = False) -> dict[str, 
     """
     checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
     found = identify(checkpoint)
-    built = found.fit.built
+    built, head = found.fit.built, found.fit.head
     options = {name: value for name, value in built.plan.model_args.items() if isinstance(value, int)}
     return {
         "checkpoint": str(path),
@@ -158,14 +156,16 @@ def identify_file(path: str | Path, *, trust_pickle: bool = False) -> dict[str, 
         "fits": not found.fit.problems,
         "tensors": len(checkpoint.tensors),
         "num_classes": read_classes(built, found.fit.tensors),
+        "head": {"layers": [layer.text for layer in head.unnamed], "option": head.option} if head.unnamed else None,
         "channels": read_channels(built, found.fit.tensors, built.plan.channels or 3),
         "image_size": list(built.fixed_size) if built.fixed_size else None,
         "options": options,
         "tied": list(found.tied),
         "stated": checkpoint.metadata.arch,
-        "prefix": checkpoint.prefix + found.prefix,
+        "prefix": found.fit.prefix,
+        "left_out": list(found.fit.outside),
         "candidates": [_as_values(candidate, found.tied) for candidate in found.candidates],
-        "notes": list(found.notes),
+        "notes": [*found.notes, *found.fit.notes],
     }
 
 
@@ -208,34 +208,24 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Dotted beginnings that more than half of the names share, the shortest first."""
-    prefixes: list[str] = []
-    while True:
-        before = prefixes[-1] if prefixes else ""
-        heads = Counter(
-            before + first + "."
-            for name in tensors
-            if name.startswith(before)
-            for first, dot, _ in [name.removeprefix(before).partition(".")]
-            if dot
-        )
-        commonest = heads.most_common(1)
-        if not commonest or 2 * commonest[0][1] <= len(tensors):
-            return prefixes
-        prefixes.append(commonest[0][0])
+def _variants(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The tensors without wrappers' words in their names, then those below each prefix that many have."""
+    plain = {without_wrappers(name): tensor for name, tensor in tensors.items()}
+    if plain.keys() != tensors.keys():
+        yield plain
+    for prefix in blocks(plain, _BLOCK, _BLOCKS):
+        yield {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
 
 
-def _compared(
-    groups: list[list[Match]], checkpoint: Checkpoint, tensors: Mapping[str, Tensor], wanted: Wanted
-) -> list[Fit | None]:
+def _compared(groups: list[list[Match]], checkpoint: Checkpoint, wanted: Wanted) -> list[Fit | None]:
     """The full comparison of the best of each group, which is put first, up to one that fits."""
     fits: list[Fit | None] = [None] * len(groups)
+    tensors = checkpoint.under_file_names()
     for at, group in enumerate(groups[:_COMPARED]):
         fit = fitted(plan_of(group[0].arch), tensors, checkpoint.metadata, wanted, meta=True)
-        for place, match in enumerate(group[1:_TIES] if fit.problems else (), start=1):
+        for place, match in enumerate(group[1:_TIES] if any(fit.rank) else (), start=1):
             other = fitted(plan_of(match.arch), tensors, checkpoint.metadata, wanted, meta=True)
-            if other.problems < fit.problems:  # the same body under another head's name
+            if other.rank < fit.rank:  # the same body under another head's name
                 fit = other
                 group.insert(0, group.pop(place))
         fits[at] = fit

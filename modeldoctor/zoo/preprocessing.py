@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from modeldoctor.checkpoint import CheckpointMetadata
 from modeldoctor.config.diagnose import Interpolation, Preprocessing
 from modeldoctor.errors import CheckpointError, UsageError
 
+_MEAN = re.compile(r"(.*\.|)(\w*_)?mean")
+_CHANNELS = 16
 FIELDS = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
 
@@ -60,6 +65,25 @@ def resolve_preprocessing(
             expected=f"a size, and one mean and std for each of {channels} channel(s)",
             hint="check --input-size, --mean, --std, --interpolation and --crop-pct",
         ) from error
+
+
+def with_normaliser(recorded: CheckpointMetadata, beside: Mapping[str, Tensor]) -> tuple[CheckpointMetadata, list[str]]:
+    """Take mean and std from the buffers of a layer that normalises the images, where the file says them nowhere else.
+
+    Args:
+        recorded: what the file says.
+        beside: its tensors beside the network.
+    """
+    for name, mean in beside.items():
+        words = _MEAN.fullmatch(name)
+        std = beside.get(f"{words[1]}{words[2] or ''}std") if words else None
+        if std is None or recorded.mean or recorded.std or not mean.numel() == std.numel() <= _CHANNELS:
+            continue
+        scale = 255.0 if float(mean.max()) > 1 else 1.0
+        values = [tuple(round(float(v) / scale, 6) for v in tensor.flatten()) for tensor in (mean, std)]
+        said = f"the images are normalised as by the file's {name}: mean {values[0]}, std {values[1]}"
+        return replace(recorded, mean=values[0], std=values[1]), [said]
+    return recorded, []
 
 
 def _understood(recorded: CheckpointMetadata) -> tuple[dict[str, Any], list[str]]:

@@ -259,9 +259,8 @@ def test_misfits_name_their_likeliest_cause(tmp_path: Path) -> None:
     assert "--channels" in misfit(path, arch="resnet10t", channels=1)
     assert "another architecture" in misfit(path, arch="mobilenetv3_small_050")
     cases = (
-        (renamed(state, "^", "encoder.backbone."), "prefix 'encoder.backbone.'"),
         ({n: t for n, t in state.items() if not n.startswith("fc.")}, "no classification head"),
-        (renamed(state, r"^fc\.", "fc.1."), "replaced"),
+        (renamed(state, r"^fc\.", "fc.out_proj.in_proj_"), "replaced"),
         (edited(state, layer1__0__conv1__weight=torch.ones(3)), "changed"),
         ({n: t.to(torch.int8) for n, t in state.items()}, "floating-point"),
     )

@@ -1,0 +1,138 @@
+"""Heads that people put in the place of a network's own: the oracle is the network as they built it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import logits, randomised, timm_network
+from torch import nn
+from torchvision.models import get_model
+from typer.testing import CliRunner
+
+from modeldoctor.checkpoint.write import write_checkpoint
+from modeldoctor.cli import app
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.errors import CheckpointError, UsageError
+from modeldoctor.treatment.pipeline import load_network
+from modeldoctor.zoo import identify_file, load_model
+from modeldoctor.zoo.heads import parse_head
+
+
+def with_head(arch: str, place: str, head: nn.Module) -> nn.Module:
+    module = get_model(arch, weights=None)
+    module.set_submodule(place, head)
+    return randomised(module)
+
+
+def saved(folder: Path, module: nn.Module) -> Path:
+    torch.save(module.state_dict(), folder / "ckpt.pt")
+    return folder / "ckpt.pt"
+
+
+def mlp(features: int, *, first: Callable[[], nn.Module] | None = None) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Linear(features, 8), nn.ReLU(), nn.Linear(8, 5)]
+    return nn.Sequential(*([first()] if first else []), *layers)
+
+
+ONE_LINEAR: dict[str, tuple[str, str, Callable[[], nn.Module]]] = {
+    "under": ("resnet18", "fc", lambda: nn.Sequential(nn.Dropout(), nn.Linear(512, 5))),
+    "under, without a bias": ("resnet18", "fc", lambda: nn.Sequential(nn.Dropout(), nn.Linear(512, 5, bias=False))),
+    "without a bias": ("resnet18", "fc", lambda: nn.Linear(512, 5, bias=False)),
+    "above": ("vit_b_32", "heads", lambda: nn.Linear(768, 5)),
+    "above, own of several": ("mobilenet_v3_small", "classifier", lambda: nn.Linear(576, 5)),
+    "under, own of 2": ("mobilenet_v3_small", "classifier", lambda: nn.Sequential(nn.Dropout(), nn.Linear(576, 5))),
+    "above, own has a dropout": ("efficientnet_b0", "classifier", lambda: nn.Linear(1280, 5)),
+    "own without its norm": ("convnext_tiny", "classifier", lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 5))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ONE_LINEAR)
+def test_one_linear_layer_is_the_head(tmp_path: Path, case: str) -> None:
+    arch, place, make = ONE_LINEAR[case]
+    source = with_head(arch, place, make())
+    path = saved(tmp_path, source)
+    loaded = load_model(path, arch=f"torchvision/{arch}")
+    assert loaded.num_classes == 5
+    size = 224 if arch == "vit_b_32" else 64
+    torch.testing.assert_close(logits(loaded.module, size), logits(source, size))
+    assert any("head" in note for note in loaded.notes) or case == "without a bias"
+
+
+SEVERAL: dict[str, tuple[str, str, Callable[[], nn.Module], str]] = {
+    "shufflenet": ("shufflenet_v2_x0_5", "fc", lambda: mlp(1024), "Linear,ReLU,Linear"),
+    "dropout first": ("resnet18", "fc", lambda: mlp(512, first=nn.Dropout), "Dropout,Linear,ReLU,Linear"),
+    "tanh, norm": (
+        "resnet18",
+        "fc",
+        lambda: nn.Sequential(nn.Linear(512, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(), nn.Linear(8, 5)),
+        "linear, batchnorm1d, tanh, dropout, linear",
+    ),
+    "shorter than the own": (
+        "alexnet",
+        "classifier",
+        lambda: nn.Sequential(nn.Linear(9216, 16), nn.GELU(), nn.Dropout(), nn.Linear(16, 5)),
+        "Linear,GELU,Dropout,Linear",
+    ),
+    "in the last of the own": ("mobilenet_v3_small", "classifier.3", lambda: mlp(1024), "Linear,ReLU,Linear"),
+}
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_heads_of_several_layers_are_named_by_the_user(tmp_path: Path, case: str) -> None:
+    arch, place, make, head = SEVERAL[case]
+    source = with_head(arch, place, make())
+    path = saved(tmp_path, source)
+    loaded = load_model(path, arch=f"torchvision/{arch}", head=head)
+    assert loaded.num_classes == 5
+    torch.testing.assert_close(logits(loaded.module), logits(source))
+    weights = {name: tensor + 1 for name, tensor in loaded.module.state_dict().items()}
+    assert loaded.source is not None
+    written = torch.load(write_checkpoint(loaded.source, weights, tmp_path / "treated.pt"), weights_only=True)
+    source.load_state_dict(written, strict=True)
+    assert torch.equal(written[f"{place}.{len(make()) - 1}.bias"], weights[f"{place}.{len(make()) - 1}.bias"])  # type: ignore[arg-type]
+
+
+def test_without_the_option_the_message_has_it(tmp_path: Path) -> None:
+    path = saved(tmp_path, with_head("resnet18", "fc", mlp(512, first=nn.Dropout)))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path, arch="torchvision/resnet18")
+    said = str(caught.value)
+    assert "fc.1 Linear 512 → 8, fc.3 Linear 8 → 5" in said
+    assert "--head Dropout,Linear,ReLU,Linear" in said
+    assert identify_file(path)["head"]["option"] == "Dropout,Linear,ReLU,Linear"
+    for wrong in ("Linear,ReLU,Linear", "Dropout,Linear,Linear", "Dropout,Linear"):
+        with pytest.raises(CheckpointError, match=f"not {wrong}: the file has fc.1"):
+            load_model(path, arch="torchvision/resnet18", head=wrong)
+
+
+@pytest.mark.parametrize("text", ["", "Linear,os.system", "ReLU", "Conv2d,Linear", "Linear,,Linear"])
+def test_what_is_no_head(text: str) -> None:
+    with pytest.raises(UsageError, match="--head"):
+        parse_head(text)
+
+
+def test_a_head_by_option_and_configuration(tmp_path: Path) -> None:
+    source = timm_network("test_resnet")
+    source.set_submodule("fc", mlp(source.get_submodule("fc").in_features))  # type: ignore[arg-type]
+    path = saved(tmp_path, source)
+    options: dict[str, Any] = {"checkpoint": path, "data": {"path": "x"}, "network": {"head": "Linear,ReLU,Linear"}}
+    assert load_network(TreatConfig(**options)).num_classes == 5
+    listed = CliRunner().invoke(app, ["diagnose", str(path), "--list-layers", "--head", "Linear,ReLU,Linear"])
+    assert listed.exit_code == 0
+    assert "layer4" in listed.output
+    told = CliRunner().invoke(app, ["identify", str(path)])
+    assert "--head Linear,ReLU,Linear" in " ".join(told.output.split())
+
+
+def test_layers_of_an_unknown_order_beside_the_network_are_no_head_by_themselves(tmp_path: Path) -> None:
+    """fc1 alone reads the features, but the logits come from fc2."""
+    state = {name: tensor for name, tensor in get_model("resnet18").state_dict().items() if not name.startswith("fc.")}
+    layers = {"fc1.weight": torch.ones(8, 512), "fc1.bias": torch.ones(8), "fc2.weight": torch.ones(5, 8)}
+    torch.save(state | layers, tmp_path / "ckpt.pt")
+    with pytest.raises(CheckpointError, match="fc1 Linear 512 → 8, fc2 Linear 8 → 5"):
+        load_model(tmp_path / "ckpt.pt", arch="torchvision/resnet18")
+    assert load_model(tmp_path / "ckpt.pt", arch="torchvision/resnet18", head="Linear,ReLU,Linear").num_classes == 5
