@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
@@ -27,8 +28,10 @@ class CheckpointMetadata:
     std: tuple[float, ...] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+    multi_label: bool = False
+    """Whether an image may have several classes."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
-    """Constructor arguments that a timm export records."""
+    """Constructor arguments that the file records."""
     training: Mapping[str, Scalar] = field(default_factory=dict)
     """Plain training arguments under the names of `TRAINING`."""
 
@@ -82,12 +85,18 @@ def _class_names(value: object) -> tuple[str, ...] | None:
     return tuple(value)
 
 
+def _multi_label(value: object) -> bool | None:
+    """True where a flag is set or a text names the task or a loss of its own."""
+    return True if value is True or (isinstance(value, str) and _MULTI_LABEL.search(value)) else None
+
+
 def _index(value: object) -> int | None:
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+_MULTI_LABEL = re.compile(r"multi[-_ ]?label|asymmetric[-_ ]?loss", re.IGNORECASE)
 FIELDS: dict[str, tuple[tuple[str, ...], Callable[[object], Any]]] = {
     "arch": (("arch", "architecture", "model_name", "model", "backbone"), _name),
     "num_classes": (("num_classes", "nb_classes", "n_classes"), _count),
@@ -99,6 +108,12 @@ FIELDS: dict[str, tuple[tuple[str, ...], Callable[[object], Any]]] = {
     "interpolation": (("interpolation",), _name),
     "crop_pct": (("crop_pct",), _share),
 }
+BUILD: dict[str, tuple[tuple[str, ...], Callable[[object], Any]]] = {
+    "global_pool": (("gp", "global_pool"), _name),
+    "bn_eps": (("bn_eps",), _share),
+}
+_TENSORFLOW_EPS = 1e-3
+MULTI_LABEL = ("multi_label", "multilabel", "is_multilabel", "problem_type", "task", "loss", "loss_fn", "criterion")
 SECTIONS = ("pretrained_cfg", "preprocessing", "args", "hyper_parameters", "config")
 TRAINING = {
     "lr": ("lr", "learning_rate"),
@@ -125,12 +140,29 @@ def read_metadata(root: object, described: Mapping[str, Any]) -> CheckpointMetad
         found["input_size"] = (found["in_chans"] or 3, *size)
     elif size is not None and found["in_chans"] is None:
         found["in_chans"] = size[0]
-    found["model_args"] = _first(places, ("model_args", "model_kwargs"), _mapping) or {}
+    found["multi_label"] = bool(_first(places, MULTI_LABEL, _multi_label))
+    found["model_args"] = _build_options(places)
     found["training"] = {
         name: value for name, keys in TRAINING.items() if (value := _first(places, keys, _scalar)) is not None
     }
     assert set(found) == {f.name for f in fields(CheckpointMetadata)}
     return CheckpointMetadata(**found)
+
+
+def _build_options(places: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the network was built with: timm's command line has options of its own for some arguments.
+
+    Dropout and its like (`drop`, `drop_path`, `drop_block`) are left out: they change nothing in evaluation.
+    """
+    options: dict[str, Any] = {}
+    if _first(places, ("bn_tf",), lambda value: value is True or None):
+        options["bn_eps"] = _TENSORFLOW_EPS
+    for name, (keys, parse) in BUILD.items():
+        if (value := _first(places, keys, parse)) is not None:
+            options[name] = value
+    for keys in (("model_kwargs",), ("model_args",)):
+        options |= _first(places, keys, _mapping) or {}
+    return options
 
 
 def _places(root: object) -> Iterator[Mapping[str, Any]]:

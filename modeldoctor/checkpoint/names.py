@@ -121,6 +121,8 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
 
 def _beside(name: str, names: _Names) -> bool:
     first = name.partition(".")[0]
+    if ".aux_bn." in name:  # timm's split BatchNorm: statistics of augmented images, used in training alone
+        return True
     return first not in names.roots and BESIDE.match(first) is not None
 
 

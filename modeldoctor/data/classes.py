@@ -142,6 +142,13 @@ def _by_order(folders: tuple[str, ...], num_classes: int, model_names: tuple[str
             expected=f"names out of {_some(model_names, 10)}",
             hint="rename the class folders to the checkpoint's names",
         )
+    if len(folders) == 1 and num_classes == 2:
+        raise DataError(
+            f"one class folder, {folders[0]!r}, but the network tells two classes apart",
+            where="the class names",
+            expected="two class folders, or one whose name the checkpoint knows",
+            hint="give both classes a folder, named so that they sort in the order of training",
+        )
     if not folders:
         note = "the data name no classes; their label numbers are taken as the network's outputs"
         names = model_names or tuple(map(str, range(num_classes)))

@@ -16,6 +16,7 @@ from modeldoctor.checkpoint.container import Container
 from modeldoctor.checkpoint.metadata import CheckpointMetadata
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.errors import ArchitectureError, CheckpointError
+from modeldoctor.zoo.binary import NOTE, as_two_classes
 from modeldoctor.zoo.fit import Fit, Wanted, fill, fitted, warn_not_finite
 from modeldoctor.zoo.heads import parse_head
 from modeldoctor.zoo.identify import Identification, identify, identify_file
@@ -111,6 +112,10 @@ def load_model(
         fixed_size=built.fixed_size,
         path=checkpoint.path,
     )
+    _refuse_multi_label(checkpoint, classes)
+    if classes == 1:
+        as_two_classes(built, torch.zeros(2, *preprocessing.input_size), checkpoint.path)
+        classes, notes = 2, (*notes, NOTE)
     names, doubts = _names(class_names or checkpoint.metadata.class_names, classes)
     return Classifier(
         module=built.module.float().eval(),
@@ -215,6 +220,17 @@ def _logits(built: Built, checkpoint: Checkpoint, stated: int | None) -> int:
             hint="pass --num-classes; a feature extractor without a head cannot be diagnosed",
         )
     return count
+
+
+def _refuse_multi_label(checkpoint: Checkpoint, classes: int) -> None:
+    if classes > 1 and checkpoint.metadata.multi_label:
+        raise CheckpointError(
+            f"a multi-label network: the file says so, and each of its {classes} logits is a yes or no of its own",
+            where=str(checkpoint.path),
+            expected="a classifier that gives each image one class",
+            hint="for one label k, save the network with that row of its head alone (weight[k:k+1], bias[k:k+1]): one "
+            "logit is diagnosed as two classes",
+        )
 
 
 def _in_memory(module: nn.Module) -> Checkpoint:

@@ -13,6 +13,7 @@ import timm
 import torch
 import torchvision
 from timm.data import resolve_data_config
+from timm.models._registry import _deprecated_models
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, get_model_weights, list_models
@@ -21,20 +22,20 @@ from modeldoctor.errors import ArchitectureError
 from modeldoctor.zoo.code import build_from_code, names_code
 from modeldoctor.zoo.networks import OWN, SMALL, adapt
 
-# Constructor arguments of a timm export that change what the network computes; no other reaches timm from a file.
-TIMM_ARGS = (
-    "img_size",
-    "global_pool",
-    "patch_size",
-    "window_size",
-    "act_layer",
-    "norm_layer",
-    "fc_norm",
-    "class_token",
-    "output_stride",
-)
+# Constructor arguments that change what a timm network computes; no other reaches timm from a file.
+TIMM_ARGS = frozenset((
+    "img_size", "global_pool", "patch_size", "window_size", "act_layer", "norm_layer", "fc_norm", "class_token",
+    "output_stride", "bn_eps", "norm_eps", "reg_tokens", "no_embed_class", "pos_embed", "qkv_bias", "qk_norm",
+    "init_values", "pre_norm", "final_norm", "pool_include_prefix", "depth", "depths", "embed_dim", "embed_dims",
+    "num_heads", "mlp_ratio", "dims", "layers", "channels", "cardinality", "base_width", "stem_width", "stem_type",
+    "replace_stem_pool", "avg_down", "down_kernel_size", "block_reduce_first", "aa_layer", "block_args", "conv_bias",
+    "conv_mlp", "use_grn", "ls_init_value", "kernel_sizes", "head_hidden_size", "head_norm_first", "dynamic_img_size",
+))  # fmt: skip
+# A file may not make a network of absurd depth or width.
+_MOST_LAYERS, _WIDEST = 512, 2**16
 # Torchvision families whose input size is fixed when they are built: the argument, and whether it wants one edge.
 TORCHVISION_SIZES = (("vit_", "image_size", True), ("maxvit_", "input_size", False))
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 TORCHVISION_AUX = ("googlenet", "inception_v3")
 TORCHVISION_CLASSES = 1000
 TRANSFORM_INPUT = (
@@ -115,7 +116,7 @@ def find_plans(arch: str, *, where: str, code: bool = False) -> list[Plan]:
     """
     if code and names_code(arch):
         return [Plan(library=CODE, name=arch)]
-    library, _, full = arch.removeprefix("hf-hub:").removeprefix("hf_hub:").rpartition("/")
+    library, _, full = _current(arch.removeprefix("hf-hub:").removeprefix("hf_hub:")).rpartition("/")
     name, _, tag = full.partition(".")
     wanted = [library] if library in LIBRARIES else [] if library else list(LIBRARIES)
     plans = [Plan(library=each, name=name.lower(), tag=tag) for each in wanted if LIBRARIES[each].has(name.lower())]
@@ -169,17 +170,24 @@ def build(plan: Plan, *, meta: bool = False) -> Built:
         ) from error
 
 
+def _current(arch: str) -> str:
+    """A name that timm has given up in favour of another, as that one."""
+    library, slash, name = arch.rpartition("/")
+    new = _deprecated_models.get(name.lower()) if library in ("", "timm") else None
+    return f"timm/{new}" if new else f"{library}{slash}{name}"
+
+
 def _knows_tag(plan: Plan) -> bool:
     return plan.library == "timm" and f"{plan.name}.{plan.tag}" in timm.list_models(f"{plan.name}.*", pretrained=True)
 
 
 def _build_timm(plan: Plan) -> Built:
-    options = {name: value for name, value in plan.model_args.items() if name in TIMM_ARGS}
+    options = {name: value for name, value in plan.model_args.items() if name in TIMM_ARGS and _sane(name, value)}
     name = plan.arch.removeprefix("timm/")
     fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size")
     if plan.image_size and (fixed or "img_size" in options):
         options["img_size"] = plan.image_size
-    module = timm.create_model(name, pretrained=False, num_classes=plan.num_classes, in_chans=plan.channels, **options)
+    module, notes = _created(name, {"num_classes": plan.num_classes, "in_chans": plan.channels, **options})
     cfg = module.pretrained_cfg
     size = options.get("img_size", cfg["input_size"][-2:])
     return Built(
@@ -189,7 +197,31 @@ def _build_timm(plan: Plan) -> Built:
         stem=_one(cfg.get("first_conv")),
         fixed_size=(size, size) if isinstance(size, int) else tuple(size) if fixed else None,
         defaults=resolve_data_config(pretrained_cfg=cfg),
+        notes=notes,
     )
+
+
+def _created(name: str, options: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """The network, without the options that its constructor does not know, and what is to be said of these."""
+    notes: list[str] = []
+    while True:
+        try:
+            return timm.create_model(name, pretrained=False, **options), tuple(notes)
+        except TypeError as error:
+            unknown = _UNKNOWN_OPTION.search(str(error))
+            if unknown is None or unknown[1] not in TIMM_ARGS or unknown[1] not in options:
+                raise
+            notes.append(f"{name} has no option {unknown[1]}: what the file says of it is not used")
+            del options[unknown[1]]
+
+
+def _sane(name: str, value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(_sane(name, one) for one in value.values())
+    if isinstance(value, list | tuple):
+        return len(value) <= _MOST_LAYERS and all(_sane(name, one) for one in value)
+    limit = _MOST_LAYERS if name in ("depth", "depths", "layers") else _WIDEST
+    return not isinstance(value, int | float) or abs(value) <= limit
 
 
 def _one(name: str | Sequence[str] | None) -> str | None:

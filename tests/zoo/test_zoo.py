@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from checkpoints import (
 )
 from safetensors.torch import save_file
 from timm.models import save_for_hf
+from timm.models._registry import _deprecated_models
 from torch import Tensor, nn
 from torchvision.models import Inception_V3_Weights
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
@@ -28,7 +31,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from modeldoctor.checkpoint import read_checkpoint
 from modeldoctor.errors import ArchitectureError, CheckpointError, InputError, ModelDoctorWarning, UsageError
 from modeldoctor.zoo import load_model
-from modeldoctor.zoo.libraries import Plan, build
+from modeldoctor.zoo.libraries import Plan, build, find_plans
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -344,3 +347,55 @@ def test_a_pretraining_tag_chooses_the_preprocessing(tmp_path: Path) -> None:
     assert loaded.arch == "timm/vit_tiny_patch16_224.augreg_in21k"
     assert loaded.preprocessing.mean == (0.5, 0.5, 0.5)
     assert load_model(path, arch="vit_tiny_patch16_224.no_such_tag").arch == "timm/vit_tiny_patch16_224"
+
+
+@pytest.mark.parametrize("place", ["args", "model_args", "model_kwargs", "config"])
+def test_the_pooling_that_a_network_was_trained_with_is_used(tmp_path: Path, place: str) -> None:
+    source = timm_network("test_resnet", global_pool="max")
+    said: dict[str, dict[str, Any]] = {
+        "args": {"args": argparse.Namespace(model="test_resnet", gp="max", drop=0.3, drop_path=0.1, drop_block=None)},
+        "model_args": {"arch": "test_resnet", "model_args": {"global_pool": "max", "drop_rate": 0.5}},
+        "model_kwargs": {"args": argparse.Namespace(model="test_resnet", model_kwargs={"global_pool": "max"}, gp=None)},
+        "config": {"arch": "test_resnet", "global_pool": "max"},
+    }
+    loaded = load_model(saved(tmp_path, source.state_dict(), **said[place]))
+    assert torch.equal(logits(loaded.module), logits(source))
+    assert not torch.allclose(logits(source), logits(timm_network("test_resnet")))
+
+
+def test_build_options_change_what_is_built(tmp_path: Path) -> None:
+    for said, options in (({"bn_eps": 0.1}, {"bn_eps": 0.1}), ({"bn_tf": True, "bn_eps": None}, {"bn_eps": 1e-3})):
+        source = timm_network("test_efficientnet", **options)
+        args = argparse.Namespace(model="test_efficientnet", **said)
+        loaded = load_model(saved(tmp_path, source.state_dict(), args=args))
+        assert torch.equal(logits(loaded.module), logits(source))
+    source = timm_network("test_vit", reg_tokens=2, depth=2)
+    loaded = load_model(saved(tmp_path, source.state_dict(), arch="test_vit", model_args={"reg_tokens": 2, "depth": 2}))
+    assert torch.equal(logits(loaded.module, 160), logits(source, 160))
+
+
+def test_build_options_that_the_network_does_not_have_are_named(tmp_path: Path) -> None:
+    path = saved(tmp_path, timm_network("test_resnet").state_dict(), arch="test_resnet", model_args={"bn_eps": 0.1})
+    assert any("no option bn_eps" in note for note in load_model(path).notes)
+    hostile = {"layers": [10**9] * 4, "channels": [1] * 10**6, "stem_width": 10**12}
+    load_model(saved(tmp_path, timm_network("test_resnet").state_dict(), arch="test_resnet", model_args=hostile))
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_b0_ns", "timm/efficientnet_b2a", "vit_tiny_patch16_224_in21k"])
+def test_names_that_timm_has_given_up_are_built(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = timm.create_model(name.removeprefix("timm/"), num_classes=5)
+    (plan,) = find_plans(name, where="--arch")
+    built = build(replace(plan, num_classes=5), meta=True)
+    assert {n: t.shape for n, t in built.module.state_dict().items()} == {
+        n: t.shape for n, t in theirs.state_dict().items()
+    }
+    assert built.defaults["mean"] == theirs.pretrained_cfg["mean"]
+
+
+def test_every_name_that_timm_has_given_up_leads_to_one_that_it_has() -> None:
+    assert len(_deprecated_models) > 200
+    for name in _deprecated_models:
+        (plan,) = find_plans(name, where="--arch")
+        assert timm.get_pretrained_cfg(plan.arch.removeprefix("timm/")) is not None
