@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from modeldoctor.checkpoint.container import SAVE_WEIGHTS, Container, Contents, read_contents, refuse
+from modeldoctor.checkpoint.container import Container, Contents, read_contents, refuse
+from modeldoctor.checkpoint.foreign import ADAPTER, MERGE, SAVE_WEIGHTS
 from modeldoctor.checkpoint.inert import StandIn
 from modeldoctor.checkpoint.metadata import CheckpointMetadata, read_metadata
 
@@ -91,6 +92,8 @@ def read_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoi
     state = module.state_dict() if module is not None else held
     assert isinstance(state, Mapping)
     tensors, prefix = without_prefix(_plain(contents.weights_path, state))
+    if any(ADAPTER.search(name) for name in tensors):
+        refuse(contents.weights_path, "an adapter (LoRA), which holds only what changes in another network", MERGE)
     return Checkpoint(
         path=path,
         container=contents.container,

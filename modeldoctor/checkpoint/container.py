@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import pathlib
 import pickle
 import re
@@ -12,24 +11,23 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, AnyStr, Generic, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from torch.torch_version import TorchVersion
 
+from modeldoctor.checkpoint import folder, foreign
+from modeldoctor.checkpoint.foreign import SAVE_WEIGHTS
 from modeldoctor.checkpoint.inert import pickle_module
 from modeldoctor.errors import CheckpointError
 
 MAX_ENTRIES = 1_000_000
-MAX_CONFIG_BYTES = 32 * 2**20
 HEAD_BYTES = 4096
-FOLDER_CONFIG = "config.json"
-FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 class Container(StrEnum):
@@ -54,46 +52,15 @@ class Contents:
     root: object
     """The unpickled object, or the dict of tensors of a safetensors file."""
     described: Mapping[str, Any] = field(default_factory=dict)
-    """The folder's `config.json`, or the safetensors header's own metadata."""
+    """The folder's `config.json`, with its `preprocessor_config.json` under that name, or the safetensors header's own
+    metadata."""
+    shards: Mapping[str, str] = field(default_factory=dict)
+    """Where the weights lie in several files: each tensor's file, beside the index that `weights_path` names."""
     storages: Mapping[str, torch.storage.TypedStorage] = field(default_factory=dict)
     """Where stand-ins took the place of objects: every storage by its key in the archive."""
 
 
-@dataclass(frozen=True)
-class _Foreign(Generic[AnyStr]):
-    """A kind of file that is often handed over in place of a checkpoint."""
-
-    pattern: re.Pattern[AnyStr]
-    what: str
-    hint: str
-
-
-SAVE_WEIGHTS = (
-    "load the model in the script that made it and save its weights: torch.save(model.state_dict(), 'model.pt')"
-)
-SAVE_EAGER = f"TorchScript and exported programs cannot be diagnosed; {SAVE_WEIGHTS} from the eager model"
 DOWNLOAD_AGAIN = "copy or download the file again and compare its size with the source"
-
-FOREIGN_FILES = (
-    _Foreign(re.compile(rb"version https://git-lfs"), "a git-lfs pointer, not the weights", "run `git lfs pull`"),
-    _Foreign(
-        re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml)", re.I),
-        "an HTML page, probably a saved error or login page",
-        "download the file again from its direct link",
-    ),
-    _Foreign(re.compile(rb"\x89HDF\r\n\x1a\n"), "an HDF5 file, perhaps of Keras", SAVE_WEIGHTS),
-    _Foreign(re.compile(rb"\x1f\x8b"), "a gzip archive", "unpack it first"),
-    _Foreign(re.compile(rb".{257}ustar", re.S), "a tar archive", "unpack it first, or save the model again"),
-    _Foreign(re.compile(rb"\x08[\x01-\x20]\x12"), "an ONNX model", SAVE_WEIGHTS),
-)
-FOREIGN_ARCHIVES = (
-    _Foreign(re.compile(r"(^|/)(constants\.pkl|code/.*)$"), "a TorchScript archive", SAVE_EAGER),
-    _Foreign(
-        re.compile(r"(^|/)(archive_format|models/[^/]*\.json|serialized_exported_program\.json)$"),
-        "a torch.export program (.pt2)",
-        SAVE_EAGER,
-    ),
-)
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 PRINTABLE = re.compile(rb"[\t\n\r\f\x20-\x7e\x80-\xff]+")
 
@@ -105,7 +72,10 @@ def read_contents(path: Path, *, trust_pickle: bool) -> Contents:
         CheckpointError: for every file that cannot be read safely.
     """
     try:
-        return _read_folder(path, trust_pickle) if path.is_dir() else _read_file(path, trust_pickle)
+        if path.is_dir() or (path.name in folder.INDEX and path.is_file()):
+            held = folder.read_folder(path, lambda file: _read_file(file, trust_pickle), refuse)
+            return replace(held, container=Container.FOLDER)
+        return _read_file(path, trust_pickle)
     except (OSError, MemoryError) as error:
         refuse(path, f"the file cannot be read ({error or type(error).__name__})", "check its path, rights and size")
 
@@ -131,33 +101,6 @@ def _read_file(path: Path, trust_pickle: bool) -> Contents:
     )
 
 
-def _read_folder(path: Path, trust_pickle: bool) -> Contents:
-    expected = f"a timm folder: {FOLDER_CONFIG} beside {' or '.join(FOLDER_WEIGHTS)}"
-    config_path = path / FOLDER_CONFIG
-    weights = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)
-    if not config_path.is_file() or weights is None:
-        lacks = FOLDER_CONFIG if weights else "a weights file"
-        refuse(path, f"a folder without {lacks}", "pass the checkpoint file itself", expected=expected)
-    if config_path.stat().st_size > MAX_CONFIG_BYTES:
-        refuse(config_path, "a config.json of absurd size", DOWNLOAD_AGAIN, expected=expected)
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        refuse(config_path, f"not JSON ({error})", DOWNLOAD_AGAIN, expected=expected)
-    if not isinstance(config, dict):
-        refuse(config_path, f"JSON, but a {type(config).__name__} and no object", DOWNLOAD_AGAIN, expected=expected)
-    held = _read_file(weights, trust_pickle)
-    described = {**held.described, **config}
-    return Contents(
-        container=Container.FOLDER,
-        weights_path=weights,
-        sha256=held.sha256,
-        root=held.root,
-        described=described,
-        storages=held.storages,
-    )
-
-
 def _identify(path: Path) -> Container:
     expected = "a PyTorch checkpoint, a .safetensors file or a timm folder"
     if not path.exists():
@@ -168,9 +111,8 @@ def _identify(path: Path) -> Container:
         head = file.read(HEAD_BYTES)
     if not head:
         refuse(path, "an empty file", DOWNLOAD_AGAIN, expected=expected)
-    for foreign in FOREIGN_FILES:
-        if foreign.pattern.match(head):
-            refuse(path, foreign.what, foreign.hint, expected=expected)
+    if kind := foreign.of_file(path, head):
+        refuse(path, *kind, expected=expected)
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path)
         return Container.TORCH
@@ -191,9 +133,9 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except Exception as error:  # a forged directory makes zipfile raise many types
         refuse(path, f"a truncated or damaged zip archive ({error})", DOWNLOAD_AGAIN)
-    for foreign in FOREIGN_ARCHIVES:
-        if any(foreign.pattern.search(entry.filename) for entry in entries):
-            refuse(path, foreign.what, foreign.hint)
+    for kind in foreign.ARCHIVES:
+        if any(kind.pattern.search(entry.filename) for entry in entries):
+            refuse(path, kind.what, kind.hint)
     declared, actual = sum(entry.file_size for entry in entries), path.stat().st_size
     compressed = next((e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED), None)
     if compressed or declared > actual or len(entries) > MAX_ENTRIES:

@@ -13,16 +13,18 @@ import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modeldoctor.checkpoint import Checkpoint, find_weights, is_weight, without_prefix
-from modeldoctor.checkpoint.container import FOLDER_CONFIG, Container, Contents, read_contents
+from modeldoctor.checkpoint.container import Container, Contents, read_contents
+from modeldoctor.checkpoint.folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS, split
 from modeldoctor.checkpoint.names import copies
 from modeldoctor.errors import CheckpointError, ModelDoctorWarning, UsageError
 from modeldoctor.runtime.files import written_aside
@@ -112,8 +114,10 @@ def write_checkpoint(
     try:
         if original.container is Container.FOLDER:
             with _folder_aside(output) as folder:
-                shutil.copyfile(original.path / FOLDER_CONFIG, folder / FOLDER_CONFIG)
-                SAVERS[contents.container](contents, folder / original.weights_path.name)
+                for name in (CONFIG, PREPROCESSOR):
+                    if (held := original.weights_path.parent / name).is_file():
+                        shutil.copyfile(held, folder / name)
+                _save_into(folder, contents)
         else:
             with written_aside(output) as aside:
                 SAVERS[contents.container](contents, aside)
@@ -155,10 +159,12 @@ def _weights_alone(original: Checkpoint, stored: dict[str, Tensor]) -> Contents:
     for key in reversed(original.key):
         root = {key: root}
     container = original.container
+    path = original.weights_path
+    if path.name in INDEX:
+        path = path.with_name(WEIGHTS[INDEX.index(path.name)])
     if container is Container.FOLDER:
-        safe = original.weights_path.suffix == ".safetensors"
-        container = Container.SAFETENSORS if safe else Container.TORCH
-    return Contents(container=container, weights_path=original.weights_path, sha256=original.sha256, root=root)
+        container = Container.SAFETENSORS if path.suffix == ".safetensors" else Container.TORCH
+    return Contents(container=container, weights_path=path, sha256=original.sha256, root=root)
 
 
 def _replace(held: dict[Any, Any], original: Checkpoint, stored: dict[str, Tensor]) -> None:
@@ -196,7 +202,7 @@ def _some(names: list[str]) -> str:
 @contextmanager
 def _folder_aside(output: Path) -> Iterator[Path]:
     """Yield a new folder beside `output`; put it in its place on success, remove it on failure."""
-    if output.exists() and not (output / FOLDER_CONFIG).is_file() and not _empty_folder(output):
+    if output.exists() and not (output / CONFIG).is_file() and not _empty_folder(output):
         raise UsageError(
             "cannot write: something other than a checkpoint folder is there",
             where=str(output),
@@ -220,6 +226,22 @@ def _folder_aside(output: Path) -> Iterator[Path]:
 
 def _empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
+
+
+def _save_into(folder: Path, contents: Contents) -> None:
+    """One file of weights, or each shard under its name with the index."""
+    if not contents.shards:
+        SAVERS[contents.container](contents, folder / contents.weights_path.name)
+        return
+    shutil.copyfile(contents.weights_path, folder / contents.weights_path.name)
+    assert isinstance(contents.root, dict)
+    for name, tensors in split(contents.root, contents.shards).items():
+        container = Container.SAFETENSORS if name.endswith(".safetensors") else Container.TORCH
+        header: Mapping[str, str] = {}
+        if container is Container.SAFETENSORS:
+            with safe_open(contents.weights_path.with_name(name), framework="pt") as original:
+                header = original.metadata() or {}
+        SAVERS[container](replace(contents, described=header, root=tensors, shards={}), folder / name)
 
 
 def _save_around_objects(contents: Contents, path: Path) -> None:

@@ -58,7 +58,8 @@ def _commands(
 def diagnose(
     context: typer.Context,
     checkpoint: Annotated[
-        Path, typer.Argument(help="The checkpoint: a .pt, .pth, .ckpt or .safetensors file, or a timm folder.")
+        Path,
+        typer.Argument(help="The checkpoint: a .pt, .pth, .ckpt or .safetensors file, a folder, or timm/NAME.TAG."),
     ],
     data: Annotated[
         str | None,
@@ -119,7 +120,7 @@ def diagnose(
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Let torchvision or timm download the data set.")
+        bool, typer.Option("--download", help="Fetch a checkpoint or data set that is named and not there.")
     ] = False,
     input_size: Annotated[
         int | None, typer.Option(help="Pixels; default: as recorded in the file, else the network's.")
@@ -171,7 +172,7 @@ def diagnose(
 
     network = load_model(
         checkpoint, arch=arch, num_classes=num_classes, channels=channels, head=head, input_size=input_size,
-        mean=numbers(mean, "--mean"), std=numbers(std, "--std"), trust_pickle=trust_pickle,
+        mean=numbers(mean, "--mean"), std=numbers(std, "--std"), download=download, trust_pickle=trust_pickle,
     )  # fmt: skip
     for note in network.notes:
         err.print(f"[dim]note: {escape(note)}[/]", highlight=False)
@@ -190,6 +191,7 @@ def diagnose(
 @app.command()
 def identify(
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, as for diagnose.")],
+    download: Annotated[bool, typer.Option("--download", help="Fetch a checkpoint that is named.")] = False,
     trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
     json_only: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")] = False,
 ) -> None:
@@ -197,7 +199,7 @@ def identify(
     from modeldoctor.cli.render import render_identification
     from modeldoctor.zoo import identify_file
 
-    found = identify_file(checkpoint, trust_pickle=trust_pickle)
+    found = identify_file(checkpoint, download=download, trust_pickle=trust_pickle)
     if json_only:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
@@ -238,6 +240,7 @@ def treat(
     arch: Annotated[str | None, typer.Option(help="As for diagnose.")] = None,
     head: _Head = None,
     root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
+    download: Annotated[bool | None, typer.Option("--download", help="As for diagnose.", show_default=False)] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key.key=value, for any key of the configuration; repeatable.")
     ] = None,
@@ -257,7 +260,8 @@ def treat(
     """
     settings = load_treat_config(
         config, changes or [], checkpoint=checkpoint, data__path=data, data__masks=masks, data__groups=groups,
-        data__root=root, output=output, network__arch=arch, network__head=head, memory=memory, tensorboard=tensorboard,
+        data__root=root, data__download=download, output=output, network__arch=arch, network__head=head,
+        network__download=download, memory=memory, tensorboard=tensorboard,
     )  # fmt: skip
     from modeldoctor.cli.render import render_trial
     from modeldoctor.treatment.pipeline import load_and_treat
@@ -337,7 +341,7 @@ def annotate(
     arch: Annotated[str | None, typer.Option(help="As for diagnose.")] = None,
     head: _Head = None,
     root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Let the data set be downloaded.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="As for diagnose.")] = False,
     trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
     workers: _Workers = None,
@@ -348,7 +352,7 @@ def annotate(
     from modeldoctor.diagnosis import annotate as annotating
     from modeldoctor.zoo import load_model
 
-    network = load_model(checkpoint, arch=arch, head=head, trust_pickle=trust_pickle)
+    network = load_model(checkpoint, arch=arch, head=head, download=download, trust_pickle=trust_pickle)
     with shown_progress() as progress:
         plan = annotating.annotate(
             network, data, output=output, per_class=per_class, config=config, root=root, download=download,

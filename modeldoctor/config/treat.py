@@ -23,6 +23,8 @@ class NetworkConfig(Model):
 
     arch: str | None = None
     """resnet50, timm/resnet50 or torchvision/resnet50; or CODE.py:FUNCTION; null: as recorded in the checkpoint."""
+    download: bool = False
+    """Fetch the weights, where the checkpoint is a name and they are not in the local cache."""
     num_classes: int | None = Field(default=None, ge=1)
     """Logits; null: read off the weights."""
     channels: int | None = Field(default=None, ge=1)
@@ -146,7 +148,7 @@ class TreatConfig(Model):
     """A treatment and its trial."""
 
     checkpoint: Path
-    """What is treated; the treated checkpoint comes out in the same container."""
+    """What is treated: a file, a folder, or a name as in diagnose; the treated one comes out in the same container."""
     network: NetworkConfig = NetworkConfig()
     data: DataConfig
     diagnosis: Path | None = None

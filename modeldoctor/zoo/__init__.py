@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modeldoctor.checkpoint import Checkpoint, read_checkpoint
+from modeldoctor.checkpoint import Checkpoint
 from modeldoctor.checkpoint.container import Container
 from modeldoctor.checkpoint.metadata import CheckpointMetadata
 from modeldoctor.config.diagnose import Preprocessing
@@ -19,6 +19,7 @@ from modeldoctor.errors import ArchitectureError, CheckpointError
 from modeldoctor.zoo.binary import NOTE, as_two_classes
 from modeldoctor.zoo.fit import Fit, Wanted, fill, fitted, warn_not_finite
 from modeldoctor.zoo.heads import parse_head
+from modeldoctor.zoo.hub import read_named
 from modeldoctor.zoo.identify import Identification, identify, identify_file
 from modeldoctor.zoo.libraries import IMAGENET, Built, Plan, find_plans, own_config
 from modeldoctor.zoo.options import read_classes
@@ -62,6 +63,7 @@ def load_model(
     crop_pct: float | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
+    download: bool = False,
     trust_pickle: bool = False,
 ) -> Classifier:
     """Load a classifier from a checkpoint, or take one that is in memory already.
@@ -70,7 +72,9 @@ def load_model(
     library's defaults; `Classifier.notes` names the assumptions.
 
     Args:
-        path: the checkpoint file, or a timm folder; or a module, which is copied and stays as it is.
+        path: the checkpoint file, or a folder of timm or Hugging Face; or a name whose weights are in the local cache:
+            `timm/resnet50.a1_in1k`, `hf-hub:org/model`, `torchvision/resnet50:IMAGENET1K_V2`; or a module, which is
+            copied and stays as it is.
         arch: `resnet50`, `timm/resnet50` or `torchvision/resnet50`; or the user's own code, which is run:
             `path/to/file.py:make_model` or `package.module:make_model`, a callable that returns an `nn.Module`.
         num_classes: logits of the network.
@@ -84,10 +88,12 @@ def load_model(
         crop_pct: crop size / resize size.
         preprocessing: all of it at once, in place of the five options before.
         class_names: in the order of the logits, in place of the file's.
+        download: fetch the weights of a name that are not in the cache.
         trust_pickle: let a pickle EXECUTE code from the file; only for a trusted source.
 
     Raises:
-        CheckpointError: the file cannot be read, or its tensors do not fit the architecture.
+        CheckpointError: the file cannot be read, a name's weights are not there, or the tensors do not fit the
+            architecture.
         ArchitectureError: the architecture is not given, not known, or cannot be built with these options.
         UsageError: the preprocessing options contradict the network.
     """
@@ -96,7 +102,11 @@ def load_model(
         interpolation, crop_pct = preprocessing.interpolation, preprocessing.crop_pct
         channels = channels or preprocessing.input_size[0]
     live = isinstance(path, nn.Module)
-    checkpoint = _in_memory(path) if isinstance(path, nn.Module) else read_checkpoint(path, trust_pickle=trust_pickle)
+    if isinstance(path, nn.Module):
+        checkpoint, named = _in_memory(path), None
+    else:
+        checkpoint, named = read_named(path, download=download, trust_pickle=trust_pickle)
+    arch = arch or named
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     wanted = Wanted(num_classes=num_classes, channels=channels, size=size, head=parse_head(head))
     if checkpoint.module is not None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from modeldoctor.checkpoint import Checkpoint, read_checkpoint
+from modeldoctor.checkpoint import Checkpoint
 from modeldoctor.checkpoint.names import blocks, without_wrappers
 from modeldoctor.errors import ArchitectureError
 from modeldoctor.zoo.fit import Fit, Wanted, fitted
+from modeldoctor.zoo.hub import read_named
 from modeldoctor.zoo.index import Match, describe_all, installed_versions, preference, shipped_index
 from modeldoctor.zoo.libraries import LIBRARIES, Plan, architectures, plan_of
 from modeldoctor.zoo.options import read_channels, read_classes
@@ -129,11 +130,12 @@ def identify(checkpoint: Checkpoint, wanted: Wanted | None = None) -> Identifica
     return Identification(candidates=candidates, tied=tuple(match.arch for match in groups[order[0]]), notes=notes)
 
 
-def identify_file(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]:
+def identify_file(path: str | Path, *, download: bool = False, trust_pickle: bool = False) -> dict[str, Any]:
     """What network a checkpoint holds, in plain values: JSON, or a table.
 
     Args:
         path: a checkpoint as for `load_model`.
+        download: fetch the weights of a name that are not in the cache.
         trust_pickle: let a pickle EXECUTE code from the file; only for a trusted source.
 
     Returns:
@@ -146,7 +148,7 @@ def identify_file(path: str | Path, *, trust_pickle: bool = False) -> dict[str, 
         CheckpointError: the file cannot be read.
         ArchitectureError: no known network resembles it.
     """
-    checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
+    checkpoint, _ = read_named(path, download=download, trust_pickle=trust_pickle)
     found = identify(checkpoint)
     built, head = found.fit.built, found.fit.head
     options = {name: value for name, value in built.plan.model_args.items() if isinstance(value, int)}

@@ -266,7 +266,12 @@ def _torchvision_defaults(name: str) -> dict[str, Any]:
     if not len(weights):
         return IMAGENET
     # The first weights are of the plain recipe (resize 256, crop 224), which people's own training follows.
-    preset = next(iter(weights)).transforms()
+    return torchvision_preprocessing(next(iter(weights)))
+
+
+def torchvision_preprocessing(weights: Any) -> dict[str, Any]:
+    """What torchvision's weights were trained with, with the keys of timm's data config."""
+    preset = weights.transforms()
     crop, resize = preset.crop_size[0], preset.resize_size[0]
     return {
         "input_size": (3, crop, crop),

@@ -126,6 +126,7 @@ ELSEWHERE = {
     "network.arch": "test_pipeline.py", "network.num_classes": "test_pipeline.py",
     "network.channels": "test_pipeline.py", "network.input_size": "test_pipeline.py",
     "network.mean": "test_pipeline.py", "network.head": "test_zoo_heads.py",
+    "network.download": "test_zoo_hub.py",
     "network.std": "test_pipeline.py", "training.mixup": "test_batches.py", "training.amp": "test_trainable.py",
     "pilot.ladder": "test_pilot.py", "pilot.epochs": "test_pilot.py", "arms": "test_treatment.py",
     "metric": "test_treatment.py", "tensorboard": "test_treatment.py", "workers": "test_batches.py",
