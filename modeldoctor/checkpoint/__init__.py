@@ -63,6 +63,10 @@ class Checkpoint:
     """The network itself where a trusted file held it whole, without its wrappers."""
     to_file: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
     """From `tensors`' names to the file's, where they are a network's own names."""
+    base: str | None = None
+    """The architecture that `metadata.model_args` makes into the file's, where no known name has its tensors."""
+    finish: Callable[[nn.Module], None] | None = None
+    """What is left to be set in the network that was built."""
 
     def under_file_names(self) -> dict[str, Tensor]:
         """The tensors by the file's own names."""

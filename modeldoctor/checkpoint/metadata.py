@@ -32,6 +32,10 @@ class CheckpointMetadata:
     """Whether an image may have several classes."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
     """Constructor arguments that the file records."""
+    transformers: Mapping[str, Any] = field(default_factory=dict)
+    """The configuration, where the file is of Hugging Face transformers."""
+    stretched: bool = False
+    """Whether images were stretched to the input's shape in training."""
     training: Mapping[str, Scalar] = field(default_factory=dict)
     """Plain training arguments under the names of `TRAINING`."""
 
@@ -82,6 +86,8 @@ def _class_names(value: object) -> tuple[str, ...] | None:
         value = [order.get(index) for index in range(len(pairs))]
     if not isinstance(value, (list, tuple)) or not value or not all(isinstance(name, str) for name in value):
         return None
+    if all(name == f"LABEL_{index}" for index, name in enumerate(value)):  # how transformers calls unnamed classes
+        return None
     return tuple(value)
 
 
@@ -100,8 +106,8 @@ _MULTI_LABEL = re.compile(r"multi[-_ ]?label|asymmetric[-_ ]?loss", re.IGNORECAS
 FIELDS: dict[str, tuple[tuple[str, ...], Callable[[object], Any]]] = {
     "arch": (("arch", "architecture", "model_name", "model", "backbone"), _name),
     "num_classes": (("num_classes", "nb_classes", "n_classes"), _count),
-    "in_chans": (("in_chans", "in_channels"), _count),
-    "class_names": (("class_names", "label_names", "classes", "idx_to_class"), _class_names),
+    "in_chans": (("in_chans", "in_channels", "num_channels"), _count),
+    "class_names": (("class_names", "label_names", "classes", "idx_to_class", "id2label"), _class_names),
     "input_size": (("input_size", "img_size", "image_size", "val_crop_size"), _size),
     "mean": (("mean",), _floats),
     "std": (("std",), _floats),
@@ -112,6 +118,8 @@ BUILD: dict[str, tuple[tuple[str, ...], Callable[[object], Any]]] = {
     "global_pool": (("gp", "global_pool"), _name),
     "bn_eps": (("bn_eps",), _share),
 }
+_RESAMPLING = {"0": "nearest", "1": "lanczos", "2": "bilinear", "3": "bicubic"}  # Pillow's numbers
+_NEVER_CROPPED = 384
 _TENSORFLOW_EPS = 1e-3
 MULTI_LABEL = ("multi_label", "multilabel", "is_multilabel", "problem_type", "task", "loss", "loss_fn", "criterion")
 SECTIONS = ("pretrained_cfg", "preprocessing", "args", "hyper_parameters", "config")
@@ -132,7 +140,10 @@ TRAINING = {
 
 def read_metadata(root: object, described: Mapping[str, Any]) -> CheckpointMetadata:
     """Collect what the config or header, the checkpoint's own keys and its sections say; the first place wins."""
-    places = [*_places(_decoded(described)), *_places(root)]
+    described = _decoded(described)
+    images = described.get("preprocessor_config")
+    images = images if isinstance(images, Mapping) else {}
+    places = [_image_processor(images), *_places(described), *_places(root)]
     found = {name: _first(places, keys, parse) for name, (keys, parse) in FIELDS.items()}
     found["class_names"] = found["class_names"] or _first(places, ("class_to_idx",), _class_to_idx)
     size = found["input_size"]
@@ -140,6 +151,8 @@ def read_metadata(root: object, described: Mapping[str, Any]) -> CheckpointMetad
         found["input_size"] = (found["in_chans"] or 3, *size)
     elif size is not None and found["in_chans"] is None:
         found["in_chans"] = size[0]
+    found["transformers"] = {} if "architecture" in described or "model_type" not in described else dict(described)
+    found["stretched"] = _stretches(images)
     found["multi_label"] = bool(_first(places, MULTI_LABEL, _multi_label))
     found["model_args"] = _build_options(places)
     found["training"] = {
@@ -181,6 +194,42 @@ def _reference_crop(args: Mapping[str, Any]) -> dict[str, float]:
     """Torchvision's reference training states the crop as two edges in pixels."""
     crop, resize = _count(args.get("val_crop_size")), _count(args.get("val_resize_size"))
     return {"crop_pct": crop / resize} if crop and resize and crop <= resize else {}
+
+
+def _image_processor(images: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `preprocessor_config.json` of transformers says, in our words."""
+    if not images:
+        return {}
+    scale = images.get("rescale_factor", 1 / 255) if images.get("do_rescale", True) else 1.0
+    scale = 255 * scale if isinstance(scale, int | float) and scale else 1.0
+    mean, std = (_floats(images.get(name)) for name in ("image_mean", "image_std"))
+    if images.get("do_normalize") is False:
+        mean, std = (0.0,), (1.0,)
+    size, crop = _edges(images.get("size")), _edges(images.get("crop_size"))
+    cropped = crop if images.get("do_center_crop") else None
+    share = min(1.0, cropped[0] / size[0]) if cropped and size else 1.0
+    kind = str(images.get("image_processor_type") or images.get("feature_extractor_type"))
+    if "ConvNext" in kind:  # its size is that of the crop
+        share = 1.0 if size and size[0] >= _NEVER_CROPPED else _share(images.get("crop_pct")) or 224 / 256
+    return {
+        "mean": [value / scale for value in mean] if mean else None,
+        "std": [value / scale for value in std] if std else None,
+        "input_size": cropped or size,
+        "crop_pct": share,
+        "interpolation": _RESAMPLING.get(str(images.get("resample"))),
+    }
+
+
+def _edges(value: object) -> tuple[int, ...] | None:
+    """Height and width from an edge or from transformers' words for them."""
+    if isinstance(value, Mapping):
+        value = value.get("shortest_edge") or [value.get("height"), value.get("width")]
+    return _size(value)
+
+
+def _stretches(images: Mapping[str, Any]) -> bool:
+    size = images.get("size")
+    return isinstance(size, Mapping) and "height" in size and not images.get("do_center_crop")
 
 
 def _decoded(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from modeldoctor.checkpoint.metadata import CheckpointMetadata
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.errors import ArchitectureError, CheckpointError
 from modeldoctor.zoo.binary import NOTE, as_two_classes
+from modeldoctor.zoo.code import names_code
 from modeldoctor.zoo.fit import Fit, Wanted, fill, fitted, warn_not_finite
 from modeldoctor.zoo.heads import parse_head
 from modeldoctor.zoo.hub import read_named
+from modeldoctor.zoo.huggingface import translated
 from modeldoctor.zoo.identify import Identification, identify, identify_file
 from modeldoctor.zoo.libraries import IMAGENET, Built, Plan, find_plans, own_config
 from modeldoctor.zoo.options import read_classes
@@ -142,6 +144,8 @@ def load_model(
 
 def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[Built, Checkpoint, tuple[str, ...]]:
     """The network with the file's weights, and the file by the network's names."""
+    if arch is None or not names_code(arch):
+        checkpoint = translated(checkpoint)
     tensors = checkpoint.under_file_names()
     plans, said = _plans(checkpoint, arch, wanted)
     fits = _by_fit(plans, tensors, checkpoint, wanted)
@@ -152,6 +156,8 @@ def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[
             fits = _by_fit([found.best.plan], tensors, checkpoint, wanted)
     best = fits[0]
     fill(best, checkpoint)
+    if checkpoint.finish:
+        checkpoint.finish(best.built.module)
     names = {name: held for name, held in best.names.items() if name in best.tensors}
     metadata, normalised = with_normaliser(checkpoint.metadata, best.outside)
     network = replace(

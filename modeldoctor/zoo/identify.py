@@ -16,6 +16,7 @@ from modeldoctor.checkpoint.names import blocks, without_wrappers
 from modeldoctor.errors import ArchitectureError
 from modeldoctor.zoo.fit import Fit, Wanted, fitted
 from modeldoctor.zoo.hub import read_named
+from modeldoctor.zoo.huggingface import translated
 from modeldoctor.zoo.index import Match, describe_all, installed_versions, preference, shipped_index
 from modeldoctor.zoo.libraries import LIBRARIES, Plan, architectures, plan_of
 from modeldoctor.zoo.options import read_channels, read_classes
@@ -110,13 +111,17 @@ def identify(checkpoint: Checkpoint, wanted: Wanted | None = None) -> Identifica
             matches, tensors = others, below
     matches, notes = _with_unindexed(matches, tensors)
     matches = [match for match in matches if match.found >= _LIKENESS * match.wanted]
+    if not matches and checkpoint.base:
+        matches = [Match(checkpoint.base, 0, 0, 0, 0)]
     if not matches:
         versions = ", ".join(f"{name} {number}" for name, number in installed_versions().items())
         raise ArchitectureError(
             f"the {len(tensors)} tensors are of no architecture that is known",
             where=str(checkpoint.path),
             expected=f"a classifier of {versions}",
-            hint="pass --arch if it is one of theirs; your own network needs your code: --arch CODE.py:FUNCTION",
+            hint="pass the folder, whose config.json says how the network is built"
+            if checkpoint.finish
+            else "pass --arch if it is one of theirs; your own network needs your code: --arch CODE.py:FUNCTION",
         )
     groups = [list(group) for _, group in groupby(matches, key=lambda match: match.score)][:_LISTED]
     compared = _compared(groups, checkpoint, wanted)
@@ -148,7 +153,7 @@ def identify_file(path: str | Path, *, download: bool = False, trust_pickle: boo
         CheckpointError: the file cannot be read.
         ArchitectureError: no known network resembles it.
     """
-    checkpoint, _ = read_named(path, download=download, trust_pickle=trust_pickle)
+    checkpoint = translated(read_named(path, download=download, trust_pickle=trust_pickle)[0])
     found = identify(checkpoint)
     built, head = found.fit.built, found.fit.head
     options = {name: value for name, value in built.plan.model_args.items() if isinstance(value, int)}

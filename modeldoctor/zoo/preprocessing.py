@@ -45,6 +45,8 @@ def resolve_preprocessing(
     """
     stated = {name: value for name, value in stated.items() if value is not None}
     known, notes = _understood(recorded)
+    if recorded.stretched:
+        notes.append("the file says that images are stretched to its size; here the short side is resized, and cropped")
     values = {**{name: defaults[name] for name in FIELDS}, **known, **stated}
     size = fixed_size or tuple(values["input_size"][-2:])
     assumed = [name for name in FIELDS if name not in known and name not in stated]
