@@ -1,6 +1,7 @@
 """Carry architectures through everything, each in a process of its own: does the tool work on any classifier?
 
-scripts/sweep.py                        the paper's networks, the families beyond convnets, a random sample of 100
+scripts/sweep.py                        the paper's networks, files as people have them (`forms.py`), the families
+                                        beyond convnets, a random sample of 100
 scripts/sweep.py ARCH ARCH ...          these alone
 
 Steps: build, save, identify, diagnose (all layers), one constrained training step, save, reload strictly. The weights
@@ -27,6 +28,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from forms import FORMS, logits_of_transformers, transformers_folders
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +37,7 @@ from torch.nn import functional as F
 
 from modeldoctor import graph
 from modeldoctor.checkpoint import read_checkpoint
-from modeldoctor.checkpoint.write import write_checkpoint
+from modeldoctor.checkpoint.write import treated_path, write_checkpoint
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ModelDoctorError, ModelDoctorWarning
@@ -58,6 +60,7 @@ FAMILIES = (
     "timm/convnext_atto", "torchvision/convnext_tiny", "timm/mixer_s16_224", "timm/efficientvit_b0",
     "timm/efficientvit_m0", "timm/mobilevit_xxs", "timm/mobilevitv2_050", "timm/coatnet_0_rw_224",
 )  # fmt: skip
+FORMED = ("timm/resnet10t", "torchvision/shufflenet_v2_x0_5", "timm/test_vit")
 SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 288, 384, 448, 512)
 CLASSES, IMAGES = 3, 2
 
@@ -77,8 +80,16 @@ class Outcome:
     ended: bool = False
 
 
-def carry_through(arch: str, folder: Path, *, size: int | None = None, channels: int = 3) -> Iterator[Outcome]:
+def carry_through(
+    arch: str, folder: Path, *, size: int | None = None, channels: int = 3, form: str = "plain"
+) -> Iterator[Outcome]:
     """Every step for one architecture; the outcome so far after each, with the step that comes next.
+
+    Args:
+        arch: its name.
+        folder: for all files.
+        size, channels: of the images.
+        form: how the file is written, of `forms.FORMS`.
 
     Raises:
         ModelDoctorError: whatever a step says.
@@ -87,14 +98,20 @@ def carry_through(arch: str, folder: Path, *, size: int | None = None, channels:
     yield outcome
     torch.manual_seed(0)
     built, outcome.size = smallest(arch, size, channels)
-    path = folder / "ckpt.pt"
-    torch.save(built.module.state_dict(), path)
+    own = FORMS[form]
+    module = own.change(built)
+    fill_at_random(module)
+    calibrate(module, torch.randn(8, channels, outcome.size, outcome.size))
+    path = own.write(module, folder)
     outcome.step = "identify"
     yield outcome
+    options: dict[str, Any] = {name: value.format(folder=folder) for name, value in own.options.items()}
     found = identify(read_checkpoint(path))
     alone = "exact" if len(found.tied) == 1 else "tied"
     outcome.named = alone if arch in found.tied else f"as {found.best.arch}"
-    network = load_model(path, arch=None if found.best.arch == arch else arch, input_size=outcome.size)
+    if found.best.arch != arch:
+        options.setdefault("arch", arch)
+    network = load_model(path, input_size=outcome.size, **options)
     outcome.step = "diagnose"
     yield outcome
     with warnings.catch_warnings(record=True) as said:
@@ -111,14 +128,37 @@ def carry_through(arch: str, folder: Path, *, size: int | None = None, channels:
     outcome.step = "reload"
     yield outcome
     weights = network.module.state_dict()
-    checkpoint = read_checkpoint(path)
+    checkpoint = network.source
+    assert checkpoint is not None
     untreated = [name for name in checkpoint.tensors if name not in weights]
-    written = write_checkpoint(checkpoint, weights, folder / "treated.pt", untreated=untreated)
-    again = load_model(written, arch=network.arch, input_size=outcome.size).module.state_dict()
-    fresh, _ = smallest(arch, outcome.size, channels)
-    fresh.module.load_state_dict(torch.load(written, weights_only=True), strict=True)
+    written = write_checkpoint(checkpoint, weights, treated_path(checkpoint, folder), untreated=untreated)
+    again = load_model(written, input_size=outcome.size, **options).module.state_dict()
+    own.load(module, written)
     if not all(torch.equal(weights[name], again[name]) for name in weights):
         raise AssertionError("the treated weights are not what was written")
+
+
+def carry_folder(name: str, folder: Path, *, path: Path) -> Iterator[Outcome]:
+    """The same steps for a folder of transformers, which reads it again."""
+    outcome = Outcome(name, step="load", named="by config.json")
+    yield outcome
+    network = load_model(path)
+    outcome.size = network.preprocessing.input_size[-1]
+    outcome.step = "diagnose"
+    yield outcome
+    outcome.layers = diagnose_all(network, write_images(folder / "data", outcome.size, 3))
+    outcome.step = "train"
+    yield outcome
+    train_a_step(network, outcome.size, 3)
+    outcome.step = "reload"
+    yield outcome
+    weights, checkpoint = network.module.state_dict(), network.source
+    assert checkpoint is not None
+    written = write_checkpoint(checkpoint, weights, treated_path(checkpoint, folder))
+    images = torch.randn(2, 3, outcome.size, outcome.size)
+    with torch.no_grad():
+        ours = network.module.eval()(images)
+    torch.testing.assert_close(ours, logits_of_transformers(written, images), rtol=1e-4, atol=1e-4)
 
 
 def smallest(arch: str, size: int | None, channels: int) -> tuple[Built, int]:
@@ -229,7 +269,8 @@ def run_one(arch: str, options: dict[str, Any], tell: Callable[[Outcome], None] 
     outcome, start = Outcome(arch), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for outcome in carry_through(arch, Path(folder), **options):
+            steps = carry_folder if "path" in options else carry_through
+            for outcome in steps(arch, Path(folder), **options):
                 tell(outcome)
         except Exception as error:  # this is what the sweep is for
             found = error.found if isinstance(error, ModelDoctorError) else f"{type(error).__name__}: {error}"
@@ -336,6 +377,11 @@ def main(
         groups["the paper's, 32 px, one channel"] = [
             (paper_arch(name, 32), {"size": 32, "channels": 1}) for name in PAPER
         ]
+        groups["how people have them"] = [(arch, {"form": form}) for form in FORMS for arch in FORMED]
+        folder = tempfile.TemporaryDirectory()
+        groups["transformers (if installed)"] = [
+            (name, {"path": path}) for name, path in transformers_folders(Path(folder.name), CLASSES).items()
+        ]
         groups["beyond convnets"] = [(arch, {}) for arch in FAMILIES]
         drawn = random_sample(sample, budget, seed)
         groups[f"random, at most {budget:g} M parameters, seed {seed}"] = [(arch, {}) for arch in drawn]
@@ -349,7 +395,8 @@ def main(
             if out:
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(vars(outcome)) + "\n")
-        show(title, outcomes, console)
+        if outcomes:
+            show(title, outcomes, console)
     raise typer.Exit(4 if failed else 0)
 
 

@@ -38,6 +38,13 @@ def test_carried_through(sweep, arch: str, options: dict[str, int]) -> None:  # 
     assert outcome.named in ("exact", "tied")
 
 
+@pytest.mark.filterwarnings("ignore::modeldoctor.errors.ModelDoctorWarning")
+@pytest.mark.parametrize("form", ["whole module", "prefix, average, loss"])
+def test_carried_through_as_people_have_it(sweep, form: str) -> None:  # type: ignore[no-untyped-def]
+    outcome = sweep.run_one("timm/test_vit", {"form": form})
+    assert (outcome.state, outcome.reason) == ("works", "")
+
+
 def test_a_failure_names_its_step(sweep, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     def refuse(path: Path, **options: object) -> None:
         raise sweep.ModelDoctorError("no such thing")
