@@ -138,6 +138,8 @@ def _under_keys(
         if state := value.tensors():
             yield key, state
         return
+    if isinstance(value, StandIn):  # an object that holds a network, such as a trainer
+        value = {**value.state, **value}
     # Nesting is bounded, since a pickle may contain itself.
     if not isinstance(value, Mapping) or len(key) > MAX_NESTING:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,8 +20,17 @@ BESIDE = re.compile(
     re.IGNORECASE,
 )
 AVERAGED = re.compile(r"(^|[._])(ema|averaged|avg|swa|shadow|teacher|momentum)([._]|$)|ema_|_ema", re.IGNORECASE)
+# The parts of ResNets, of torchvision's other convnets, of timm's EfficientNets and ConvNeXts, in their order.
+CHILDREN = (
+    ("conv1", "bn1", "", "", "layer1", "layer2", "layer3", "layer4", "", "fc"),
+    ("features", "", "classifier"),
+    ("conv_stem", "bn1", "blocks", "conv_head", "bn2", "", "classifier"),
+    ("stem", "stages", "norm_pre", "head"),
+)
 # A second block that has this share of the network's names is a copy of it.
 _TWIN = 0.9
+# Parts that a prefix has at most.
+_DEEPEST = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +56,23 @@ class _Names:
     """The names that are looked for, without wrappers' words."""
 
     expected: Collection[str]
+    numbered: tuple[str, ...] = ()
 
     @cached_property
     def own(self) -> dict[str, str]:
         """Without the words → the network's own name, which may hold one of them."""
-        return {without_wrappers(name): name for name in self.expected}
+        return {without_wrappers(self._as_numbered(name)): name for name in self.expected}
+
+    def _as_numbered(self, name: str) -> str:
+        first, dot, rest = name.partition(".")
+        return f"{self.numbered.index(first)}{dot}{rest}" if first in self.numbered else name
 
     @cached_property
     def roots(self) -> frozenset[str]:
         return frozenset(name.partition(".")[0] for name in self.own)
 
 
-def locate(expected: Collection[str], tensors: Mapping[str, Tensor]) -> Located:
+def locate(expected: Collection[str], tensors: Mapping[str, Tensor], children: Sequence[str] = ()) -> Located:
     """Find the block of a file's names that is a network; whatever lies elsewhere does not matter.
 
     Of several blocks the one with most of the names is taken, then the one that is no average of weights.
@@ -66,10 +80,15 @@ def locate(expected: Collection[str], tensors: Mapping[str, Tensor]) -> Located:
     Args:
         expected: the network's names.
         tensors: of the file, by its own names.
+        children: the network's parts in their order; `Sequential(*network.children())` has their numbers for names.
     """
     names = _Names(expected)
     plain = {name: without_wrappers(name) for name in tensors}
     votes = _votes(plain.values(), names)
+    if children and 2 * max(votes.values(), default=0) < len(names.own):
+        numbered = _Names(expected, tuple(children))
+        if (others := _votes(plain.values(), numbered)) and max(others.values()) > max(votes.values(), default=0):
+            names, votes = numbered, others
     prefix = max(votes, key=lambda p: (votes[p], not AVERAGED.search(p), -len(p)), default="")
     twins = tuple(p for p, count in votes.items() if count >= _TWIN * votes[prefix] and not prefix.startswith(p))
     held: dict[str, str] = {}
@@ -110,13 +129,23 @@ def _votes(plain: Iterable[str], names: _Names) -> Counter[str]:
     return Counter(before for name in plain for before, rest in _splits(name) if rest in names.own)
 
 
+def unnumbered(names: Collection[str]) -> Iterator[dict[str, str]]:
+    """Where all names begin with a number: the same with the parts' names that well-known networks have."""
+    if names and all(name.partition(".")[0].isdigit() for name in names):
+        for parts in CHILDREN:
+            numbers = {str(at): part for at, part in enumerate(parts) if part}
+            if numbers.keys() >= {name.partition(".")[0] for name in names}:
+                yield {name: numbers[name.partition(".")[0]] + name[len(name.partition(".")[0]) :] for name in names}
+
+
 def _splits(name: str) -> Iterator[tuple[str, str]]:
     """Every way to take a beginning off a dotted name: ("", "a.b.c"), ("a.", "b.c"), ("a.b.", "c")."""
     at = 0
-    while at >= 0:
+    for _ in range(_DEEPEST):
         yield name[:at], name[at:]
-        dot = name.find(".", at)
-        at = dot + 1 if dot >= 0 else -1
+        at = name.find(".", at) + 1
+        if not at:
+            return
 
 
 def _beside(name: str, names: _Names) -> bool:

@@ -49,6 +49,8 @@ class Classifier:
     """What was assumed where neither the user nor the file said it, as sentences."""
     training: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     """What the file says of its own training, under the names of `checkpoint_metadata.TRAINING`."""
+    head: str = ""
+    """The layers that the user named for the head."""
 
 
 def load_model(
@@ -139,6 +141,7 @@ def load_model(
         source=None if live else replace(checkpoint, module=None),
         notes=(*notes, *doubts, *assumed),
         training=checkpoint.metadata.training,
+        head=",".join(parse_head(head) or ()),
     )
 
 
@@ -228,7 +231,7 @@ def _whole(checkpoint: Checkpoint) -> tuple[Built, tuple[str, ...]]:
 
 
 def _logits(built: Built, checkpoint: Checkpoint, stated: int | None) -> int:
-    count = stated or read_classes(built, built.module.state_dict()) or checkpoint.metadata.num_classes
+    count = read_classes(built, built.module.state_dict()) or stated or checkpoint.metadata.num_classes
     if count is None:
         raise CheckpointError(
             f"the network {built.plan.arch} has no head that shows the number of classes",

@@ -63,7 +63,7 @@ class Fit:
     @property
     def problems(self) -> int:
         """How many names do not fit; 0 is a perfect fit."""
-        return len(self.missing) + len(self.unexpected) + len(self.misshapen)
+        return len(self.missing) + len(self.unexpected) + len(self.misshapen) + len(self.head.unnamed)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -121,7 +121,8 @@ def fitted(
     size = wanted.size or (metadata.input_size[-2:] if metadata.input_size else None)
     plan = replace(plan, image_size=size, auxiliary=True, model_args={**plan.model_args, **metadata.model_args})
     draft = build(plan, meta=True)
-    located = locate(draft.module.state_dict(), tensors)
+    children = [name for name, _ in draft.module.named_children()]
+    located = locate(draft.module.state_dict(), tensors, children)
     own = located.tensors
     structure = read_structure(draft, own)
     if structure:
@@ -129,9 +130,10 @@ def fitted(
         draft = build(plan, meta=True)
     classes = wanted.num_classes or metadata.num_classes
     head = find_head(draft, own, located.outside, wanted.head, classes)
+    one_logit = head.classes == 1 and wanted.num_classes == 2  # which it will be
     plan = replace(
         plan,
-        num_classes=wanted.num_classes or head.classes or metadata.num_classes,
+        num_classes=(wanted.num_classes if not one_logit else 1) or head.classes or metadata.num_classes,
         channels=wanted.channels or read_channels(draft, own, 3) or metadata.in_chans,
         image_size=wanted.size or _fitting_size(plan, draft, own) or size,
         auxiliary=has_auxiliary(draft, own),
@@ -232,7 +234,7 @@ def _misfit(fit: Fit, checkpoint: Checkpoint) -> CheckpointError:
     counts = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in groups if names)
     cause = next(text for text in (explain(fit) for explain in CAUSES) if text)
     return CheckpointError(
-        f"the tensors do not fit {fit.built.plan.arch}: {counts}",
+        f"the tensors do not fit {fit.built.plan.arch}: {counts or 'there are more layers behind its head'}",
         where=str(checkpoint.path),
         expected=f"the {len(fit.expected)} tensors of {fit.built.plan.arch}; {_common(fit)} of the file's "
         f"{len(fit.tensors)} fit",

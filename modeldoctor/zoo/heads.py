@@ -127,7 +127,6 @@ def find_head(
         outside: the file's tensors elsewhere.
         spec: of `parse_head`.
         classes: if known; it decides between several.
-
     """
     if built.head is None:
         return Head()
@@ -136,15 +135,19 @@ def find_head(
     wanted = {layer.path: layer for layer in _layers(state, top)}
     found = [layer for layer in _layers(own, top) if not AUXILIARY.match(layer.path + ".")]
     changed = _changed(wanted, found, built.head)
+    outputs = _outputs(found, built.head)
+    if not changed and outputs and (behind := _beside(own, outside, state, outputs, classes)):
+        layers = [*(layer for layer in found if layer.path == built.head), *behind]
+        return _of(built.head, built.head, wanted, layers, spec, layers[0].inputs)
     if not changed and spec is None:
-        return Head(classes=_outputs(found, built.head))
+        return Head(classes=outputs)
     place = _place(built.head, changed)
     features = _features(wanted.values(), place)
     here = [layer for layer in found if _within(layer.path, place)]
     if here and (here[0].inputs == features or spec):
         return _of(built.head, place, wanted, here, spec, features)
     if found and not spec and any(layer.path == built.head for layer in found):
-        return Head(classes=_outputs(found, built.head))
+        return Head(classes=outputs)
     beside = _beside(own, outside, state, features, classes)
     return _of(built.head, place, wanted, beside, spec, features) if beside else Head()
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from modeldoctor.checkpoint import Checkpoint
-from modeldoctor.checkpoint.names import blocks, without_wrappers
+from modeldoctor.checkpoint.names import blocks, unnumbered, without_wrappers
 from modeldoctor.errors import ArchitectureError
 from modeldoctor.zoo.fit import Fit, Wanted, fitted
 from modeldoctor.zoo.hub import read_named
@@ -220,8 +220,12 @@ def _variants(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     plain = {without_wrappers(name): tensor for name, tensor in tensors.items()}
     if plain.keys() != tensors.keys():
         yield plain
-    for prefix in blocks(plain, _BLOCK, _BLOCKS):
-        yield {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
+    for prefix in ("", *blocks(plain, _BLOCK, _BLOCKS)):
+        below = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
+        if prefix:
+            yield below
+        for renamed in unnumbered(below):
+            yield {new: below[name] for name, new in renamed.items()}
 
 
 def _compared(groups: list[list[Match]], checkpoint: Checkpoint, wanted: Wanted) -> list[Fit | None]:

@@ -58,6 +58,7 @@ def test_the_second_class_has_the_sigmoid_s_confidence(tmp_path: Path, kind: str
     assert (loaded.num_classes, loaded.class_names) == (2, ("no", "yes"))
     torch.testing.assert_close(logits(loaded.module).softmax(1)[:, 1:], logits(source).sigmoid())
     assert any("one logit" in note for note in loaded.notes)
+    assert load_model(tmp_path / "ckpt.pt", num_classes=2).num_classes == 2
     assert loaded.source is not None
     treated = {name: tensor + 1 for name, tensor in loaded.module.state_dict().items()}
     written = torch.load(write_checkpoint(loaded.source, treated, tmp_path / "treated.pt"), weights_only=True)

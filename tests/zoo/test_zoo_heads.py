@@ -136,3 +136,17 @@ def test_layers_of_an_unknown_order_beside_the_network_are_no_head_by_themselves
     with pytest.raises(CheckpointError, match="fc1 Linear 512 → 8, fc2 Linear 8 → 5"):
         load_model(tmp_path / "ckpt.pt", arch="torchvision/resnet18")
     assert load_model(tmp_path / "ckpt.pt", arch="torchvision/resnet18", head="Linear,ReLU,Linear").num_classes == 5
+
+
+def test_a_head_behind_the_network_s_own_is_not_passed_over(tmp_path: Path) -> None:
+    """The network keeps its 1000 classes, and the user's layer reads them."""
+    source = randomised(get_model("resnet18"))
+    behind = randomised(nn.Linear(1000, 5), seed=1)
+    parts = {"backbone": source, "classifier": behind}
+    state = {f"{name}.{key}": tensor for name, part in parts.items() for key, tensor in part.state_dict().items()}
+    torch.save(state, tmp_path / "ckpt.pt")
+    with pytest.raises(CheckpointError, match=r"more layers behind its head") as caught:
+        load_model(tmp_path / "ckpt.pt", arch="torchvision/resnet18")
+    assert "fc Linear 512 → 1000, classifier Linear 1000 → 5" in str(caught.value)
+    loaded = load_model(tmp_path / "ckpt.pt", arch="torchvision/resnet18", head="Linear,Linear")
+    torch.testing.assert_close(logits(loaded.module), behind(logits(source)))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import logits, timm_network
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeldoctor.checkpoint.names import locate
 from modeldoctor.checkpoint.write import write_checkpoint
@@ -29,6 +29,15 @@ def renamed(words: dict[str, str], state: State) -> State:
     for old, new in words.items():
         state = {name.replace(old, new): tensor for name, tensor in state.items()}
     return state
+
+
+def numbered(state: State) -> State:
+    children = [f"{name}." for name, _ in timm_network(ARCH).named_children()]
+    return {
+        f"{children.index(first + dot)}.{rest}": tensor
+        for name, tensor in state.items()
+        for first, dot, rest in [name.partition(".")]
+    }
 
 
 def without_fc(state: State) -> State:
@@ -58,6 +67,9 @@ FILES: dict[str, Callable[[State], dict[str, Any]]] = {
     "backbone, head.fc": lambda s: {**below("backbone.", without_fc(s)), **fc_as("head.fc", s)},
     "encoder, classifier": lambda s: {**below("encoder.", without_fc(s)), **fc_as("classifier", s)},
     "encoder, classifier.1": lambda s: {**below("module.encoder.", without_fc(s)), **fc_as("module.classifier.1", s)},
+    "Sequential of its children, classifier": lambda s: {
+        **below("body.", numbered(without_fc(s))), **fc_as("classifier", s)
+    },
     "under any key": lambda s: {"epoch": 3, "best_one": s, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
     "under keys": lambda s: {"run": {"final": {"weights_of_student": below("module.", s)}}, "loss": torch.ones(1)},
 }  # fmt: skip
@@ -91,6 +103,20 @@ def test_treated_weights_go_back_to_their_places(tmp_path: Path, case: str) -> N
     assert torch.equal(logits(load_model(tmp_path / "treated.pt").module), logits(treated))
     for name in ("criterion.weight", "val_acc.correct"):
         assert torch.equal(written.get(name, torch.ones(0)), before.get(name, torch.ones(0)))
+
+
+class Trainer:
+    """As a library's own object holds the network that it trained."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.opt = model, "adam"
+
+
+def test_a_network_in_an_object_of_another_library(tmp_path: Path) -> None:
+    source = timm_network(ARCH)
+    torch.save(Trainer(source), tmp_path / "export.pkl")
+    loaded = load_model(tmp_path / "export.pkl")
+    assert torch.equal(logits(loaded.module), logits(source))
 
 
 def test_what_lies_beside_is_listed(tmp_path: Path) -> None:
@@ -176,3 +202,8 @@ def test_names_are_those_of_the_block_with_most_of_the_network() -> None:
     assert (located.prefix, dict(located.names)) == ("a.", {"x": "a.x", "y": "a.module.y"})
     assert set(located.outside) == {"b.x", "y"}
     assert not locate(["x"], {}).names
+
+
+def test_hostile_names_take_no_time() -> None:
+    held = {"a." * 50_000 + str(number): torch.ones(1) for number in range(200)} | {"": torch.ones(1)}
+    assert not locate(["x", "y.z"], held, ["x", "y"]).names.keys() & {"x", "y.z"}
