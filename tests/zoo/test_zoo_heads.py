@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,11 @@ def test_a_head_behind_the_network_s_own_is_not_passed_over(tmp_path: Path) -> N
     assert "fc Linear 512 → 1000, classifier Linear 1000 → 5" in str(caught.value)
     loaded = load_model(tmp_path / "ckpt.pt", arch="torchvision/resnet18", head="Linear,Linear")
     torch.testing.assert_close(logits(loaded.module), behind(logits(source)))
+
+
+def test_a_softmax_at_the_end_is_left_out(tmp_path: Path) -> None:
+    layers = {"fc1": nn.Linear(512, 8), "relu": nn.ReLU(), "fc2": nn.Linear(8, 5), "output": nn.LogSoftmax(dim=1)}
+    source = with_head("resnet18", "fc", nn.Sequential(OrderedDict(layers)))
+    path = saved(tmp_path, source)
+    loaded = load_model(path, arch="torchvision/resnet18", head="Linear,ReLU,Linear,LogSoftmax")
+    torch.testing.assert_close(logits(loaded.module).softmax(1), logits(source).exp())

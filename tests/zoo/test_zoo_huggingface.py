@@ -195,6 +195,8 @@ def test_the_logits_are_those_of_timm_s_network(tmp_path: Path, case: str) -> No
     assert (loaded.preprocessing.mean, loaded.preprocessing.interpolation) == ((0.1,) * 3, "bicubic")
     torch.testing.assert_close(logits(loaded.module, 32), logits(source, 32))
     assert any("stretched" in note for note in loaded.notes)
+    again = load_model(tmp_path / "model", arch=loaded.arch)  # as the command that a report repeats
+    assert torch.equal(logits(again.module, 32), logits(loaded.module, 32))
     assert identify_file(tmp_path / "model")["fits"]
 
 
