@@ -299,6 +299,7 @@ def _in(name: str, layer: str | None) -> bool:
 # The likeliest cause of a misfit and what to do: the first that recognises it speaks.
 CAUSES: tuple[Callable[[Fit], str | None], ...] = (
     _integers,
+    _layered_head,
     _only(
         lambda fit, name: _in(name, fit.built.head),
         "the head's size is not the number of classes: check --num-classes, or leave it out to take the file's",
@@ -312,7 +313,6 @@ CAUSES: tuple[Callable[[Fit], str | None], ...] = (
         "the position embedding is for another image size: pass the size it was trained at with --input-size",
     ),
     _dense,
-    _layered_head,
     _headless,
     _other_network,
     lambda fit: (

@@ -229,7 +229,7 @@ def _layers(tensors: Mapping[str, Tensor], top: str | None = None) -> list[HeadL
             parts=tuple(held),
         )
         for path, held in parts.items()
-        if (weight := tensors.get(f"{path}.weight")) is not None and weight.is_floating_point() and weight.ndim
+        if (weight := tensors.get(f"{path}.weight")) is not None and weight.ndim
     ]
 
 

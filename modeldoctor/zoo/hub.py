@@ -176,7 +176,10 @@ def _cached(repo: str, file: str, revision: str | None) -> Path | None:
         found = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
     except ValueError as error:
         raise CheckpointError(
-            f"{repo!r} is no name of a model ({error})", where="the checkpoint's name", expected="hf-hub:ORG/MODEL"
+            f"{repo!r} is no name of a model ({error})",
+            where="the checkpoint's name",
+            expected="hf-hub:ORG/MODEL",
+            hint="write it as the hub does",
         ) from error
     return Path(found) if isinstance(found, str) else None
 

@@ -159,3 +159,10 @@ def test_a_softmax_at_the_end_is_left_out(tmp_path: Path) -> None:
     path = saved(tmp_path, source)
     loaded = load_model(path, arch="torchvision/resnet18", head="Linear,ReLU,Linear,LogSoftmax")
     torch.testing.assert_close(logits(loaded.module).softmax(1), logits(source).exp())
+
+
+def test_a_head_that_the_file_does_not_have(tmp_path: Path) -> None:
+    path = saved(tmp_path, timm_network("test_resnet"))
+    with pytest.raises(CheckpointError, match="not Linear,ReLU,Linear: the file has fc Linear 96 → 5"):
+        load_model(path, head="Linear,ReLU,Linear")
+    assert load_model(path, head="Linear").num_classes == 5

@@ -183,6 +183,13 @@ def test_names_of_nothing(caches: Path, name: str, said: str) -> None:
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize("name", ["hf-hub:/etc/passwd", "hf-hub:a b/c", "hf-hub:"])
+def test_names_that_the_hub_cannot_have(caches: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match="no name of a model") as caught:
+        load_model(name)
+    assert caught.value.hint
+
+
 def test_a_file_goes_before_a_name(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(caches)
     source = timm_folder(caches / "made", "test_vit.r160_in1k")
