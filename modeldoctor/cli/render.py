@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isnan
 from typing import Any
 
 from rich import box
@@ -45,6 +46,9 @@ def render_trial(trial: Trial) -> Iterator[RenderableType]:
             for candidate in found
         ]
         table.add_row(metric.replace("_", " "), *cells)
+    costs = [arm.cost for arm in trial.arms]
+    table.add_row("seconds", *("–" if isnan(cost.seconds) else f"{cost.seconds:.0f}" for cost in costs))
+    table.add_row("annotations", *("–" if cost.annotations is None else str(cost.annotations) for cost in costs))
     table.caption = "mean over seeds, 95% interval over images and seeds"
     table.caption_justify = "left"
     yield table

@@ -8,14 +8,33 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ByteSize, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from modeldoctor.config.arms import ARMS, PLAIN, own_control
 from modeldoctor.config.diagnose import Model
 from modeldoctor.errors import ConfigError
 from modeldoctor.results.trial import Metric
 
 Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
-ArmName = Literal["treat", "continue", "shuffled-channels", "random-mask"]
+
+
+def _known(arm: str) -> str:
+    if arm not in ARMS:
+        near = get_close_matches(arm, ARMS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"there is no arm {arm!r} (nearest: {near}); known: {', '.join(ARMS)}")
+    return arm
+
+
+ArmName = Annotated[str, AfterValidator(_known)]
 
 
 class NetworkConfig(Model):
@@ -83,7 +102,7 @@ class SpaceConfig(Model):
     annotated_per_class: int = Field(default=20, ge=1)
     """Annotated training images per class that are used: wrong with high confidence first, then right with low."""
     annotated_share: float = Field(default=0.25, ge=0, le=1)
-    """Share of each batch that is drawn from the annotated images, in every arm."""
+    """Share of each batch that is drawn from the annotated images, by `treat` and `hard-examples`."""
 
 
 class AugmentationConfig(Model):
@@ -163,8 +182,8 @@ class TreatConfig(Model):
     """Noise range δ, in units of each layer's activation standard deviation."""
     training: TrainingConfig = TrainingConfig()
     pilot: PilotConfig = PilotConfig()
-    arms: tuple[ArmName, ...] = ("treat", "continue")
-    """What is compared; `treat` always, `continue` is the same training without constraints."""
+    arms: tuple[ArmName, ...] = Field(default=(), validate_default=True)
+    """What is compared: remedies, each with its own control, and `continue`; [] takes `treat` with its controls."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     """One run of every arm each."""
     metric: Metric = Metric.ACCURACY
@@ -191,10 +210,34 @@ class TreatConfig(Model):
             return values
         return {**values, **{name: {"weight": weights[name], **given.get(name, {})} for name in weights}}
 
+    @field_validator("arms")
+    @classmethod
+    def _usual_arms(cls, arms: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if arms or not {"channel", "space"} <= info.data.keys():
+            return arms
+        oversampled = _oversampled(info.data["channel"], info.data["space"])
+        return tuple(dict.fromkeys(("treat", own_control("treat", oversampled=oversampled) or PLAIN, PLAIN)))
+
+    @property
+    def oversampled(self) -> bool:
+        """Whether the constraints draw a share of each batch from annotated images."""
+        return _oversampled(self.channel, self.space)
+
+    @property
+    def controls(self) -> dict[str, str]:
+        """The remedies among the arms that are proven, each with its own control; one that is a control is not."""
+        controls = {arm: own_control(arm, oversampled=self.oversampled) for arm in self.arms}
+        serving = set(controls.values())
+        return {arm: control for arm, control in controls.items() if control is not None and arm not in serving}
+
     @model_validator(mode="after")
     def _fair(self) -> TreatConfig:
-        if not {"treat", "continue"} <= set(self.arms):
-            raise ValueError("arms must hold treat and continue: without a control there is no verdict")
+        missing = {PLAIN, *self.controls.values()} - set(self.arms)
+        if missing or not self.controls:
+            raise ValueError(
+                f"arms must hold {' and '.join(sorted(missing)) or 'a remedy'}: without "
+                f"{'a control' if missing else 'a remedy'} there is no verdict"
+            )
         for name, values in (("arms", self.arms), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names one of them twice: {', '.join(map(str, values))}")
@@ -202,8 +245,11 @@ class TreatConfig(Model):
 
     @model_validator(mode="after")
     def _possible(self) -> TreatConfig:
-        if not (self.channel.weight or self.space.weight):
+        if "treat" in self.arms and not (self.channel.weight or self.space.weight):
             raise ValueError("both weights are 0: there is nothing to treat with")
+        needing = [arm for arm in self.arms if "masks" in ARMS[arm].needs]
+        if needing and self.data.masks is None:
+            raise ValueError(f"the arm {needing[0]} needs data.masks")
         if self.space.weight and self.data.masks is None:
             raise ValueError("the space constraint needs data.masks; or set space.weight to 0")
         if self.channel.exclude_background and self.data.masks is None:
@@ -213,6 +259,10 @@ class TreatConfig(Model):
         if self.metric not in (Metric.ACCURACY, Metric.WORST_CLASS) and self.data.groups is None:
             raise ValueError(f"metric {self.metric} needs data.groups")
         return self
+
+
+def _oversampled(channel: ChannelConfig, space: SpaceConfig) -> bool:
+    return bool(space.weight) or channel.exclude_background
 
 
 def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: Any) -> TreatConfig:

@@ -6,6 +6,7 @@ Shapes: R seeds (runs of one arm), S images, N classes, G groups, C cells (sets 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from modeldoctor.errors import UsageError
 from modeldoctor.evaluate.metrics import RULES, HeldOut, Predictions, by_run, class_groups
 from modeldoctor.evaluate.statistics import difference, estimate, mcnemar, sign_flip, swap, wilson
 from modeldoctor.results.diagnosis import Bools, Ints
-from modeldoctor.results.trial import ArmResult, Cell, Comparison, Metric, Outcome, Ruling, Trial
+from modeldoctor.results.trial import UNKNOWN_COST, ArmResult, Cell, Comparison, Cost, Metric, Outcome, Ruling, Trial
 
 __all__ = [
     "HeldOut",
@@ -54,6 +55,7 @@ def evaluate_arm(
         images=len(held_out.labels),
         metrics={metric: estimate(right, RULES[metric], held_out, resamples, seed) for metric in figures},
         by_seed={metric: tuple(values.tolist()) for metric, values in figures.items()},
+        cost=UNKNOWN_COST,
         **_all_cells(right, held_out),
     )
 
@@ -124,18 +126,25 @@ def compare(
     )
 
 
-def verdict(against_original: Comparison, against_control: Comparison) -> Ruling:
-    """`improved` if the treatment is better than both at 95%, `harmed` if worse than either, else `no-benefit`.
+def verdict(
+    against_original: Comparison, against_control: Comparison, against_own_control: Comparison | None = None
+) -> Ruling:
+    """`improved` if the treatment is better than all at 95%, `harmed` if worse than one, else `no-benefit`.
+
+    Args:
+        against_original, against_control: the treatment against the original and against `continue`.
+        against_own_control: against the arm that shares all but what it is about, where that is not `continue`.
 
     Raises:
         ValueError: the comparisons are of different metrics.
     """
-    both = (against_original, against_control)
-    if against_original.metric != against_control.metric:
-        raise ValueError(f"comparisons of {against_original.metric} and of {against_control.metric}")
-    if any(comparison.worse for comparison in both):
+    compared = [against_original, against_control, *([against_own_control] if against_own_control else [])]
+    metrics = sorted({str(comparison.metric) for comparison in compared})
+    if len(metrics) > 1:
+        raise ValueError(f"comparisons of {' and of '.join(metrics)}")
+    if any(comparison.worse for comparison in compared):
         outcome = Outcome.HARMED
-    elif all(comparison.better for comparison in both):
+    elif all(comparison.better for comparison in compared):
         outcome = Outcome.IMPROVED
     else:
         outcome = Outcome.NO_BENEFIT
@@ -144,7 +153,8 @@ def verdict(against_original: Comparison, against_control: Comparison) -> Ruling
         metric=against_original.metric,
         against_original=against_original,
         against_control=against_control,
-        reason=f"{against_original.metric}: {' and '.join(map(_said, both))}",
+        against_own_control=against_own_control,
+        reason=f"{against_original.arm}, {against_original.metric}: {' and '.join(map(_said, compared))}",
     )
 
 
@@ -162,19 +172,25 @@ def build_trial(
     held_out: HeldOut,
     *,
     metric: Metric = Metric.ACCURACY,
+    treatment: str = TREAT,
+    controls: Mapping[str, str] | None = None,
+    costs: Mapping[str, Cost] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
     provenance: Mapping[str, Any],
 ) -> Trial:
     """Every arm's figures, the comparisons and the verdict.
 
-    The treatment is handed back only if it improved; else the control if it is better than the original at 95%,
-    else the original.
+    The treatment is handed back only if it improved; else its own control if that is better than the original and
+    `continue` at 95%; else `continue` if it is better than the original; else the original.
 
     Args:
-        arms: with `original`, `treat` and `continue` among them.
+        arms: with `original`, the treatment and `continue` among them.
         held_out: the images.
         metric: what the verdict is about.
+        treatment: the arm that the verdict is about; chosen without these images.
+        controls: the own control of each remedy; `continue` for one that is not named.
+        costs: what each arm cost, where that is known.
         resamples: D.
         seed: of resampling and permutations.
         provenance: plain values that say how the trial was made.
@@ -183,26 +199,47 @@ def build_trial(
         ValueError: an arm is missing, or predictions cannot be paired.
         UsageError: the metric needs groups that are not there.
     """
-    by_name = {predictions.arm: predictions for predictions in arms}
-    if missing := {ORIGINAL, TREAT, CONTROL} - by_name.keys():
+    by_name, controls = {predictions.arm: predictions for predictions in arms}, dict(controls or {})
+    own = controls.get(treatment, CONTROL)
+    if missing := {ORIGINAL, treatment, CONTROL, own, *controls} - by_name.keys():
         raise ValueError(f"a trial without {', '.join(sorted(missing))}")
 
     def compared(arm: str, baseline: str, metric: Metric) -> Comparison:
         return compare(by_name[arm], by_name[baseline], held_out, metric=metric, resamples=resamples, seed=seed)
 
-    control = compared(CONTROL, ORIGINAL, metric)
-    others = sorted(by_name.keys() - {TREAT}, key=lambda name: (name != ORIGINAL, name != CONTROL, name))
-    treated = {(name, m): compared(TREAT, name, m) for name in others for m in held_out.metrics}
-    ruling = verdict(treated[ORIGINAL, metric], treated[CONTROL, metric])
+    others = sorted(
+        by_name.keys() - {treatment}, key=lambda name: (name not in (ORIGINAL, CONTROL), name != ORIGINAL, name)
+    )
+    treated = {(name, m): compared(treatment, name, m) for name in others for m in held_out.metrics}
+    proven = {name: base for name, base in controls.items() if name != treatment} | {CONTROL: ORIGINAL}
+    if own != CONTROL:
+        proven |= {own: CONTROL}
+    against = {(name, base): compared(name, base, metric) for name, own_base in proven.items()
+               for base in dict.fromkeys((ORIGINAL, own_base, *([CONTROL] if name != CONTROL else [])))}  # fmt: skip
+    ruling = verdict(
+        treated[ORIGINAL, metric], treated[CONTROL, metric], treated[own, metric] if own != CONTROL else None
+    )
     return Trial(
         ruling=ruling,
-        handed_back=TREAT if ruling.outcome is Outcome.IMPROVED else CONTROL if control.better else ORIGINAL,
+        handed_back=_handed_back(ruling, own, against),
         arms=tuple(
-            evaluate_arm(by_name[name], held_out, resamples=resamples, seed=seed)
-            for name in (ORIGINAL, TREAT, *others[1:])
+            replace(
+                evaluate_arm(by_name[name], held_out, resamples=resamples, seed=seed),
+                cost=(costs or {}).get(name, UNKNOWN_COST),
+            )
+            for name in (ORIGINAL, treatment, *others[1:])
         ),
-        comparisons=(*treated.values(), control),
+        comparisons=(*treated.values(), *against.values()),
         resamples=resamples,
         seed=seed,
         provenance=dict(provenance),
     )
+
+
+def _handed_back(ruling: Ruling, own: str, against: Mapping[tuple[str, str], Comparison]) -> str:
+    if ruling.outcome is Outcome.IMPROVED:
+        return ruling.against_original.arm
+    for name in (own, CONTROL):
+        if all(comparison.better for (arm, _), comparison in against.items() if arm == name):
+            return name
+    return ORIGINAL

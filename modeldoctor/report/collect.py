@@ -135,7 +135,7 @@ def _trial_figures(trial: Trial, found: DiagnosisFigures | None) -> KeyFigures:
     gains = {
         (comparison.baseline): comparison.difference.value
         for comparison in trial.comparisons
-        if comparison.arm == "treat" and comparison.metric == Metric.ACCURACY
+        if comparison.arm == ruling.against_original.arm and comparison.metric == Metric.ACCURACY
     }
 
     def metric(name: Metric) -> float:

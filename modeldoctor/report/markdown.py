@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from modeldoctor.report.model import DiagnosisFigures, Report
-from modeldoctor.report.wording import HANDED_BACK, VERDICTS, image_sentence, percent, title
+from modeldoctor.report.wording import VERDICTS, cost_words, handed_back, image_sentence, percent, title
 from modeldoctor.results.trial import Estimate, Trial
 
 _ROWS = 10
@@ -25,7 +25,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield text(report.headline, most=600)
     if report.trial:
         yield ""
-        yield HANDED_BACK.get(report.trial.handed_back, f"Handed back: {text(report.trial.handed_back)}.")
+        yield text(handed_back(report.trial), most=300)
     if report.gates:
         yield from _table("Gates", ["gate", "found", "wanted", ""], [
             [text(gate.figure), "not measured" if math.isnan(gate.found) else f"{gate.found:.4g}", text(gate.wanted),
@@ -44,9 +44,14 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _trial(trial: Trial) -> Iterator[str]:
     metrics = list(trial.arms[0].metrics)
-    heads = ["arm", "seeds", *(metric.replace("_", " ") for metric in metrics)]
+    heads = ["arm", "seeds", *(metric.replace("_", " ") for metric in metrics), "seconds", "annotated images"]
     rows = [
-        [text(arm.arm), str(len(arm.seeds)), *(_interval(arm.metrics[metric]) for metric in metrics)]
+        [
+            text(arm.arm),
+            str(len(arm.seeds)),
+            *(_interval(arm.metrics[metric]) for metric in metrics),
+            *cost_words(arm.cost),
+        ]
         for arm in trial.arms
     ]
     yield from _table(f"Test split, {trial.arms[0].images} images, 95% intervals", heads, rows)

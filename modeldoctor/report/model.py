@@ -34,9 +34,9 @@ class KeyFigures(_Model):
     worst_group: Number = math.nan
     """The lowest accuracy of any group, in a trial with groups."""
     gain: Number = math.nan
-    """Accuracy of `treat` less the original's; of two diagnoses the later less the earlier."""
+    """Accuracy of the treatment less the original's; of two diagnoses the later less the earlier."""
     gain_over_control: Number = math.nan
-    """Accuracy of `treat` less that of `continue`, the same training without constraints."""
+    """Accuracy of the treatment less that of `continue`, plain continued training."""
     isolated: Number = math.nan
     """Share of the explained wrong images with this verdict; likewise the four below."""
     background: Number = math.nan

@@ -21,7 +21,15 @@ from modeldoctor.report.pictures import heat_map, shrink
 from modeldoctor.report.results import HistoryRow, Results
 from modeldoctor.report.sharing import class_pairs, deepest
 from modeldoctor.report.views import before_after, shown_images
-from modeldoctor.report.wording import HANDED_BACK, VERDICTS, firmness_sentence, image_sentence, percent, title
+from modeldoctor.report.wording import (
+    VERDICTS,
+    cost_words,
+    firmness_sentence,
+    handed_back,
+    image_sentence,
+    percent,
+    title,
+)
 from modeldoctor.results.diagnosis import Diagnosis, Floats, Ints, LayerDiagnosis
 from modeldoctor.results.trial import Estimate, Trial
 
@@ -55,7 +63,8 @@ def render_page(report: Report, results: Results) -> str:
         "report": report,
         "title": title(report),
         "verdicts": VERDICTS,
-        "handed_back": HANDED_BACK,
+        "handed_back": handed_back,
+        "cost_words": cost_words,
         "sentence": image_sentence,
         "arm_style": arm_style,
         "class_rows": rows,
@@ -105,7 +114,7 @@ def _commands(results: Results) -> list[str]:
 
 def arm_style(arm: str) -> str:
     """The CSS class of an arm's colour."""
-    return f"arm-{_ARM_STYLES.index(arm) if arm in _ARM_STYLES else len(_ARM_STYLES)}"
+    return f"arm-{_ARM_STYLES.index(arm)}" if arm in _ARM_STYLES else "arm-5"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from modeldoctor.report.model import (
     StabilityFigures,
 )
 from modeldoctor.results.diagnosis import Verdict
-from modeldoctor.results.trial import Comparison, Ruling
+from modeldoctor.results.trial import Comparison, Cost, Ruling, Trial
 from modeldoctor.results.verdicts import about_verdict, sentence_of
 
 VERDICTS = {str(verdict): about_verdict(verdict) for verdict in Verdict}
@@ -30,11 +30,24 @@ CHANGES = {
     "no-benefit": "No proven change between the two",
     "harmed": "The later network is worse",
 }
-HANDED_BACK = {
-    "treat": "The treated checkpoint holds the treated weights.",
-    "continue": "The checkpoint handed back holds the control's weights: plain further training did better.",
-    "original": "The original weights are handed back unchanged.",
-}
+
+
+def handed_back(trial: Trial) -> str:
+    """Which weights the treated checkpoint holds, in a sentence."""
+    arm = trial.handed_back
+    if arm == "original":
+        return "The original weights are handed back unchanged."
+    if arm == trial.ruling.against_original.arm:
+        return f"The treated checkpoint holds the weights of {arm}."
+    if arm == "continue":
+        return "The checkpoint handed back holds the control's weights: plain further training did better."
+    return f"The checkpoint handed back holds the weights of the control {arm}, which did better."
+
+
+def cost_words(cost: Cost) -> tuple[str, str]:
+    """Seconds and annotated images of a run; – for what is not known."""
+    seconds = "–" if math.isnan(cost.seconds) else f"{cost.seconds:.0f}"
+    return seconds, "–" if cost.annotations is None else str(cost.annotations)
 
 
 def title(report: Report) -> str:
@@ -55,10 +68,14 @@ def trial_headline(ruling: Ruling) -> str:
         d = one.difference
         return f"{word} {name} ({100 * d.value:+.1f} points, 95% interval {100 * d.low:+.1f} to {100 * d.high:+.1f})"
 
-    original, control = ruling.against_original, ruling.against_control
+    own = ruling.against_own_control
+    found = [against(ruling.against_original, "the original")]
+    found += [
+        against(control, f"the control “{control.baseline}”") for control in (ruling.against_control, own) if control
+    ]
     return (
-        f"By {ruling.metric.replace('_', ' ')}, the treated network is {against(original, 'the original')} and "
-        f"{against(control, f'the control “{control.baseline}”')}."
+        f"By {ruling.metric.replace('_', ' ')}, the treated network ({ruling.against_original.arm}) is "
+        f"{', '.join(found[:-1])} and {found[-1]}."
     )
 
 

@@ -1,7 +1,8 @@
 """What a trial says, as plain frozen records, and the file `trial.json` that holds them; no torch.
 
-`trial.json` (schema 1) MUST be one JSON object with the fields of `Trial` and `schema`; NaN ("not measured") is null.
-A reader refuses another schema by its number and ignores nothing: unknown or missing fields are damage.
+`trial.json` (schema 2) MUST be one JSON object with the fields of `Trial` and `schema`; NaN ("not measured") is null.
+A reader refuses another schema by its number and ignores nothing: unknown or missing fields are damage. Schema 1 is
+read, too: it has no `cost` in its arms and no `against_own_control` in its ruling.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from modeldoctor.errors import StoreError
 from modeldoctor.runtime.files import written_aside
 
-SCHEMA = 1
+SCHEMA = 2
 Record = TypeVar("Record")
 
 
@@ -78,6 +79,22 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one run of an arm took.
+
+    Attributes:
+        seconds: of training, mean over the seeds; NaN where it is not known.
+        annotations: annotated images that it uses; None likewise.
+    """
+
+    seconds: float
+    annotations: int | None
+
+
+UNKNOWN_COST = Cost(seconds=math.nan, annotations=None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArmResult:
     """One arm on the held-out images.
 
@@ -88,6 +105,7 @@ class ArmResult:
         metrics: mean over the seeds, with the bootstrap interval over images and seeds.
         by_seed: each seed's own figure, in the order of `seeds`.
         classes, groups, class_groups: the cells; without a group column the last two are empty.
+        cost: of a run.
     """
 
     arm: str
@@ -98,6 +116,7 @@ class ArmResult:
     classes: tuple[Cell, ...]
     groups: tuple[Cell, ...]
     class_groups: tuple[Cell, ...]
+    cost: Cost
 
     @property
     def worst_class(self) -> Cell | None:
@@ -157,12 +176,15 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Ruling:
-    """The verdict and the two comparisons that it stands on."""
+    """The verdict and the comparisons that it stands on."""
 
     outcome: Outcome
     metric: Metric
     against_original: Comparison
     against_control: Comparison
+    """With `continue`."""
+    against_own_control: Comparison | None
+    """With the arm that shares all but what the treatment is about; None where that is `continue`."""
     reason: str
     """One sentence."""
 
@@ -175,8 +197,8 @@ class Trial:
         ruling: the verdict.
         handed_back: the arm whose weights the treated checkpoint holds.
         arms: every arm's figures, the original first.
-        comparisons: of `treat` against every other arm, for every metric; and of the control against the original for
-            the verdict's metric.
+        comparisons: of the treatment against every other arm, for every metric; and for the verdict's metric of every
+            other remedy and control against its own baselines.
         resamples, seed: of the bootstrap and the permutation test.
         provenance: plain values that say how the trial was made (architecture, checksum, config, versions, time).
     """
@@ -203,6 +225,7 @@ class Trial:
         Raises:
             StoreError: another schema, or damaged.
         """
+        stored = _upgraded(stored)
         schema = stored.get("schema") if isinstance(stored, dict) else None
         if not isinstance(stored, dict) or schema != SCHEMA:
             raise StoreError(
@@ -236,6 +259,21 @@ def read_trial(path: Path) -> Trial:
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"it cannot be read ({error})", where=str(path), hint="run the trial again") from error
     return Trial.from_json(stored, where=str(path))
+
+
+def _upgraded(stored: object) -> object:
+    """A stored trial of schema 1 as one of schema 2; anything else as it is."""
+    if not isinstance(stored, dict) or stored.get("schema") != 1:
+        return stored
+    arms, ruling = stored.get("arms"), stored.get("ruling")
+    if not (isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms) and isinstance(ruling, dict)):
+        return {**stored, "schema": SCHEMA}  # which is then refused as damaged
+    return {
+        **stored,
+        "schema": SCHEMA,
+        "arms": [{**arm, "cost": _plain(UNKNOWN_COST)} for arm in arms],
+        "ruling": {**ruling, "against_own_control": None},
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
+from modeldoctor.config.arms import ARMS
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import TrainingConfig, TreatConfig
 from modeldoctor.data import open_data
@@ -44,7 +45,14 @@ from modeldoctor.treatment.history import History
 from modeldoctor.treatment.optimisation import Optimisation
 from modeldoctor.treatment.pilot import pick_weights
 from modeldoctor.treatment.shown import write_shown
-from modeldoctor.treatment.subsets import Splits, annotated_images, needs_masks, split_subsets, with_groups
+from modeldoctor.treatment.subsets import (
+    Splits,
+    annotated_images,
+    needs_masks,
+    needs_predictions,
+    split_subsets,
+    with_groups,
+)
 from modeldoctor.zoo import Classifier
 
 __all__ = ["Prepared", "carry_out", "check_new", "diagnosis_needed", "prepare", "treat"]
@@ -189,11 +197,12 @@ def resolved(config: TreatConfig, network: Classifier) -> TreatConfig:
 
 def diagnosis_needed(config: TreatConfig) -> DiagnoseConfig:
     """What to diagnose so that a configuration can be treated: the constrained layers; some wrong images to report."""
-    layers = {part.layers: None for part in (config.channel, config.space) if part.weight}
+    constrained = any(ARMS[arm].constrained for arm in config.arms)
+    layers = {part.layers: None for part in (config.channel, config.space) if part.weight and constrained}
     return DiagnoseConfig(
-        layers=",".join(layers),
-        # The annotated images are chosen by their predictions.
-        scan="all" if needs_masks(config) else "enough",
+        layers=",".join(layers) or DiagnoseConfig().layers,
+        # Annotated and hard images are chosen by their predictions.
+        scan="all" if needs_predictions(config) else "enough",
         max_explained=_EXPLAINED,
         workers=config.workers,
         device=config.device,
@@ -360,7 +369,7 @@ def run_trial(
             "versions": used_versions(),
         }
         runs = arms.run(config)
-        found = judge(network, context, config, runs, provenance)
+        found = judge(network, context, config, runs, provenance, arms.annotations)
         if team.is_primary:
             write_shown(network, context, config, runs)
         return found

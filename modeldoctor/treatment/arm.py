@@ -6,8 +6,9 @@ Shapes: B images, S images of a split, N classes.
 from __future__ import annotations
 
 import math
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from modeldoctor.treatment.batches import TrainingBatch, steps_per_epoch, traini
 from modeldoctor.treatment.copies import LESS_AT_ONCE
 from modeldoctor.treatment.optimisation import Optimisation
 from modeldoctor.treatment.penalty import Penalty
+from modeldoctor.treatment.remedies import Remedy
 from modeldoctor.treatment.subsets import Splits, Subset
 
 _START_BATCHES = 4
@@ -64,6 +66,7 @@ class ArmState:
         start: the constraints' values when treatment began.
         history: epochs done.
         ended: the loss became NaN.
+        seconds: that its epochs took so far.
     """
 
     network: dict[str, Tensor]
@@ -73,6 +76,7 @@ class ArmState:
     start: dict[tuple[str, str], float] = field(default_factory=dict)
     history: list[Epoch] = field(default_factory=list)
     ended: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +116,7 @@ class Arm:
     Attributes:
         name, seed: which it is.
         config: resolved; a pilot's differs from the trial's.
-        penalty: None for an arm without constraints.
-        change_masks: what the arm does to the masks of a batch, given the images' keys and a seed.
+        remedy: what is its own in the training that all arms share.
         after_epoch: told the run's history whenever it has grown.
     """
 
@@ -121,8 +124,7 @@ class Arm:
     seed: int
     context: TrialContext
     config: TreatConfig
-    penalty: Penalty | None
-    change_masks: Callable[[Tensor, Sequence[int], int], Tensor] | None = None
+    remedy: Remedy
     after_epoch: Callable[[list[Epoch]], None] = lambda history: None
 
     def run(self) -> ArmState:
@@ -137,15 +139,17 @@ class Arm:
         optimisation = Optimisation(self.context.network, self.config.training, self._updates())
         if done.optimisation is not None:
             optimisation.load_state_dict(done.optimisation)
-        if self.penalty:
+        if penalty := self.remedy.penalty:
             with told_when_short(f"the start of {self.name}, seed {self.seed}", LESS_AT_ONCE):
-                done.start = done.start or self._measure_start()
-            self.penalty.start = done.start
+                done.start = done.start or self._measure_start(penalty)
+            penalty.start = done.start
         for epoch in range(len(done.history), self.config.training.epochs):
             if done.ended:
                 break
+            began = time.perf_counter()
             with told_when_short(f"epoch {epoch + 1} of {self.name}, seed {self.seed}", LESS_AT_ONCE):
                 self._epoch(done, optimisation, epoch)
+            done.seconds += time.perf_counter() - began
             self._save(done)
             self.after_epoch(done.history)
         return done
@@ -177,7 +181,7 @@ class Arm:
         self, batch: TrainingBatch, optimisation: Optimisation, number: int
     ) -> NDArray[np.float64] | None:
         """The loss and the constraints' relative values of one batch, or None if it is not finite."""
-        penalty, team = self.penalty, self.context.team
+        penalty, team = self.remedy.penalty, self.context.team
         with optimisation.forward_type():
             logits, cuts = self.context.trainable.training_pass(batch.images, penalty.layers if penalty else ())
         smoothing = self.config.training.label_smoothing or 0.0
@@ -212,27 +216,23 @@ class Arm:
         predicted = predict_subset(network, val, self.config, self.context.device, self.context.team)
         return float(np.mean(predicted == val.labels)), val.score(predicted, self.config.metric)
 
-    def _measure_start(self) -> dict[tuple[str, str], float]:
+    def _measure_start(self, penalty: Penalty) -> dict[tuple[str, str], float]:
         """Each constraint's mean over the first batches, before anything is changed."""
-        assert self.penalty is not None
         sums: dict[tuple[str, str], list[float]] = {}
         for step, batch in zip(range(_START_BATCHES), self._batches(0), strict=False):
-            logits, cuts = self.context.trainable.training_pass(batch.images, self.penalty.layers)
-            for key, term in self.penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
+            logits, cuts = self.context.trainable.training_pass(batch.images, penalty.layers)
+            for key, term in penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
                 sums.setdefault(key, []).append(float(self.context.team.all_reduce(term)))
         self.context.network.load_state_dict(self.context.original)  # the passes moved BatchNorm's statistics
         return {key: max(float(np.mean(values)), 1e-12) for key, values in sums.items()}
 
     def _batches(self, epoch: int) -> Iterator[TrainingBatch]:
-        context = self.context
+        context, remedy = self.context, self.remedy
         for batch in training_batches(
-            context.splits.train, context.annotated, self.config, seed=self.seed, epoch=epoch, device=context.device,
-            team=context.team,
+            context.splits.train, remedy.drawn, self.config, seed=self.seed, epoch=epoch, device=context.device,
+            masked=context.annotated, chances=remedy.chances, team=context.team,
         ):  # fmt: skip
-            if self.change_masks is None:
-                yield batch
-            else:
-                yield replace(batch, masks=self.change_masks(batch.masks, batch.keys, noise_seed(self.seed, epoch)))
+            yield remedy.change(batch, noise_seed(self.seed, epoch)) if remedy.change else batch
 
     def _steps(self) -> int:
         assert self.config.training.batch_size is not None

@@ -6,10 +6,10 @@ Shapes: N classes, K channels.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,10 +23,9 @@ from modeldoctor.treatment.arm import Arm, ArmState, TrialContext
 from modeldoctor.treatment.background import MOSTLY, background_shares
 from modeldoctor.treatment.copies import measure_copies, plan_copies
 from modeldoctor.treatment.history import History
-from modeldoctor.treatment.masks import random_masks
 from modeldoctor.treatment.penalty import Penalty
-
-CONSTRAINED = ("treat", "shuffled-channels", "random-mask")
+from modeldoctor.treatment.remedies import MAKERS, Remedy, Setting
+from modeldoctor.treatment.subsets import as_diagnosed, check_read, needs_predictions
 
 
 class Arms:
@@ -36,11 +35,16 @@ class Arms:
         context: what they share.
         diagnosis: what their constraints are made from.
         history: is told of every epoch.
+
+    Attributes:
+        annotations: how many annotated images each arm that has run uses.
     """
 
     def __init__(self, context: TrialContext, diagnosis: Diagnosis, history: History):
         self._setting, self._diagnosis, self._history = context, diagnosis, history
         self._rows: dict[tuple[Layer, ...], dict[str, BatchLimit]] = {}
+        self.annotations: dict[str, int] = {}
+        self._predicted = as_diagnosed(context.splits.train, diagnosis)
 
     def run(self, config: TreatConfig) -> dict[str, list[ArmState]]:
         """One run of every arm under every seed, by arm.
@@ -49,6 +53,8 @@ class Arms:
             UsageError: the diagnosis lacks a layer that is to be constrained.
             InterruptedRunError: Ctrl-C; whole epochs are kept.
         """
+        if needs_predictions(config):
+            check_read(self._setting.splits.train, self._diagnosis)
         runs: dict[str, list[ArmState]] = {}
         for seed, name in product(config.seeds, config.arms):
             runs.setdefault(name, []).append(self._run(name, seed, config, name))
@@ -59,30 +65,35 @@ class Arms:
         return self._run("treat", config.seeds[0], config, name)
 
     def _run(self, arm: str, seed: int, config: TreatConfig, name: str) -> ArmState:
+        remedy = self.remedy(arm, seed, config)
+        self.annotations[name] = remedy.annotations
         done = Arm(
             name=name,
             seed=seed,
             context=self._setting,
             config=config,
-            penalty=self._penalty(arm, seed, config) if arm in CONSTRAINED else None,
-            change_masks=random_masks if arm == "random-mask" else None,
+            remedy=remedy,
             after_epoch=self._history.grown,
         ).run()
         self._history.ended(done.history)
         # What is needed for going on is on the disk; only what is judged stays in memory.
         return replace(done, network={}, optimisation=None)
 
-    def _penalty(self, arm: str, seed: int, config: TreatConfig) -> Penalty:
+    def remedy(self, arm: str, seed: int, config: TreatConfig) -> Remedy:
+        """What an arm does under a seed."""
+        return MAKERS[arm](
+            Setting(
+                config=config, seed=seed, train=self._setting.splits.train, annotated=self._setting.annotated,
+                predicted=self._predicted, make_penalty=lambda change: self._penalty(config, change),
+            )
+        )  # fmt: skip
+
+    def _penalty(self, config: TreatConfig, change: Callable[[Tensor], Tensor]) -> Penalty:
         layers = self._setting.trainable.layers
         channel = select_layers(layers, config.channel.layers) if config.channel.weight else ()
         space = select_layers(layers, config.space.layers) if config.space.weight else ()
         self._check_diagnosed((*channel, *space))
-        correlated = self._correlated(channel, config)
-        if arm == "shuffled-channels":
-            rng = np.random.default_rng(seed)
-            correlated = {
-                name: torch.from_numpy(rng.permuted(mask.numpy(), axis=1)) for name, mask in correlated.items()
-            }
+        correlated = {name: change(mask) for name, mask in self._correlated(channel, config).items()}
         return Penalty(
             config=config,
             channel_layers=channel,

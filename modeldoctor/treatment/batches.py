@@ -1,4 +1,4 @@
-"""The order of images and their augmentation: the same for every arm, a function of seed and epoch alone.
+"""The order of images and their augmentation: a function of the arm, of seed and epoch alone.
 
 Shapes: S images, B images per batch, C channels, H x W pixels, N classes.
 """
@@ -71,38 +71,60 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def epoch_order(
-    indices: NDArray[np.int64], annotated: NDArray[np.int64], *, batch_size: int, share: float, seed: int, epoch: int
+    indices: NDArray[np.int64],
+    drawn: NDArray[np.int64],
+    *,
+    batch_size: int,
+    share: float,
+    seed: int,
+    epoch: int,
+    chances: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
-    """Image indices of one epoch: whole batches, each with its share of annotated images.
+    """Image indices of one epoch: whole batches, each with its share of images that are drawn from some.
 
-    Every image that is not drawn as annotated comes at most once; annotated ones come as often as the share asks for.
+    Every other image comes at most once, or as often as its chance says; the drawn ones as often as the share asks for.
 
     Args:
-        indices: of all training images; they fill the other places of the batches.
-        annotated: indices of annotated images; none makes the share 0.
+        indices: (S,) of all training images; they fill the other places of the batches.
+        drawn: indices of the images of the share; none makes the share 0.
         batch_size: B.
-        share: of annotated images in each batch.
+        share: of those images in each batch.
         seed, epoch: all that the order depends on.
+        chances: (S,) in proportion to which `indices` come; None: each once.
     """
     rng = np.random.default_rng([seed, epoch])
-    constrained = round(share * batch_size) if len(annotated) else 0
+    constrained = round(share * batch_size) if len(drawn) else 0
     batches = steps_per_epoch(len(indices), batch_size)
-    free = rng.permutation(indices)
-    free = np.resize(free, batches * (batch_size - constrained)).reshape(batches, -1)
+    places = batches * (batch_size - constrained)
+    free = rng.permutation(len(indices))
+    if chances is not None:
+        free = _systematic(free, chances, places, rng)
+    free = np.resize(indices[free], places).reshape(batches, -1)
     if not constrained:
         return np.asarray(free.reshape(-1))
-    rounds = -(-batches * constrained // len(annotated))
-    drawn = np.concatenate([rng.permutation(annotated) for _ in range(rounds)])[: batches * constrained]
+    rounds = -(-batches * constrained // len(drawn))
+    drawn = np.concatenate([rng.permutation(drawn) for _ in range(rounds)])[: batches * constrained]
     return np.concatenate([free, drawn.reshape(batches, -1)], axis=1).reshape(-1)
+
+
+def _systematic(
+    order: NDArray[np.int64], chances: NDArray[np.float64], number: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Systematic sampling: each image as often as its chance asks for, rounded up or down at random."""
+    edges = np.cumsum(chances[order])
+    marks = (rng.random() + np.arange(number)) / number * edges[-1]
+    return np.asarray(rng.permutation(order[np.searchsorted(edges, marks, side="right").clip(max=len(order) - 1)]))
 
 
 def training_batches(
     train: Subset,
-    annotated: NDArray[np.int64],
+    drawn: NDArray[np.int64],
     config: TreatConfig,
     *,
     seed: int,
     epoch: int,
+    masked: NDArray[np.int64] | None = None,
+    chances: NDArray[np.float64] | None = None,
     device: torch.device | None = None,
     team: Team | None = None,
 ) -> Iterator[TrainingBatch]:
@@ -112,9 +134,11 @@ def training_batches(
 
     Args:
         train: what is learned from.
-        annotated: indices of the images whose masks are used.
+        drawn: indices of the images that fill a share of each batch.
         config: resolved.
         seed, epoch: all that order and augmentation depend on.
+        masked: indices of the images whose masks are used; None: those that are drawn.
+        chances: as in `epoch_order`.
         device: the CPU by default.
         team: the processes that share each batch.
     """
@@ -123,12 +147,12 @@ def training_batches(
     size = training.batch_size
     assert size is not None
     order = epoch_order(
-        train.indices, annotated, batch_size=size, share=config.space.annotated_share, seed=seed,
-        epoch=epoch,
+        train.indices, drawn, batch_size=size, share=config.space.annotated_share, seed=seed, epoch=epoch,
+        chances=chances,
     )  # fmt: skip
     draws, mixing = np.random.SeedSequence([seed, epoch, 1]).generate_state(2).tolist()
     seeds = np.random.SeedSequence(draws).generate_state(len(order))
-    images = train.images.masked_at(annotated.tolist())
+    images = train.images.masked_at((drawn if masked is None else masked).tolist())
     augmentation = Augmentation(preprocessing=images.preprocessing, **training.augmentation.model_dump())
 
     def read(batches: slice, places: slice, workers: int | None) -> Iterator[TrainingBatch]:

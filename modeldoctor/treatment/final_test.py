@@ -17,7 +17,7 @@ from modeldoctor.checkpoint import Checkpoint
 from modeldoctor.checkpoint.write import as_stored, treated_path, write_checkpoint
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.evaluate import Predictions, build_trial
-from modeldoctor.results.trial import Trial
+from modeldoctor.results.trial import Cost, Trial
 from modeldoctor.treatment.arm import ArmState, TrialContext, predict_subset
 from modeldoctor.zoo import Classifier
 
@@ -28,10 +28,15 @@ def judge(
     config: TreatConfig,
     runs: Mapping[str, Sequence[ArmState]],
     provenance: Mapping[str, Any],
+    annotations: Mapping[str, int],
 ) -> tuple[Trial, dict[str, Tensor]]:
     """Read the test split with every run's weights as they will stand in the file; the trial and the weights that won.
 
-    Of the winning arm's runs the one that did best on validation is handed back.
+    The verdict is about the remedy that did best on validation. Of the winning arm's runs the one that did best on
+    validation is handed back.
+
+    Args:
+        annotations: how many annotated images each arm uses.
     """
     original, splits = context.original, context.splits
     checkpoint, untreated = _stored(network, original)
@@ -46,11 +51,27 @@ def judge(
     for name, found in best.items():
         predicted = np.stack([answers(weights) for weights in found])
         arms.append(Predictions(arm=name, seeds=config.seeds, predicted=predicted))
-    trial = build_trial(arms, splits.test.held_out, metric=config.metric, provenance=provenance)
+    trial = build_trial(
+        arms, splits.test.held_out, metric=config.metric, treatment=best_on_validation(config, runs),
+        controls=config.controls, costs=_costs(runs, annotations), provenance=provenance,
+    )  # fmt: skip
     if trial.handed_back == "original":
         return trial, original
     chosen = int(np.argmax([done.best_score for done in runs[trial.handed_back]]))
     return trial, best[trial.handed_back][chosen]
+
+
+def best_on_validation(config: TreatConfig, runs: Mapping[str, Sequence[ArmState]]) -> str:
+    """The remedy of the highest mean score over the seeds, the first of equals; controls do not count."""
+    return max(config.controls, key=lambda name: float(np.mean([done.best_score for done in runs[name]])))
+
+
+def _costs(runs: Mapping[str, Sequence[ArmState]], annotations: Mapping[str, int]) -> dict[str, Cost]:
+    costs = {
+        name: Cost(seconds=float(np.mean([done.seconds for done in dones])), annotations=annotations[name])
+        for name, dones in runs.items()
+    }
+    return {"original": Cost(seconds=0.0, annotations=0), **costs}
 
 
 def write_treated(network: Classifier, weights: dict[str, Tensor], output: Path) -> Path:

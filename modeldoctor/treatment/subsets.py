@@ -9,10 +9,12 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modeldoctor.config.arms import ARMS
 from modeldoctor.config.treat import DataConfig, TreatConfig
 from modeldoctor.data import Broken, ImageSet, choose_to_annotate
 from modeldoctor.data.outputs import AnySet
@@ -222,9 +224,39 @@ class Annotated:
         }  # fmt: skip
 
 
+class Predicted(NamedTuple):
+    """What the original answers on a whole set of S images, by the diagnosis."""
+
+    classes: NDArray[np.int64]
+    """(S,), -1 where the diagnosis did not see the image."""
+    confidence: NDArray[np.float64]
+    """(S,), 0 likewise."""
+
+
 def needs_masks(config: TreatConfig) -> bool:
     """Whether a treatment uses annotated images."""
-    return bool(config.space.weight) or config.channel.exclude_background
+    constrained = config.oversampled and any(ARMS[arm].constrained for arm in config.arms)
+    return constrained or any("masks" in ARMS[arm].needs for arm in config.arms)
+
+
+def needs_predictions(config: TreatConfig) -> bool:
+    """Whether a treatment chooses training images by the original's predictions."""
+    return needs_masks(config) or any(ARMS[arm].chooses_images for arm in config.arms)
+
+
+def check_read(train: Subset, diagnosis: Diagnosis) -> None:
+    """Refuse a diagnosis that did not read all training images.
+
+    Raises:
+        DataError: it did not.
+    """
+    if train.images.split in diagnosis.unread:
+        raise DataError(
+            f"the diagnosis has not read all images of the split {train.images.split}",
+            where="diagnosis",
+            expected="the prediction of every training image, by which images are chosen",
+            hint="make it again with --scan all, or leave diagnosis out",
+        )
 
 
 def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -> Annotated:
@@ -233,17 +265,11 @@ def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -
     Raises:
         DataError: there is none, or the diagnosis did not read all training images.
     """
-    if train.images.split in diagnosis.unread:
-        raise DataError(
-            f"the diagnosis has not read all images of the split {train.images.split}",
-            where="diagnosis",
-            expected="the prediction of every training image, by which annotated images are chosen",
-            hint="make it again with --scan all, or leave diagnosis out",
-        )
+    check_read(train, diagnosis)
     has_mask = np.zeros(len(train.images), dtype=np.bool_)
     has_mask[train.indices] = train.has_mask
     matched, invalid = int(has_mask.sum()), dict[int, str]()
-    predicted, confidence = _as_diagnosed(train, diagnosis)
+    predicted, confidence = as_diagnosed(train, diagnosis)
     while True:
         chosen = choose_to_annotate(
             train.images.labels, predicted, confidence, has_mask, per_class=config.space.annotated_per_class,
@@ -270,8 +296,8 @@ def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -
     )
 
 
-def _as_diagnosed(train: Subset, diagnosis: Diagnosis) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Prediction and confidence of each image of the training set; -1 and 0 where the diagnosis did not see it."""
+def as_diagnosed(train: Subset, diagnosis: Diagnosis) -> Predicted:
+    """What the original answers on the training set."""
     predicted, confidence = np.full(len(train.images), -1, dtype=np.int64), np.zeros(len(train.images))
     samples = diagnosis.samples
     if train.images.split in samples.splits:
@@ -281,7 +307,7 @@ def _as_diagnosed(train: Subset, diagnosis: Diagnosis) -> tuple[NDArray[np.int64
             row = place.get(train.images.paths[index].encode(errors="surrogateescape"))
             if row is not None:
                 predicted[index], confidence[index] = samples.predicted[row], samples.confidence[row]
-    return predicted, confidence
+    return Predicted(predicted, confidence)
 
 
 def unusable(images: ImageSet, index: int) -> str | None:

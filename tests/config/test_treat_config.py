@@ -100,7 +100,8 @@ def test_what_is_no_configuration_is_said_to_be_none(tmp_path: Path, text: str) 
 
 LAYER, OTHER = "layer2.0.conv2", "layer3.0.conv3"
 BASE: dict[str, Any] = {
-    "arms": ("treat", "continue"), "seeds": (0,), "noise_draws": 1, "channel": {"weight": 0.5, "layers": LAYER},
+    "arms": ("treat", "hard-examples", "continue"), "seeds": (0,), "noise_draws": 1,
+    "channel": {"weight": 0.5, "layers": LAYER},
     "space": {"annotated_per_class": 3, "layers": LAYER, "expand_px": 0.0, "attribution": "gradient_x_activation"},
     "training": {
         "epochs": 1, "batch_size": 16, "learning_rate": 0.05, "optimizer": "sgd", "weight_decay": 0.001,

@@ -24,7 +24,7 @@ from modeldoctor.evaluate import (
     verdict,
     wilson,
 )
-from modeldoctor.results.trial import Comparison, Estimate, Metric, Outcome, Trial, read_trial, write_trial
+from modeldoctor.results.trial import Comparison, Cost, Estimate, Metric, Outcome, Trial, read_trial, write_trial
 
 CLASSES = ("ant", "bee", "cat")
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
@@ -336,7 +336,7 @@ def test_a_trial_survives_its_file(tmp_path: Path) -> None:
     trial = trial_of((0.7, 0.8, 0.75), group_shares={"sea": 0.5, "land": 0.4, "air": 0.1})
     write_trial(trial, tmp_path / "trial.json")
     stored = json.loads((tmp_path / "trial.json").read_text())
-    assert stored["schema"] == 1
+    assert stored["schema"] == 2
     assert stored["ruling"]["outcome"] in {"improved", "no-benefit", "harmed"}
     assert stored["arms"][0]["groups"][0] == {
         "label": None, "group": "air", "images": 0, "accuracy": {"value": None, "low": None, "high": None}
@@ -351,7 +351,7 @@ def test_a_trial_survives_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 2}, "schema 2"),
+        ({"schema": 3}, "schema 3"),
         ({"schema": None}, "no trial"),
         ({"resamples": "many"}, "damaged"),
         ({"ruling": {}}, "damaged"),
@@ -386,3 +386,47 @@ def test_ten_thousand_images_take_well_under_two_seconds() -> None:
     compare(a, b, held)
     compare(a, b, held, metric=Metric.WORST_CLASS)
     assert time.process_time() - begin < 2
+
+
+def test_a_trial_of_schema_1_is_read() -> None:
+    trial = trial_of((0.7, 0.8, 0.75))
+    stored = trial.to_json()
+    stored["schema"] = 1
+    del stored["ruling"]["against_own_control"]
+    for result in stored["arms"]:
+        del result["cost"]
+    again = Trial.from_json(stored)
+    assert again.to_json() == trial.to_json()
+    assert again.arms[0].cost.annotations is None
+    with pytest.raises(StoreError, match="damaged"):
+        Trial.from_json({"schema": 1, "arms": 3})
+
+
+@pytest.mark.parametrize(("own", "outcome"), [(BETTER, "improved"), (SAME, "no-benefit"), (WORSE, "harmed")])
+def test_a_remedy_must_be_better_than_its_own_control_too(own: Any, outcome: str) -> None:
+    ruling = verdict(comparison(*BETTER), comparison(*BETTER, "continue"), comparison(*own, "hard-examples"))
+    assert ruling.outcome == outcome
+    assert "hard-examples" in ruling.reason
+
+
+@pytest.mark.parametrize(
+    ("treat", "hard", "handed_back"), [(0.85, 0.75, "treat"), (0.82, 0.82, "hard-examples"), (0.75, 0.75, "original")]
+)
+def test_the_own_control_is_handed_back_where_it_is_what_helps(treat: float, hard: float, handed_back: str) -> None:
+    """The original and `continue` are right on 75% of the images."""
+    held, rights = simulated(np.random.default_rng(3), (0.75, treat, hard))
+    original, treated, oversampled = rights
+    _, (_, plain, _) = simulated(np.random.default_rng(3), (0.75, 0.75, hard))
+    names = ("original", "treat", "hard-examples", "continue")
+    arms = [
+        arm(name, right, held.labels)
+        for name, right in zip(names, (original, treated, oversampled, plain), strict=True)
+    ]
+    controls = {"treat": "hard-examples"}
+    cost = Cost(seconds=2.5, annotations=40)
+    trial = build_trial(arms, held, controls=controls, costs={"treat": cost}, resamples=200, provenance={})
+    assert trial.handed_back == handed_back
+    assert trial.ruling.against_own_control is not None
+    assert trial["treat"].cost == cost
+    pairs = {(found.arm, found.baseline) for found in trial.comparisons}
+    assert pairs >= {("treat", "hard-examples"), ("hard-examples", "continue"), ("continue", "original")}

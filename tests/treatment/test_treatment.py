@@ -82,7 +82,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def whole(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trial that nothing interrupted, with every arm."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    arms = ("treat", "continue", "shuffled-channels", "random-mask")
+    arms = ("treat", "hard-examples", "continue", "shuffled-channels", "random-mask")
     treat(case.config(output, arms=arms), case.network, case.diagnosis)
     return output
 
@@ -91,10 +91,17 @@ def test_a_trial_leaves_its_files_and_every_arm_in_them(whole: Path) -> None:
     files = {"arms", "config.yaml", "history.csv", "maps.h5", "treated.pt", "trial.json"}
     assert {path.name for path in whole.iterdir()} == files
     trial = read_trial(whole / "trial.json")
-    assert [arm.arm for arm in trial.arms] == ["original", "treat", "continue", "random-mask", "shuffled-channels"]
+    assert [arm.arm for arm in trial.arms] == [
+        "original",
+        "treat",
+        "continue",
+        "hard-examples",
+        "random-mask",
+        "shuffled-channels",
+    ]
     with (whole / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 * 2
+    assert len(rows) == 5 * 2
     of_arm = {row["arm"]: row for row in rows}
     assert np.isnan(float(of_arm["continue"]["space"]))
     assert float(of_arm["treat"]["space"]) > 0
@@ -110,7 +117,7 @@ def test_the_epoch_with_the_best_validation_is_kept(whole: Path) -> None:
 
 def test_maps_are_of_wrong_validation_images_and_of_each_arm_s_own_weights(case: Case, whole: Path) -> None:
     maps = read_maps(whole / "maps.h5")
-    assert maps.arms == ("original", "treat", "continue", "shuffled-channels", "random-mask")
+    assert maps.arms == ("original", "treat", "hard-examples", "continue", "shuffled-channels", "random-mask")
     assert maps.split == "val"
     images = open_data(case.folder / "data", preprocessing=case.network.preprocessing)["val"]
     places = [images.paths.index(path.decode()) for path in maps.path.tolist()]
@@ -163,14 +170,16 @@ def test_the_treated_checkpoint_drops_into_plain_timm_and_gives_the_trials_accur
 def test_a_treatment_that_is_not_better_hands_back_something_else(whole: Path) -> None:
     trial = read_trial(whole / "trial.json")  # two short epochs on a handful of images prove nothing
     assert trial.ruling.outcome != "improved"
-    assert trial.handed_back in ("original", "continue")
+    assert trial.handed_back in ("original", "continue", "hard-examples")
 
 
 @pytest.mark.parametrize("after", [3, 12])
 def test_an_interrupted_trial_goes_on_to_the_same_weights_bit_for_bit(
     case: Case, whole: Path, tmp_path: Path, after: int
 ) -> None:
-    config = case.config(tmp_path / "run", arms=("treat", "continue", "shuffled-channels", "random-mask"))
+    config = case.config(
+        tmp_path / "run", arms=("treat", "hard-examples", "continue", "shuffled-channels", "random-mask")
+    )
     steps = 0
 
     def stop_once(stage: str, done: int, total: int | None) -> None:
@@ -189,6 +198,8 @@ def test_an_interrupted_trial_goes_on_to_the_same_weights_bit_for_bit(
         assert all(torch.equal(one["network"][key], other["network"][key]) for key in one["network"])
         assert one["history"] == other["history"] or np.isnan(one["history"][0]["space"])
     trials = [json.loads((folder / "trial.json").read_text()) for folder in (whole, tmp_path / "run")]
+    for arm in (arm for trial in trials for arm in trial["arms"]):
+        assert arm["cost"].pop("seconds") > 0 or arm["arm"] == "original"
     assert trials[0]["arms"] == trials[1]["arms"]
 
 

@@ -1,0 +1,58 @@
+"""The arms that a trial may have, as one table: what each needs, and what proves that it is the remedy that helps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Need = Literal["masks"]
+PLAIN = "continue"
+"""Continued training and nothing else: what every remedy is compared with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmFacts:
+    """What is known of an arm before anything runs.
+
+    Attributes:
+        meaning: what it does, in a phrase.
+        needs: what the data must hold beside images and labels.
+        control: of a remedy, the arm that shares all but what the remedy is about; None for an arm that only serves
+            others as a control.
+        constrained: whether it carries the configuration's constraints.
+        chooses_images: whether it chooses training images by the original's predictions.
+    """
+
+    meaning: str
+    needs: frozenset[Need] = frozenset()
+    control: str | None = None
+    constrained: bool = False
+    chooses_images: bool = False
+
+
+_MASKS = frozenset[Need]({"masks"})
+ARMS: dict[str, ArmFacts] = {
+    "treat": ArmFacts(
+        meaning="the space and channel constraints of this configuration", control="hard-examples", constrained=True
+    ),
+    "hard-examples": ArmFacts(
+        meaning="a share of each batch from the annotated images, else from wrong and uncertain ones",
+        control=PLAIN,
+        chooses_images=True,
+    ),
+    PLAIN: ArmFacts(meaning="continued training and nothing else"),
+    "shuffled-channels": ArmFacts(meaning="treat with each class's kernels drawn at random", constrained=True),
+    "random-mask": ArmFacts(meaning="treat with masks in random places", needs=_MASKS, constrained=True),
+}
+"""In the order of the guide; `modeldoctor/treatment/remedies` holds what each does."""
+
+
+def own_control(arm: str, *, oversampled: bool) -> str | None:
+    """The control that shares all of an arm but what it is about; None for an arm that is no remedy.
+
+    Args:
+        arm: its name.
+        oversampled: whether the configuration's constraints draw a share of each batch from annotated images.
+    """
+    control = ARMS[arm].control
+    return PLAIN if arm == "treat" and not oversampled else control

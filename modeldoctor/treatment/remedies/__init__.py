@@ -1,0 +1,21 @@
+"""What each arm does, one module each; `config.arms.ARMS` says what it needs and what it is compared with.
+
+An arm is added by a row of that table, a module here with a function from `Setting` to `Remedy`, and a row of `MAKERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modeldoctor.treatment.remedies import continued, hard_examples, random_mask, shuffled_channels, treat
+from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+
+__all__ = ["MAKERS", "Remedy", "Setting"]
+
+MAKERS: dict[str, Callable[[Setting], Remedy]] = {
+    "treat": treat.make,
+    "hard-examples": hard_examples.make,
+    "continue": continued.make,
+    "shuffled-channels": shuffled_channels.make,
+    "random-mask": random_mask.make,
+}

@@ -1,0 +1,108 @@
+"""Every arm by what it does to batches, loss and head."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modeldoctor.config.arms import ARMS
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.treatment.batches import epoch_order
+from modeldoctor.treatment.final_test import best_on_validation
+from modeldoctor.treatment.remedies import MAKERS, Setting
+from modeldoctor.treatment.subsets import Predicted
+
+
+def config(masks: bool = True, **changes: Any) -> TreatConfig:
+    data = {"path": "b", "masks": "c"} if masks else {"path": "b"}
+    return TreatConfig(**({"checkpoint": "a.pt", "data": data} | changes))
+
+
+LABELS = np.array([0] * 6 + [1] * 3)
+PREDICTED = Predicted(np.array([0, 0, 1, 0, 0, -1, 1, 0, 1]), np.array([0.9, 0.4, 0.8, 0.7, 0.95, 0, 0.6, 0.5, 0.99]))
+
+
+def setting(annotated: list[int], settings: TreatConfig) -> Setting:
+    images = SimpleNamespace(labels=LABELS, class_names=("a", "b"), __len__=None)
+    images = type("Images", (), {**vars(images), "__len__": lambda self: len(LABELS)})()
+    train = SimpleNamespace(images=images, indices=np.arange(9), labels=LABELS)
+    return Setting(
+        config=settings, seed=0, train=train, annotated=np.array(annotated, dtype=np.int64),  # type: ignore[arg-type]
+        predicted=PREDICTED, make_penalty=lambda change: None,  # type: ignore[arg-type, return-value]
+    )  # fmt: skip
+
+
+def test_every_arm_of_the_table_has_its_module() -> None:
+    assert set(MAKERS) == set(ARMS)
+    assert {facts.control for facts in ARMS.values()} - {None} <= set(ARMS)
+
+
+def test_continue_is_plain_training_even_where_images_are_annotated() -> None:
+    remedy = MAKERS["continue"](setting([1, 2], config()))
+    assert not len(remedy.drawn)
+    assert (remedy.chances, remedy.penalty, remedy.change, remedy.annotations) == (None, None, None, 0)
+
+
+def test_hard_examples_share_the_batches_of_treat_and_nothing_else() -> None:
+    hard, treat = (MAKERS[name](setting([1, 2], config())) for name in ("hard-examples", "treat"))
+    assert hard.drawn.tolist() == treat.drawn.tolist() == [1, 2]
+    assert (hard.annotations, treat.annotations) == (0, 2)
+
+
+def test_without_masks_hard_examples_are_the_wrong_and_the_uncertain_images() -> None:
+    settings = config(masks=False, space={"annotated_per_class": 2, "weight": 0})
+    # Wrong: 2 of class 0, 7 of class 1; then the least confident right one of each; 5 was not seen.
+    assert MAKERS["hard-examples"](setting([], settings)).drawn.tolist() == [1, 2, 6, 7]
+
+
+def test_chances_say_how_often_each_image_comes() -> None:
+    indices, chances = np.arange(100, 106), np.array([4.0, 2, 2, 1, 1, 0])
+    drawn = Counter(
+        epoch_order(
+            indices, indices[:0], batch_size=2, share=0, seed=0, epoch=epoch, chances=chances
+        ).tolist()[place]
+        for epoch in range(500) for place in range(6)
+    )  # fmt: skip
+    for index, chance in zip(indices.tolist(), chances.tolist(), strict=True):
+        assert drawn[index] == pytest.approx(3000 * chance / 10, abs=40)
+
+
+def test_the_usual_arms_hold_the_own_control() -> None:
+    assert config().arms == ("treat", "hard-examples", "continue")
+    assert config(masks=False).arms == ("treat", "continue")
+    assert config().controls == {"treat": "hard-examples"}
+    assert config(masks=False, arms=("treat", "hard-examples", "continue")).controls == {
+        "treat": "continue", "hard-examples": "continue",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        (("treat", "continue"), "must hold hard-examples"),
+        (("treat", "hard-examples"), "must hold continue"),
+        (("continue",), "must hold a remedy"),
+        (("treat", "hard-exmples", "continue"), "nearest: hard-examples"),
+    ],
+)
+def test_a_trial_without_its_controls_is_refused(arms: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        config(arms=arms)
+
+
+def test_an_arm_that_needs_masks_says_so() -> None:
+    with pytest.raises(ValueError, match=r"random-mask needs data\.masks"):
+        config(masks=False, arms=("treat", "continue", "random-mask"))
+
+
+def test_the_verdict_is_about_the_remedy_that_validation_prefers() -> None:
+    settings = config(masks=False, arms=("treat", "hard-examples", "continue"))
+    scores = {"treat": (0.5, 0.7), "hard-examples": (0.65, 0.6), "continue": (0.9, 0.9)}
+    runs: Any = {name: [SimpleNamespace(best_score=one) for one in of_arm] for name, of_arm in scores.items()}
+    assert best_on_validation(settings, runs) == "hard-examples"
+    runs["treat"][0].best_score = 0.55
+    assert best_on_validation(settings, runs) == "treat"  # the first of equals
