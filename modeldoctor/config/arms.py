@@ -40,6 +40,15 @@ ARMS: dict[str, ArmFacts] = {
         control=PLAIN,
         chooses_images=True,
     ),
+    "balanced": ArmFacts(meaning="classes come equally often", control=PLAIN),
+    "last-layer": ArmFacts(
+        meaning="the head alone, refitted on balanced classes and unsure images", control=PLAIN, chooses_images=True
+    ),
+    "erase-channels": ArmFacts(
+        meaning="last-layer with the channels silenced that are more active on wrong images",
+        control="last-layer",
+        chooses_images=True,
+    ),
     PLAIN: ArmFacts(meaning="continued training and nothing else"),
     "shuffled-channels": ArmFacts(meaning="treat with each class's kernels drawn at random", constrained=True),
     "random-mask": ArmFacts(meaning="treat with masks in random places", needs=_MASKS, constrained=True),

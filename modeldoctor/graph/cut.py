@@ -146,6 +146,10 @@ class CutNetwork:
             pooled = suffix.bind_pooled(live_values, batch)
             yield Cut(by_name[suffix.layer_node.name], maps, suffix.bind(batch, self.bfloat16), live_values, pooled)
 
+    def state_behind(self, name: str) -> list[fx.Node]:
+        """The weights and buffers that the suffix behind a layer reads."""
+        return [node for node in self._suffix(name).live_values if node in self.captured.state]
+
     def verify(self, images: Tensor, expected: Tensor, layers: Sequence[Layer]) -> None:
         """Check that each layer's suffix gives the network's own logits for two copies of the batch.
 

@@ -21,7 +21,7 @@ from modeldoctor.errors import GraphError, ModelDoctorWarning
 from modeldoctor.graph.auxiliary import auxiliary_outputs, auxiliary_weight
 from modeldoctor.graph.capture import Captured, capture
 from modeldoctor.graph.cut import Cut, CutNetwork, Execute
-from modeldoctor.graph.layers import Layer
+from modeldoctor.graph.layers import FEATURES, Layer
 from modeldoctor.runtime.distributed import Team
 
 aten = torch.ops.aten
@@ -68,6 +68,10 @@ def _in_training(team: Team) -> Execute:
     return execute
 
 
+def _as_evaluated(function: Any, args: Any, kwargs: Any) -> Any:
+    return function(*args, **kwargs)
+
+
 class TrainableNetwork:
     """A network to fine-tune under constraints on its layers.
 
@@ -101,18 +105,27 @@ class TrainableNetwork:
         """One pass in eval mode that stops at each of the layers; not differentiable in the weights."""
         return self._cut.cuts(images, layers)
 
-    def training_pass(self, images: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Cut]]:
+    def head_parameters(self) -> list[nn.Parameter]:
+        """What lies behind the maps that the head pools."""
+        read = self._cut.state_behind(FEATURES)
+        return [tensor for node in read if isinstance(tensor := self._state[node], nn.Parameter)]
+
+    def training_pass(
+        self, images: Tensor, layers: Sequence[Layer], *, statistics: bool = True
+    ) -> tuple[Tensor, list[Cut]]:
         """One forward pass in training mode, differentiable in the network's parameters.
 
         Args:
             images: (B,C,H,W), this process's share of the batch.
             layers: where to cut.
+            statistics: BatchNorm takes the batch's; False leaves the running ones in use and as they are.
 
         Returns:
             Logits (B,N), and for each layer its maps and the suffix, both with their graph.
         """
         values: dict[fx.Node, Any] = {}
-        cuts = list(self._cut.walk(images, layers, values, self._state, self._execute))
+        execute = self._execute if statistics else _as_evaluated
+        cuts = list(self._cut.walk(images, layers, values, self._state, execute))
         self._auxiliary = [values[node] for node in self._cut.captured.auxiliary]
         # Under autocast, too, what is differentiated twice is in float32: suffixes follow their maps' type.
         cuts = [cut._replace(maps=cut.maps.float() if cut.maps.element_size() < 4 else cut.maps) for cut in cuts]

@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,29 @@ class Arm:
         """
         done = self._load()
         self.context.network.load_state_dict(done.network)
+        self.remedy.hold(self.context.network)
+        with self._frozen_body():
+            self._train(done)
+        return done
+
+    @contextmanager
+    def _frozen_body(self) -> Iterator[None]:
+        """Where the head alone is trained, nothing else gets a gradient."""
+        parameters = list(self.context.network.parameters())
+        if not self.remedy.head_only:
+            yield
+            return
+        head = {id(parameter) for parameter in self.context.trainable.head_parameters()}
+        before = [parameter.requires_grad for parameter in parameters]
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(parameter.requires_grad and id(parameter) in head)
+            yield
+        finally:
+            for parameter, required in zip(parameters, before, strict=True):
+                parameter.requires_grad_(required)
+
+    def _train(self, done: ArmState) -> None:
         optimisation = Optimisation(self.context.network, self.config.training, self._updates())
         if done.optimisation is not None:
             optimisation.load_state_dict(done.optimisation)
@@ -152,7 +176,6 @@ class Arm:
             done.seconds += time.perf_counter() - began
             self._save(done)
             self.after_epoch(done.history)
-        return done
 
     def _epoch(self, done: ArmState, optimisation: Optimisation, epoch: int) -> None:
         sums, steps = np.zeros(3), 0
@@ -183,7 +206,9 @@ class Arm:
         """The loss and the constraints' relative values of one batch, or None if it is not finite."""
         penalty, team = self.remedy.penalty, self.context.team
         with optimisation.forward_type():
-            logits, cuts = self.context.trainable.training_pass(batch.images, penalty.layers if penalty else ())
+            logits, cuts = self.context.trainable.training_pass(
+                batch.images, penalty.layers if penalty else (), statistics=not self.remedy.head_only
+            )
         smoothing = self.config.training.label_smoothing or 0.0
         loss = self.context.trainable.loss(logits, lambda one: batch.loss(one.float(), smoothing))
         terms = penalty.terms(logits, cuts, batch, noise_seed(self.seed, number)) if penalty else {}
@@ -197,6 +222,7 @@ class Arm:
     def _update(self, optimisation: Optimisation, number: int) -> None:
         self.context.team.all_reduce_gradients(self.context.network.parameters())
         optimisation.update(number)
+        self.remedy.hold(self.context.network)
 
     def _after_step(self, epoch: int, steps: int, means: NDArray[np.float64]) -> None:
         stage, total = f"{self.name}, seed {self.seed}", self.config.training.epochs * self._steps()

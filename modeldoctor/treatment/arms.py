@@ -81,10 +81,13 @@ class Arms:
 
     def remedy(self, arm: str, seed: int, config: TreatConfig) -> Remedy:
         """What an arm does under a seed."""
+        context = self._setting
+        context.network.load_state_dict(context.original)
         return MAKERS[arm](
             Setting(
-                config=config, seed=seed, train=self._setting.splits.train, annotated=self._setting.annotated,
-                predicted=self._predicted, make_penalty=lambda change: self._penalty(config, change),
+                config=config, seed=seed, train=context.splits.train, annotated=context.annotated,
+                predicted=self._predicted, network=context.network, trainable=context.trainable,
+                make_penalty=lambda change: self._penalty(config, change),
             )
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from modeldoctor.config.treat import TreatConfig
 from modeldoctor.treatment.batches import epoch_order
 from modeldoctor.treatment.final_test import best_on_validation
 from modeldoctor.treatment.remedies import MAKERS, Setting
+from modeldoctor.treatment.remedies.erase_channels import misleading_channels
 from modeldoctor.treatment.subsets import Predicted
 
 
@@ -32,7 +33,7 @@ def setting(annotated: list[int], settings: TreatConfig) -> Setting:
     train = SimpleNamespace(images=images, indices=np.arange(9), labels=LABELS)
     return Setting(
         config=settings, seed=0, train=train, annotated=np.array(annotated, dtype=np.int64),  # type: ignore[arg-type]
-        predicted=PREDICTED, make_penalty=lambda change: None,  # type: ignore[arg-type, return-value]
+        predicted=PREDICTED, network=None, trainable=None, make_penalty=lambda change: None,  # type: ignore[arg-type, return-value]
     )  # fmt: skip
 
 
@@ -106,3 +107,35 @@ def test_the_verdict_is_about_the_remedy_that_validation_prefers() -> None:
     assert best_on_validation(settings, runs) == "hard-examples"
     runs["treat"][0].best_score = 0.55
     assert best_on_validation(settings, runs) == "treat"  # the first of equals
+
+
+def test_balanced_draws_every_class_equally_often() -> None:
+    chances = MAKERS["balanced"](setting([], config(masks=False))).chances
+    assert chances is not None
+    assert chances[LABELS == 0].sum() == pytest.approx(chances[LABELS == 1].sum())
+    assert len(set(chances[LABELS == 0])) == 1
+
+
+def test_last_layer_weighs_images_by_the_probability_of_their_label() -> None:
+    """w_i = exp(-4 p_i), each class's sum alike; with two classes a wrong prediction of 0.8 leaves the label 0.2."""
+    remedy = MAKERS["last-layer"](setting([], config(masks=False)))
+    chances = remedy.chances
+    assert remedy.head_only
+    assert chances is not None
+    assert chances[0] / chances[2] == pytest.approx(np.exp(-4 * 0.9) / np.exp(-4 * 0.2))
+    assert chances[LABELS == 0].sum() == pytest.approx(chances[LABELS == 1].sum())
+
+
+def test_a_channel_that_is_more_active_where_a_class_is_wrong_is_misleading_for_it() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 20)
+    predicted = labels.copy()
+    predicted[:8] = 1  # of class 0
+    predicted[40:43] = 0  # of class 2: too few to say
+    features = rng.normal(0, 0.1, (60, 3)).astype(np.float32) + np.array([0, 5, 0], dtype=np.float32)
+    features[:8, 0] += 1
+    features[:8, 1] -= 1
+    features[8:20, 2] += 1
+    features[40:43] += 10
+    found = misleading_channels(features, labels, predicted, 3)
+    assert found.tolist() == [[True, False, False], [False] * 3, [False] * 3]

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modeldoctor.treatment.remedies import continued, hard_examples, random_mask, shuffled_channels, treat
+from modeldoctor.treatment.remedies import (
+    balanced,
+    continued,
+    erase_channels,
+    hard_examples,
+    last_layer,
+    random_mask,
+    shuffled_channels,
+    treat,
+)
 from modeldoctor.treatment.remedies.remedy import Remedy, Setting
 
 __all__ = ["MAKERS", "Remedy", "Setting"]
@@ -15,6 +24,9 @@ __all__ = ["MAKERS", "Remedy", "Setting"]
 MAKERS: dict[str, Callable[[Setting], Remedy]] = {
     "treat": treat.make,
     "hard-examples": hard_examples.make,
+    "balanced": balanced.make,
+    "last-layer": last_layer.make,
+    "erase-channels": erase_channels.make,
     "continue": continued.make,
     "shuffled-channels": shuffled_channels.make,
     "random-mask": random_mask.make,

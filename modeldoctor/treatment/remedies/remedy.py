@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeldoctor.config.treat import TreatConfig
+from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.treatment.batches import TrainingBatch
 from modeldoctor.treatment.penalty import Penalty
 from modeldoctor.treatment.subsets import Predicted, Subset
@@ -29,6 +30,8 @@ class Remedy:
         chances: (S,) in proportion to which the training images are drawn; None: each once per epoch.
         penalty: constraints, added to the loss.
         change: what is done to a batch, given a seed.
+        head_only: train only what lies behind the pooled maps, and leave all statistics as they are.
+        hold: makes true of the network's weights what is to stay so, before training and after every update.
         annotations: how many annotated images it uses.
     """
 
@@ -36,6 +39,8 @@ class Remedy:
     chances: NDArray[np.float64] | None = None
     penalty: Penalty | None = None
     change: Callable[[TrainingBatch, int], TrainingBatch] | None = None
+    head_only: bool = False
+    hold: Callable[[nn.Module], None] = lambda network: None
     annotations: int = 0
 
 
@@ -49,6 +54,7 @@ class Setting:
         train: what is learned from.
         annotated: indices of the annotated training images that are used; none without masks.
         predicted: the original's answers on the training set, by the diagnosis.
+        network, trainable: what is trained, with its original weights.
         make_penalty: the configured constraints, their kernels (N,K) by layer changed by a function.
     """
 
@@ -57,4 +63,6 @@ class Setting:
     train: Subset
     annotated: NDArray[np.int64]
     predicted: Predicted
+    network: nn.Module
+    trainable: TrainableNetwork
     make_penalty: Callable[[Callable[[Tensor], Tensor]], Penalty]

@@ -1,0 +1,65 @@
+"""What a short trial of the remedies for the head changes in the weights, and what it leaves."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from conftest import Clinic
+from torch import Tensor
+
+from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.diagnosis import diagnose
+from modeldoctor.errors import ModelDoctorWarning
+from modeldoctor.treatment import treat
+from modeldoctor.treatment.remedies import erase_channels
+from modeldoctor.zoo import load_model
+
+ARMS = ("balanced", "last-layer", "erase-channels", "continue")
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def trained(clinic: Clinic, tmp_path_factory: pytest.TempPathFactory) -> tuple[Weights, dict[str, Weights]]:
+    """The original weights, and each arm's after one epoch."""
+    folder = tmp_path_factory.mktemp("parts")
+    for split in ("train", "val"):
+        (folder / "images").mkdir(exist_ok=True)
+        (folder / "images" / split).symlink_to(clinic.data / split)
+    network = load_model(clinic.checkpoint)
+    settings = TreatConfig(
+        checkpoint=clinic.checkpoint, data={"path": str(folder / "images")}, output=folder / "run", arms=ARMS,
+        seeds=(0,), training={"epochs": 1, "batch_size": 16, "learning_rate": 0.05},
+    )  # fmt: skip
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore", ModelDoctorWarning)
+        patch.setattr(erase_channels, "_LEAST_WRONG", 1)
+        wanted = DiagnoseConfig(scan="all", layers="last", max_explained=0, noise_draws=0, samples_per_class=5)
+        trial = treat(settings, network, diagnose(network, folder / "images", config=wanted))
+    assert {arm.arm for arm in trial.arms} == {"original", *ARMS}
+    assert all(parameter.requires_grad for parameter in network.module.parameters())
+    states = {arm: torch.load(folder / "run" / "arms" / f"{arm}-0.pt", weights_only=True)["network"] for arm in ARMS}
+    return network.module.state_dict(), states
+
+
+@pytest.mark.parametrize("arm", ["last-layer", "erase-channels"])
+def test_only_the_head_changes_and_no_statistics(trained: tuple[Weights, dict[str, Weights]], arm: str) -> None:
+    before, after = trained[0], trained[1][arm]
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"fc.weight", "fc.bias"}
+
+
+def test_the_other_arms_train_the_whole_network(trained: tuple[Weights, dict[str, Weights]]) -> None:
+    before, states = trained
+    for arm in ("balanced", "continue"):
+        assert not torch.equal(before["conv1.0.weight"], states[arm]["conv1.0.weight"])
+
+
+def test_misleading_channels_stay_silent(trained: tuple[Weights, dict[str, Weights]]) -> None:
+    before, states = trained
+    silent = states["erase-channels"]["fc.weight"] == 0
+    assert silent.any()
+    assert not silent.all()
+    assert not (before["fc.weight"] == 0).any()
+    assert not (states["last-layer"]["fc.weight"] == 0).any()
