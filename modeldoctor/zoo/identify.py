@@ -81,6 +81,8 @@ class Identification:
     @property
     def reason(self) -> str:
         """Why this name, as one sentence for a note."""
+        if not self.best.wanted:
+            return f"no known network has these tensors: built as {self.best.arch} with the sizes in config.json"
         others = [name for name in self.tied if name != self.best.arch]
         if not others:
             return f"the architecture was named from the weights: {self.best.arch}"

@@ -236,6 +236,11 @@ def test_tensors_alone_of_an_unknown_size_ask_for_the_folder(tmp_path: Path) -> 
         load_model(tmp_path / "model" / "model.safetensors")
 
 
+def test_sizes_that_no_known_network_has_are_said_to_be_the_folder_s(tmp_path: Path) -> None:
+    made(tmp_path / "model", "vit")
+    assert any("with the sizes in config.json" in note for note in load_model(tmp_path / "model").notes)
+
+
 def changed(folder: Path, name: str, **values: Any) -> None:
     config = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps(config | values))
