@@ -58,7 +58,8 @@ def gradients(team: Team) -> dict[str, torch.Tensor]:
     logits, cuts = trainable.training_pass(images[mine], penalty.layers)
     batch = TrainingBatch(
         images=images, labels=labels, other_labels=labels, share=torch.ones(5), masks=masks, annotated=annotated,
-        keys=tuple(range(5)), whole=5,
+        weight=torch.ones(5), version=torch.zeros(5, dtype=torch.int64), origin=torch.arange(5), keys=tuple(range(5)),
+        whole=5,
     ).part(mine)  # fmt: skip
     terms = penalty.terms(logits, cuts, batch, seed=1)
     loss = batch.loss(logits, 0.0)

@@ -12,10 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from modeldoctor.graph import Layer
-from modeldoctor.results.trial import Trial
+from modeldoctor.results.trial import ArmResult, Trial
 from modeldoctor.results.verdicts import evidence_of, meaning_of
 
 _WORST = 5
+_MOST_COLUMNS = 4
 
 
 def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
@@ -33,27 +34,37 @@ def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 def render_trial(trial: Trial) -> Iterator[RenderableType]:
-    """A trial's arms with their intervals, and the verdict."""
+    """A trial's arms with their intervals, and the verdict; an arm is a row where columns would be too many."""
+    names = [f"{arm.arm}\n[dim]{len(arm.seeds)} seed{'s' * (len(arm.seeds) > 1)}[/]" for arm in trial.arms]
+    figures = [metric.replace("_", " ") for metric in trial.arms[0].metrics] + ["seconds", "annotations"]
+    cells = [_trial_cells(arm) for arm in trial.arms]
+    rows, columns = figures, names
+    if len(names) > _MOST_COLUMNS:
+        rows, columns = names, figures
+    else:
+        cells = [list(row) for row in zip(*cells, strict=True)]
     table = _table(f"Test split, {trial.arms[0].images} images", "")
-    for arm in trial.arms:
-        table.add_column(
-            f"{arm.arm}\n[dim]{len(arm.seeds)} seed{'s' * (len(arm.seeds) > 1)}[/]", justify="right", no_wrap=True
-        )
-    for metric in trial.arms[0].metrics:
-        found = (arm.metrics[metric] for arm in trial.arms)
-        cells = [
-            f"{_percent(candidate.value)}\n[dim]{100 * candidate.low:.1f}–{100 * candidate.high:.1f}[/]"
-            for candidate in found
-        ]
-        table.add_row(metric.replace("_", " "), *cells)
-    costs = [arm.cost for arm in trial.arms]
-    table.add_row("seconds", *("–" if isnan(cost.seconds) else f"{cost.seconds:.0f}" for cost in costs))
-    table.add_row("annotations", *("–" if cost.annotations is None else str(cost.annotations) for cost in costs))
-    table.caption = "mean over seeds, 95% interval over images and seeds"
+    table.columns[0].no_wrap = rows is names
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=columns is names)
+    for row, values in zip(rows, cells, strict=True):
+        table.add_row(row, *values)
+    table.caption = (
+        "mean over seeds, 95% interval over images and seeds; seconds of training and annotated images of a run"
+    )
     table.caption_justify = "left"
     yield table
     yield f"[bold]{trial.ruling.outcome}[/]: {escape(trial.ruling.reason)}"
     yield f"the treated checkpoint holds the weights of: {trial.handed_back}"
+
+
+def _trial_cells(arm: ArmResult) -> list[str]:
+    shares = [
+        f"{_percent(found.value)}\n[dim]{100 * found.low:.1f}–{100 * found.high:.1f}[/]"
+        for found in arm.metrics.values()
+    ]
+    seconds = "–" if isnan(arm.cost.seconds) else f"{arm.cost.seconds:.0f}"
+    return [*shares, seconds, "–" if arm.cost.annotations is None else str(arm.cost.annotations)]
 
 
 def render_identification(found: dict[str, Any]) -> Iterator[RenderableType]:

@@ -40,6 +40,14 @@ ARMS: dict[str, ArmFacts] = {
         control=PLAIN,
         chooses_images=True,
     ),
+    "swap-background": ArmFacts(
+        meaning="annotated objects before other backgrounds; a background without its object must say nothing",
+        needs=_MASKS,
+        control="hard-examples",
+    ),
+    "space-and-swap": ArmFacts(
+        meaning="treat and swap-background together", needs=_MASKS, control="hard-examples", constrained=True
+    ),
     "balanced": ArmFacts(meaning="classes come equally often", control=PLAIN),
     "last-layer": ArmFacts(
         meaning="the head alone, refitted on balanced classes and unsure images", control=PLAIN, chooses_images=True

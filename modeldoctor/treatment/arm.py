@@ -211,6 +211,8 @@ class Arm:
             )
         smoothing = self.config.training.label_smoothing or 0.0
         loss = self.context.trainable.loss(logits, lambda one: batch.loss(one.float(), smoothing))
+        if self.remedy.loss:
+            loss = loss + self.remedy.loss(logits, batch)
         terms = penalty.terms(logits, cuts, batch, noise_seed(self.seed, number)) if penalty else {}
         total = loss + penalty.total(terms).to(loss) if penalty else loss
         if not math.isfinite(float(team.all_reduce(total))):

@@ -20,6 +20,9 @@ from modeldoctor.data import Augmentation, Batch, make_loader
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.treatment.subsets import Subset
 
+OWN, SWAPPED, REMOVED = range(3)
+"""What an image of a batch is: itself, its object before another background, or its background without the object."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatch:
@@ -31,6 +34,9 @@ class TrainingBatch:
         other_labels: (B,) of the image mixed in, and `share`: (B,) how much of the image is its own; 1 without mixup.
         masks: (B,H,W) bool, True on the object; False everywhere for an image without annotation.
         annotated: (B,) bool, whether the mask counts.
+        weight: (B,) of each image in the cross-entropy.
+        version: (B,) `OWN`, `SWAPPED` or `REMOVED`.
+        origin: (B,) the row of the image that this is a version of.
         keys: for each image what its noise depends on.
         whole: how many images the processes of a job have of this batch together.
     """
@@ -41,6 +47,9 @@ class TrainingBatch:
     share: Tensor
     masks: Tensor
     annotated: Tensor
+    weight: Tensor
+    version: Tensor
+    origin: Tensor
     keys: tuple[int, ...]
     whole: int
 
@@ -50,12 +59,13 @@ class TrainingBatch:
             F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
             for labels in (self.labels, self.other_labels)
         )
-        return (self.share * own + (1 - self.share) * other).sum() / self.whole
+        return (self.weight * (self.share * own + (1 - self.share) * other)).sum() / self.whole
 
     def part(self, rows: slice) -> TrainingBatch:
-        """Some of the images."""
+        """Some of the images, of a batch whose images are all their own."""
         names = (field.name for field in fields(self) if field.name != "whole")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        part = replace(self, **{name: getattr(self, name)[rows] for name in names})
+        return replace(part, origin=torch.arange(len(part.keys)))
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same on a device."""
@@ -186,6 +196,7 @@ def _with_masks(batch: Batch) -> TrainingBatch:
     for place, mask in zip(masks, found, strict=True):
         if mask is not None:
             place.copy_(mask)
+    own = torch.arange(len(keys))
     return TrainingBatch(
         images=batch.images,
         labels=batch.labels,
@@ -193,6 +204,9 @@ def _with_masks(batch: Batch) -> TrainingBatch:
         share=torch.ones(len(keys)),
         masks=masks,
         annotated=torch.tensor([mask is not None for mask in found], dtype=torch.bool),
+        weight=torch.ones(len(keys)),
+        version=torch.full_like(own, OWN),
+        origin=own,
         keys=keys,
         whole=len(keys),
     )

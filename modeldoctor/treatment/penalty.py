@@ -23,7 +23,7 @@ from modeldoctor.method.constraints import (
 from modeldoctor.method.correlation import Noise
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit
-from modeldoctor.treatment.batches import TrainingBatch
+from modeldoctor.treatment.batches import OWN, TrainingBatch
 
 
 @dataclass
@@ -86,7 +86,8 @@ class Penalty:
             if cut.layer in self.channel_layers:
                 own, second = found[of_channel]
                 correlated = self.correlated[name].to(own.device)[batch.labels]
-                terms["channel", name] = channel_constraint(own, second, correlated).sum() / batch.whole
+                values = channel_constraint(own, second, correlated)
+                terms["channel", name] = values[batch.version == OWN].sum() / batch.whole
             if cut.layer in self.space_layers and annotated:
                 own = found[of_space][0]
                 height, width = own.shape[-2:]

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console, RenderableType
+from stored_results import make_trial
 
-from modeldoctor.cli.render import render_layers, render_summary
+from modeldoctor.cli.render import render_layers, render_summary, render_trial
 from modeldoctor.graph import Layer
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.summary import summarise
@@ -82,3 +83,11 @@ def test_layers_are_listed_with_shape_and_cost() -> None:
     lines = shown([render_layers(layers)]).splitlines()
     assert any(line.split() == ["a[0].conv", "conv", "64", "7×9", "0.25", "2.5"] for line in lines)
     assert any(line.split() == ["b", "conv", "64", "7×9", "1.00", "all"] for line in lines)
+
+
+def test_a_trial_of_many_arms_has_a_row_for_each() -> None:
+    trial = make_trial(("a", "b"), 0.1)
+    others = (dataclasses.replace(trial.arms[2], arm=f"another-remedy-{n}") for n in range(3))
+    for arms in (trial.arms, (*trial.arms, *others)):
+        text = shown(render_trial(dataclasses.replace(trial, arms=arms)), width=80)
+        assert all(name in text for name in ("accuracy", "seconds", *(arm.arm for arm in arms)))

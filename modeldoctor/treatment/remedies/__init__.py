@@ -15,6 +15,8 @@ from modeldoctor.treatment.remedies import (
     last_layer,
     random_mask,
     shuffled_channels,
+    space_and_swap,
+    swap_background,
     treat,
 )
 from modeldoctor.treatment.remedies.remedy import Remedy, Setting
@@ -24,6 +26,8 @@ __all__ = ["MAKERS", "Remedy", "Setting"]
 MAKERS: dict[str, Callable[[Setting], Remedy]] = {
     "treat": treat.make,
     "hard-examples": hard_examples.make,
+    "swap-background": swap_background.make,
+    "space-and-swap": space_and_swap.make,
     "balanced": balanced.make,
     "last-layer": last_layer.make,
     "erase-channels": erase_channels.make,

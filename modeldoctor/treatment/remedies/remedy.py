@@ -30,6 +30,7 @@ class Remedy:
         chances: (S,) in proportion to which the training images are drawn; None: each once per epoch.
         penalty: constraints, added to the loss.
         change: what is done to a batch, given a seed.
+        loss: what is added to the cross-entropy, from logits and batch; this process's part of a mean over the batch.
         head_only: train only what lies behind the pooled maps, and leave all statistics as they are.
         hold: makes true of the network's weights what is to stay so, before training and after every update.
         annotations: how many annotated images it uses.
@@ -39,6 +40,7 @@ class Remedy:
     chances: NDArray[np.float64] | None = None
     penalty: Penalty | None = None
     change: Callable[[TrainingBatch, int], TrainingBatch] | None = None
+    loss: Callable[[Tensor, TrainingBatch], Tensor] | None = None
     head_only: bool = False
     hold: Callable[[nn.Module], None] = lambda network: None
     annotations: int = 0

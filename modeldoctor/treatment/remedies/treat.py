@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import NO_IMAGES, Remedy, Setting
 
 
 def make(setting: Setting) -> Remedy:
     """Annotated images fill a share of each batch; the penalty is added to the loss."""
-    return Remedy(
-        drawn=setting.annotated,
-        penalty=setting.make_penalty(lambda correlated: correlated),
-        annotations=len(setting.annotated),
-    )
+    drawn = setting.annotated if setting.config.oversampled else NO_IMAGES
+    penalty = setting.make_penalty(lambda correlated: correlated)
+    return Remedy(drawn=drawn, penalty=penalty, annotations=len(drawn))

@@ -1,0 +1,13 @@
+"""`space-and-swap`: the constraints of `treat` and the interventions of `swap-background` together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from modeldoctor.treatment.remedies import swap_background, treat
+from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+
+
+def make(setting: Setting) -> Remedy:
+    """The constraints hold on an annotated image and on its version before another background."""
+    return replace(swap_background.make(setting), penalty=treat.make(setting).penalty)
