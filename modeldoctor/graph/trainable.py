@@ -106,9 +106,13 @@ class TrainableNetwork:
         return self._cut.cuts(images, layers)
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """What lies behind the maps that the head pools."""
-        read = self._cut.state_behind(FEATURES)
-        return [tensor for node in read if isinstance(tensor := self._state[node], nn.Parameter)]
+        """What lies behind the maps that the head pools; behind an earlier layer where that is nothing (SqueezeNet)."""
+        pooled = [layer for layer in self.layers if layer.name == FEATURES]
+        for layer in (*pooled, *reversed(self.layers)):
+            read = self._cut.state_behind(layer.name)
+            if found := [tensor for node in read if isinstance(tensor := self._state[node], nn.Parameter)]:
+                return found
+        return []
 
     def training_pass(
         self, images: Tensor, layers: Sequence[Layer], *, statistics: bool = True

@@ -56,16 +56,18 @@ class Arms:
         if needs_predictions(config):
             check_read(self._setting.splits.train, self._diagnosis)
         runs: dict[str, list[ArmState]] = {}
-        for seed, name in product(config.seeds, config.arms):
-            runs.setdefault(name, []).append(self._run(name, seed, config, name))
+        planned = list(product(config.seeds, config.arms))
+        # All are made before any is trained: what cannot be done is refused at once.
+        remedies = [self.remedy(name, seed, config) for seed, name in planned]
+        for (seed, name), remedy in zip(planned, remedies, strict=True):
+            runs.setdefault(name, []).append(self._run(remedy, seed, config, name))
         return runs
 
     def pilot(self, name: str, config: TreatConfig) -> ArmState:
         """A run of `treat` under the first seed and a name of its own."""
-        return self._run("treat", config.seeds[0], config, name)
+        return self._run(self.remedy("treat", config.seeds[0], config), config.seeds[0], config, name)
 
-    def _run(self, arm: str, seed: int, config: TreatConfig, name: str) -> ArmState:
-        remedy = self.remedy(arm, seed, config)
+    def _run(self, remedy: Remedy, seed: int, config: TreatConfig, name: str) -> ArmState:
         self.annotations[name] = remedy.annotations
         done = Arm(
             name=name,

@@ -79,7 +79,8 @@ def test_parts_of_training_batches_are_the_batches_of_one_process(clinic: Clinic
         assert (whole["share"] < 1).any() == (mixup > 0)
         assert whole["annotated"].any()
         for name, value in whole.items():
-            together = first[name] if name == "whole" else torch.cat([first[name], second[name]])
+            offset = len(first["keys"]) if name == "origin" else 0  # rows of each process's own part
+            together = first[name] if name == "whole" else torch.cat([first[name], second[name] + offset])
             assert torch.equal(together, value), name
 
 

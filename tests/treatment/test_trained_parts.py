@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torchvision
 from conftest import Clinic
 from torch import Tensor
 
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.diagnosis import diagnose
-from modeldoctor.errors import ModelDoctorWarning
+from modeldoctor.errors import ModelDoctorWarning, UsageError
+from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.treatment import treat
 from modeldoctor.treatment.remedies import erase_channels
 from modeldoctor.zoo import load_model
@@ -63,3 +66,24 @@ def test_misleading_channels_stay_silent(trained: tuple[Weights, dict[str, Weigh
     assert not silent.all()
     assert not (before["fc.weight"] == 0).any()
     assert not (states["last-layer"]["fc.weight"] == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("arch", "head"),
+    [("squeezenet1_1", {"classifier.1.weight", "classifier.1.bias"}), ("mobilenet_v3_small", {
+        "classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias",
+    })],
+)  # fmt: skip
+def test_the_head_is_what_reads_the_last_maps(arch: str, head: set[str]) -> None:
+    network = torchvision.models.get_model(arch, weights=None, num_classes=3).eval()
+    found = TrainableNetwork(network, torch.randn(2, 3, 64, 64)).head_parameters()
+    names = {name for name, one in network.named_parameters() if any(one is other for other in found)}
+    assert names == head
+
+
+def test_a_head_that_erase_channels_cannot_change_is_refused() -> None:
+    network = torchvision.models.get_model("squeezenet1_1", weights=None, num_classes=3).eval()
+    trainable = TrainableNetwork(network, torch.randn(2, 3, 64, 64))
+    train = SimpleNamespace(images=SimpleNamespace(class_names=("a", "b", "c")))
+    with pytest.raises(UsageError, match="last-layer takes any head"):
+        erase_channels.make(SimpleNamespace(network=network, trainable=trainable, train=train))  # type: ignore[arg-type]
