@@ -226,10 +226,10 @@ def test_running_out_of_memory_says_what_takes_less(
 ) -> None:
     passes = iter(range(100))
 
-    def short(self: TrainableNetwork, images: torch.Tensor, layers: object) -> object:
+    def short(self: TrainableNetwork, images: torch.Tensor, layers: object, **options: object) -> object:
         if next(passes) == 20:
             raise error
-        return training_pass(self, images, layers)
+        return training_pass(self, images, layers, **options)
 
     training_pass = TrainableNetwork.training_pass
     monkeypatch.setattr(TrainableNetwork, "training_pass", short)
