@@ -187,7 +187,8 @@ def make_diagnosis(**changes: Any) -> Diagnosis:
         "misdiagnosed": (
             _image(5, 0, 1, verdict=Verdict.ISOLATED, strength=0.5, resembles=1, resemblance=0.25),
             _image(
-                6, 0, 2, confidence=0.5, verdict=Verdict.FOREIGN_KERNELS, strength=1.0,
+                6, 0, 2, confidence=0.5, verdict=Verdict.FOREIGN_KERNELS, strength=1.0, faulty_kernel=3,
+                without_kernel=0.625,
                 kernels=(_kernel(3, 8.0), _kernel(0, 2.0)),
             ),
             _image(8, 1, 0, confidence=0.5, verdict=Verdict.ISOLATED, strength=0.25, kernels=(_kernel(2, 1.0),)),

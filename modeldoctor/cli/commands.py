@@ -368,13 +368,13 @@ def annotate(
 def _show(diagnosis: Diagnosis, output: Path, json_only: bool) -> None:
     """Print the summary and keep it beside the diagnosis."""
     from modeldoctor.cli.render import render_summary
-    from modeldoctor.results.summary import summarise, write_summary
+    from modeldoctor.results.summary import summarise, write_summary, write_wrong
 
     summary = summarise(diagnosis)
-    beside = write_summary(summary, output)
+    written = [output, write_summary(summary, output), write_wrong(diagnosis, output)]
     if json_only:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
         return
     for part in render_summary(summary):
         out.print(part, "")
-    out.print(f"written: {escape(str(output))}, {escape(str(beside))}", highlight=False, soft_wrap=True)
+    out.print(f"written: {', '.join(escape(str(path)) for path in written)}", highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from modeldoctor.graph import Layer
 from modeldoctor.results.trial import ArmResult, Trial
 from modeldoctor.results.verdicts import evidence_of, meaning_of
 
-_WORST = 5
+_WORST, _STEPS = 5, 5
 _MOST_COLUMNS = 4
 
 
@@ -31,6 +31,7 @@ def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
     if summary["explained"]:
         yield _verdicts(summary)
         yield _telling(summary)
+    yield from _what_to_do(summary)
 
 
 def render_trial(trial: Trial) -> Iterator[RenderableType]:
@@ -169,6 +170,19 @@ def _verdicts(summary: dict[str, Any]) -> Table:
         table.caption = f"of right, confident predictions {_percent(stays)} stay the same with the object removed"
         table.caption_justify = "left"
     return table
+
+
+def _what_to_do(summary: dict[str, Any]) -> Iterator[RenderableType]:
+    """The first five findings, each with its next step."""
+    if not summary["findings"]:
+        yield "nothing stands out of the network as a whole or of its data"
+        return
+    table = _table("What to do", "finding")
+    table.add_column("found, and the next step", ratio=1, overflow="fold")
+    for finding in summary["findings"][:_STEPS]:
+        command = f": [bold]{escape(finding['command'])}[/]" if finding["command"] else ""
+        table.add_row(finding["name"], f"{escape(finding['sentence'])}\n→ {escape(finding['action'])}{command}")
+    yield table
 
 
 def _telling(summary: dict[str, Any]) -> Table:

@@ -1,7 +1,7 @@
 """Images, labels, masks: from what the user calls their data to batches for a network."""
 
 from modeldoctor.data.augmentation import Augmentation
-from modeldoctor.data.classes import ClassMatch, accuracy_warning, match_classes
+from modeldoctor.data.classes import ClassMatch, accuracy_warning, match_classes, order_warning
 from modeldoctor.data.imageset import Broken, ImageSet, Sample
 from modeldoctor.data.loader import Batch, make_loader
 from modeldoctor.data.masks import MaskCounts, Masks, MaskTree
@@ -28,4 +28,5 @@ __all__ = [
     "make_transform",
     "match_classes",
     "open_data",
+    "order_warning",
 ]

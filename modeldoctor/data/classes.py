@@ -200,18 +200,9 @@ def accuracy_warning(confusion: NDArray[np.int64], class_names: Sequence[str] | 
     if total == 0 or len(confusion) < 2:
         return None
     names = list(class_names) if class_names is not None else [str(number) for number in range(len(confusion))]
+    if said := order_warning(confusion, names):
+        return ". ".join(said)
     accuracy = float(np.trace(confusion)) / total
-    rows, columns = linear_sum_assignment(confusion, maximize=True)
-    best = float(confusion[rows, columns].sum()) / total
-    if best - accuracy >= _PERMUTATION_GAIN and best > _best_by_chance(confusion):
-        moved = [(row, column) for row, column in zip(rows, columns, strict=True) if row != column]
-        moved.sort(key=lambda pair: -int(confusion[pair]))
-        pairs = ", ".join(f"images of {names[row]} are predicted as {names[column]}" for row, column in moved[:3])
-        return (
-            f"accuracy is {accuracy:.1%}, but {best:.1%} if the classes were in another order: {pairs}. The data's"
-            " class order likely differs from the network's: pass a checkpoint with class names, or name the class"
-            " folders so that they sort in the order of training"
-        )
     chance = 1 / (present if present > 1 else len(confusion))
     limit = min(chance + 3 * np.sqrt(chance * (1 - chance) / total), (1 + chance) / 2)
     if accuracy > limit:
@@ -222,6 +213,33 @@ def accuracy_warning(confusion: NDArray[np.int64], class_names: Sequence[str] | 
         f"accuracy is {accuracy:.1%}, no better than chance ({chance:.1%}), and no other class order would help."
         f"{collapsed} Likely causes: other preprocessing than in training (mean, std, input size, channels), or"
         " weights that were not loaded or not trained"
+    )
+
+
+def order_warning(confusion: NDArray[np.int64], class_names: Sequence[str]) -> tuple[str, str] | None:
+    """What was found, and what to do, where a network would be right under another order of its classes.
+
+    Args:
+        confusion: (N,N) counts, true class × predicted class.
+        class_names: (N,).
+    """
+    total = int(confusion.sum())
+    if total == 0 or len(confusion) < 2:
+        return None
+    accuracy = float(np.trace(confusion)) / total
+    rows, columns = linear_sum_assignment(confusion, maximize=True)
+    best = float(confusion[rows, columns].sum()) / total
+    if best - accuracy < _PERMUTATION_GAIN or best <= _best_by_chance(confusion):
+        return None
+    moved = [pair for pair in zip(rows.tolist(), columns.tolist(), strict=True) if pair[0] != pair[1]]
+    moved.sort(key=lambda pair: -int(confusion[pair]))
+    pairs = ", ".join(
+        f"images of {class_names[row]} are predicted as {class_names[column]}" for row, column in moved[:3]
+    )
+    return (
+        f"accuracy is {accuracy:.1%}, but {best:.1%} if the classes were in another order: {pairs}",
+        "The data's class order likely differs from the network's: pass a checkpoint with class names, or name the "
+        "class folders so that they sort in the order of training",
     )
 
 

@@ -125,6 +125,12 @@ class ImageSet(Dataset[Sample | Broken]):
         chosen._masked = frozenset(indices)
         return chosen
 
+    def preprocessed_as(self, preprocessing: Preprocessing) -> Self:
+        """Return the same images for another network input."""
+        changed = copy.copy(self)
+        changed.preprocessing, changed._transform = preprocessing, make_transform(preprocessing)
+        return changed
+
     def with_classes(self, match: ClassMatch) -> Self:
         """Return the same images with labels that count the network's outputs."""
         relabelled = copy.copy(self)

@@ -12,6 +12,7 @@ from torch import nn
 from modeldoctor.config.diagnose import DiagnoseConfig, Preprocessing
 from modeldoctor.data import open_data
 from modeldoctor.data.outputs import AnySet, in_network_classes
+from modeldoctor.diagnosis.alternatives import try_alternatives
 from modeldoctor.diagnosis.attack import adversarial, attack
 from modeldoctor.diagnosis.build import (
     build_diagnosis,
@@ -24,6 +25,7 @@ from modeldoctor.diagnosis.build import (
     warn_of_predictions,
     warn_of_vanished,
 )
+from modeldoctor.diagnosis.compare import compare
 from modeldoctor.diagnosis.draws import plan_draws
 from modeldoctor.diagnosis.explain import Probe
 from modeldoctor.diagnosis.passes import Run, correlate, examine, measure_scales, predict
@@ -42,6 +44,7 @@ from modeldoctor.graph import Layer, select_layers
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import write_diagnosis
 from modeldoctor.results.outputs import check_outputs
+from modeldoctor.results.summary import wrong_beside
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.files import check_writable
 from modeldoctor.runtime.interrupts import graceful_stop
@@ -100,7 +103,8 @@ def diagnose(
         check_writable(output)  # a folder has no summary beside it
         files = (network.source.path, network.source.weights_path) if network.source else ()
         folder = data if isinstance(data, str | Path) else None
-        check_outputs((output, output.with_suffix(".json"), partial_of(output)), (*files, folder, masks), inside=True)
+        written = (output, output.with_suffix(".json"), wrong_beside(output), partial_of(output))
+        check_outputs(written, (*files, folder, masks), inside=True)
     with recorded_warnings() as said, graceful_stop(patient=team.world_size > 1) as stop, in_eval_mode(network.module):
         command = ""
         if isinstance(data, str | Path):
@@ -166,9 +170,11 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     row = first_row[examined.split]
     chosen = choose_to_examine(run, examined)
     examine(run, examined, chosen, row, probe)
+    compared = compare(run, network, source, used, examined, chosen, row)
+    try_alternatives(run, examined)
     if run.config.fgsm_epsilon and run.config.draws_per_image:
         attack(run, examined, only_right(run, examined, chosen), row, probe)
-    found = build_diagnosis(run, network, classes, examined.split, samples, probe, layers) if layers else None
+    found = build_diagnosis(run, network, classes, read, samples, probe, layers, compared, row) if layers else None
     explained = run.team.broadcast(found.misdiagnosed if found else ())
     shown = show(run, examined, explained, row, probe)
     warn_of_vanished(run, readable)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from modeldoctor.data import accuracy_warning, choose_confident
 from modeldoctor.data.outputs import AnySet
+from modeldoctor.diagnosis.compare import Compared
 from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, judge
+from modeldoctor.diagnosis.findings import find_findings
 from modeldoctor.diagnosis.passes import Run, delta_of
 from modeldoctor.diagnosis.scan import first_confident
 from modeldoctor.errors import ModelDoctorWarning
@@ -157,16 +159,25 @@ def build_diagnosis(
     run: Run,
     network: Classifier,
     classes: tuple[str, ...],
-    examined: str,
+    sets: list[AnySet],
     samples: Samples,
     probe: Probe,
     layers: dict[str, LayerDiagnosis],
+    compared: Compared,
+    first_row: int,
 ) -> Diagnosis:
     """The diagnosis, with a verdict on every image that was examined; fills the samples' stability."""
+    examined = sets[-1].split
     gathered = [Evidence(**evidence) for evidence in run.state.evidence]
     for values in gathered:
         samples.stability[values.sample] = values.stability
-    limits = find_limits([values for values in gathered if values.label == values.predicted], probe)
+    references = [values for values in gathered if values.label == values.predicted]
+    limits = find_limits(references, probe)
+    images = tuple(
+        judge(values, limits, probe, compared.fields.get(values.sample, {}))
+        for values in gathered
+        if values.label != values.predicted
+    )
     _, label, predicted, _ = run.state.predictions[examined].table()
     return Diagnosis(
         arch=network.arch,
@@ -174,7 +185,10 @@ def build_diagnosis(
         classes=classes,
         layers=layers,
         samples=samples,
-        misdiagnosed=tuple(judge(values, limits, probe) for values in gathered if values.label != values.predicted),
+        misdiagnosed=images,
+        findings=find_findings(
+            run, classes, sets, samples, first_row, images, references, compared.faulty, probe.profile
+        ),
         limits=limits,
         wrong=int((label != predicted).sum()),
         examined=examined,

@@ -1,8 +1,9 @@
 """Why one image is wrong: the kernels that carry the prediction, whose profile it resembles, isolation, background.
 
-Each figure of a wrong image is compared with the same figure of right, confident predictions ("references"): it counts
-as abnormal beyond what 95% of these show. The verdict is the first abnormal figure in the order of
-`results.verdicts.VERDICTS`; `unclear` if none is. `background` is an intervention: the object is removed.
+The verdict is the first row of `results.verdicts.VERDICTS` whose figure exceeds its limit; `unclear` if none does.
+`background` and `foreign-kernels` are interventions: the object, or a kernel, is removed. `isolated` and
+`resembles-class` compare a figure with that of right, confident predictions ("references"): beyond what 95% of these
+show it is abnormal. The others compare the image with right images and training images (`comparisons.py`).
 
 Two figures are not taken from |∂y/∂m|, because behind BatchNorm-ReLU-pooling-linear that says little about the image.
 Resemblance compares mean activations, which the predicted class does not enter: with a_p the nearest profile was that
@@ -16,7 +17,7 @@ Shapes: B images, K channels, H x W positions, N classes, D noise ranges, J nois
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -304,18 +305,22 @@ def find_limits(references: Sequence[Evidence], probe: Probe) -> Limits | None:
     )
 
 
-def judge(evidence: Evidence, limits: Limits | None, probe: Probe) -> Misdiagnosis:
-    """The verdict on one wrong image."""
+def judge(evidence: Evidence, limits: Limits | None, probe: Probe, compared: Mapping[str, Any]) -> Misdiagnosis:
+    """The verdict on one wrong image.
+
+    Args:
+        evidence: what was measured on it.
+        limits: what right, confident predictions show.
+        probe: how it was examined.
+        compared: further fields of `Misdiagnosis`, from comparisons with other images.
+    """
     row = probe.noise_ranges.index(limits.noise_range) if limits else 0
-    kernels = tuple(Kernel(**kernel) for kernel in evidence.kernels)
-    figures = evidence._asdict() | {
-        "stability": evidence.stability[row], "fallback": evidence.fallback[row], "kernels": kernels
-    }  # fmt: skip
+    figures = evidence._asdict() | dict(compared)
+    figures |= {"stability": evidence.stability[row], "fallback": evidence.fallback[row]}
+    figures["kernels"] = tuple(Kernel(**kernel) for kernel in evidence.kernels)
     unjudged = Misdiagnosis(**figures, verdict=Verdict.UNCLEAR, strength=0.0)
-    if limits is None:
-        return unjudged
-    for row_of_verdict in VERDICTS:
-        limit, value = row_of_verdict.limit(limits), row_of_verdict.value(unjudged)
+    for candidate in VERDICTS:
+        limit, value = candidate.limit(limits), candidate.value(unjudged)
         if value > limit:  # False for NaN
-            return Misdiagnosis(**figures, verdict=row_of_verdict.verdict, strength=(value - limit) / (1 - limit))
+            return replace(unjudged, verdict=candidate.verdict, strength=(value - limit) / (1 - limit))
     return unjudged

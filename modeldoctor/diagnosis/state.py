@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import written_aside
 
-_FORMAT = 5
+_FORMAT = 6
 
 
 @dataclass
@@ -54,6 +55,36 @@ class Draws(NamedTuple):
     variance_between_images: float
 
 
+class Looks(NamedTuple):
+    """What one forward pass shows of S images.
+
+    Attributes:
+        row: (S,), place in the split.
+        label: (S,).
+        logits: (S,N).
+        altered: (S,N), mean logits of slightly altered copies.
+        features: (S,F), the input of the head.
+        quality: (S,Q), of `image_quality`.
+    """
+
+    row: NDArray[np.int64]
+    label: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    altered: NDArray[np.float32]
+    features: NDArray[np.float32]
+    quality: NDArray[np.float32]
+
+    @classmethod
+    def join(cls, parts: Sequence[Looks]) -> Looks:
+        """All of them, in order of the split."""
+        if not parts:
+            none = np.zeros(0, dtype=np.int64)
+            return cls(none, none, *(np.zeros((0, 0), dtype=np.float32) for _ in range(4)))
+        whole = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+        order = np.argsort(whole[0], kind="stable")
+        return cls(*(column[order] for column in whole))
+
+
 class KeptChunks(NamedTuple):
     """What was asked for, and what fitted the memory then."""
 
@@ -80,6 +111,8 @@ class RunState:
         evidence: what was gathered on single images, a plain dict each.
         attacked: how many images were attacked.
         adversarial: sample, prediction, stability and fallback of each that was turned.
+        looks: by pass, what was looked at.
+        alternatives: by other preprocessing, how many images it turns right and wrong, of how many.
         chunks: images at once, and rows at once by layer; a resumed run rounds as the interrupted one did.
     """
 
@@ -94,6 +127,8 @@ class RunState:
     evidence: list[dict[str, Any]] = field(default_factory=list)
     attacked: int = 0
     adversarial: list[list[Any]] = field(default_factory=list)
+    looks: dict[str, list[Looks]] = field(default_factory=dict)
+    alternatives: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     chunks: KeptChunks | None = None
 
     def save(self, path: Path) -> None:
@@ -114,6 +149,12 @@ class RunState:
             "evidence": self.evidence,
             "attacked": self.attacked,
             "adversarial": self.adversarial,
+            "looks": {
+                stage: [torch.from_numpy(column) for column in Looks.join(parts)]
+                for stage, parts in self.looks.items()
+                if parts
+            },
+            "alternatives": self.alternatives,
             "chunks": None if self.chunks is None else tuple(self.chunks),
         }
         with written_aside(path) as aside:
@@ -165,6 +206,10 @@ class RunState:
             evidence=content["evidence"],
             attacked=content["attacked"],
             adversarial=content["adversarial"],
+            looks={
+                stage: [Looks(*(column.numpy() for column in columns))] for stage, columns in content["looks"].items()
+            },
+            alternatives=content["alternatives"],
             chunks=None if content["chunks"] is None else KeptChunks(*content["chunks"]),
         )
 

@@ -10,6 +10,7 @@ from modeldoctor.report.wording import VERDICTS, cost_words, handed_back, image_
 from modeldoctor.results.trial import Estimate, Trial
 
 _ROWS = 10
+_STEPS = 5
 _LONGEST = 80
 _SPECIAL = {ord(sign): f"&#{ord(sign)};" for sign in "&<>|*_[]`~@#\\$"}
 
@@ -91,6 +92,11 @@ def _diagnosis(found: DiagnosisFigures) -> Iterator[str]:
     yield from _table(f"Why are images wrong? ({found.explained} explained)", ["verdict", "images", "meaning"], [
         [name, str(found.verdicts[name]), meaning] for name, meaning in VERDICTS.items() if found.verdicts[name]
     ])  # fmt: skip
+    if found.findings:
+        yield from _table("What to do", ["", "step", "why", "wrong images"], [
+            [str(number), text(finding.action, most=300), text(finding.sentence, most=400), str(finding.wrong or "")]
+            for number, finding in enumerate(found.findings[:_STEPS], 1)
+        ])  # fmt: skip
     if found.telling:
         yield from ("", "<details><summary>The most telling wrong images</summary>")
         yield from _table("", ["image", "taken for", "why"], [

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from modeldoctor.report.image_model import (
+    FindingFigures,
+    ImageFigures,
+    LimitFigures,
+    Model,
+    Number,
+)
 from modeldoctor.results.trial import Trial
 
 SCHEMA = 1
-Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class KeyFigures(_Model):
+class KeyFigures(Model):
     """The figures that a gate may call by their bare names."""
 
     accuracy: Number = math.nan
@@ -37,9 +39,12 @@ class KeyFigures(_Model):
     """Accuracy of the treatment less the original's; of two diagnoses the later less the earlier."""
     gain_over_control: Number = math.nan
     """Accuracy of the treatment less that of `continue`, plain continued training."""
+    damaged: Number = math.nan
     isolated: Number = math.nan
-    """Share of the explained wrong images with this verdict; likewise the four below."""
+    """Share of the explained wrong images with this verdict; likewise those below."""
     background: Number = math.nan
+    mislabelled: Number = math.nan
+    unfamiliar: Number = math.nan
     resembles_class: Number = math.nan
     foreign_kernels: Number = math.nan
     unclear: Number = math.nan
@@ -49,7 +54,7 @@ class KeyFigures(_Model):
     """How many classes had no right, confident image, so that nothing is known of their kernels."""
 
 
-class GateResult(_Model):
+class GateResult(Model):
     """One gate that the caller asked for."""
 
     gate: str
@@ -63,7 +68,7 @@ class GateResult(_Model):
     """False for a figure that was not measured."""
 
 
-class ClassFigures(_Model):
+class ClassFigures(Model):
     """One class on the examined split."""
 
     name: str
@@ -76,7 +81,7 @@ class ClassFigures(_Model):
     """How many of its wrong images have which verdict."""
 
 
-class SplitFigures(_Model):
+class SplitFigures(Model):
     """One split that was read."""
 
     images: int
@@ -86,7 +91,7 @@ class SplitFigures(_Model):
     """Not known of a split that was not read to the end."""
 
 
-class LayerFigures(_Model):
+class LayerFigures(Model):
     """One layer."""
 
     name: str
@@ -108,61 +113,14 @@ class LayerFigures(_Model):
     """Of the class correlations, median over the correlated kernels."""
 
 
-class KernelFigures(_Model):
-    """One kernel that carries a wrong prediction; see `records.Kernel`."""
-
-    channel: int
-    size: Number
-    normalised: Number
-    own_class: Number
-    own_class_normalised: Number
-    predicted_class: Number
-
-
-class ImageFigures(_Model):
-    """One wrong image; see `records.Misdiagnosis`."""
-
-    path: str
-    label: str
-    predicted: str
-    confidence: Number
-    verdict: str
-    strength: Number
-    stability: Number
-    fallback: Number
-    background_share: Number
-    without_object: Number = math.nan
-    """Softmax of the predicted class with the object removed."""
-    stays_without_object: Number = math.nan
-    """1 if the prediction is the same then, else 0."""
-    foreign_share: Number
-    resembles: str | None
-    resemblance: Number
-    kernels: tuple[KernelFigures, ...]
-
-
-class LimitFigures(_Model):
-    """What 95% of right, confident predictions stay within; see `records.Limits`."""
-
-    layer: str
-    noise_range: Number
-    stability: Number
-    background_share: Number
-    foreign_share: Number
-    resemblance: Number
-    references: int
-    stays_without_object: Number = math.nan
-    """Share of right, confident predictions that stay the same with the object removed."""
-
-
-class BrokenImage(_Model):
+class BrokenImage(Model):
     """An image that could not be read."""
 
     path: str
     reason: str
 
 
-class PairFigures(_Model):
+class PairFigures(Model):
     """Two classes."""
 
     one: str
@@ -173,7 +131,7 @@ class PairFigures(_Model):
     """Images of the one taken for the other."""
 
 
-class SharingFigures(_Model):
+class SharingFigures(Model):
     """Whether classes that share kernels get confused, at the deepest layer."""
 
     layer: str
@@ -192,7 +150,7 @@ class SharingFigures(_Model):
     most_confused: tuple[PairFigures, ...]
 
 
-class CurveFigures(_Model):
+class CurveFigures(Model):
     """How some images bear noise on their features."""
 
     images: int
@@ -202,7 +160,7 @@ class CurveFigures(_Model):
     """Share that give the true class, of adversarial images."""
 
 
-class StabilityFigures(_Model):
+class StabilityFigures(Model):
     """Stability of normal, wrong and adversarial images against noise on their features (Discovery 2, Fig. 3)."""
 
     noise_ranges: tuple[float, ...]
@@ -219,7 +177,7 @@ class StabilityFigures(_Model):
     """How many images were attacked."""
 
 
-class DiagnosisFigures(_Model):
+class DiagnosisFigures(Model):
     """A diagnosis in figures."""
 
     file: str
@@ -246,6 +204,8 @@ class DiagnosisFigures(_Model):
     """In execution order."""
     explained: int
     verdicts: dict[str, int]
+    findings: tuple[FindingFigures, ...] = ()
+    """The first step first."""
     telling: tuple[ImageFigures, ...]
     """The wrong images with the clearest verdicts."""
     limits: LimitFigures | None
@@ -256,7 +216,7 @@ class DiagnosisFigures(_Model):
     broken: tuple[BrokenImage, ...]
 
 
-class ArmProgress(_Model):
+class ArmProgress(Model):
     """How far one run of an arm has come."""
 
     arm: str
@@ -266,7 +226,7 @@ class ArmProgress(_Model):
     """The best so far, on validation."""
 
 
-class ProgressFigures(_Model):
+class ProgressFigures(Model):
     """How far a trial has come."""
 
     epochs: int
@@ -277,7 +237,7 @@ class ProgressFigures(_Model):
     """Those that have begun."""
 
 
-class ClassChange(_Model):
+class ClassChange(Model):
     """One class in two diagnoses."""
 
     name: str
@@ -286,7 +246,7 @@ class ClassChange(_Model):
     after: Number
 
 
-class LayerChange(_Model):
+class LayerChange(Model):
     """One layer in two diagnoses."""
 
     name: str
@@ -297,7 +257,7 @@ class LayerChange(_Model):
     """Mean Jaccard index of a class's kernels before and after."""
 
 
-class Turned(_Model):
+class Turned(Model):
     """An image that one network has right and the other wrong."""
 
     path: str
@@ -307,7 +267,7 @@ class Turned(_Model):
     after: str
 
 
-class ImageChanges(_Model):
+class ImageChanges(Model):
     """The images that are in both diagnoses' examined split under the same path and label."""
 
     common: int
@@ -318,7 +278,7 @@ class ImageChanges(_Model):
     examples: tuple[Turned, ...]
 
 
-class ComparisonFigures(_Model):
+class ComparisonFigures(Model):
     """What changed between two diagnoses."""
 
     same_checkpoint: bool
@@ -334,7 +294,7 @@ class ComparisonFigures(_Model):
     """Those that both have, with the same number of kernels."""
 
 
-class Report(_Model):
+class Report(Model):
     """The whole of `report.json`."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
+from modeldoctor.report.image_model import ImageFigures, LimitFigures
 from modeldoctor.report.model import (
     DiagnosisFigures,
     ImageChanges,
-    ImageFigures,
-    LimitFigures,
     ProgressFigures,
     Report,
     StabilityFigures,

@@ -21,14 +21,20 @@ Bools = NDArray[np.bool_]
 
 
 class Verdict(StrEnum):
-    """Why an image is wrong, as far as the network's insides tell. `explain.py` says how each is reached."""
+    """Why an image is wrong. `verdicts.py` says how each is reached."""
 
+    DAMAGED = "damaged"
+    """Its pixels are darker, blurrier, noisier ... than those of training images."""
     ISOLATED = "isolated"
-    """The prediction does not survive feature noise that right predictions survive (Discovery 2)."""
+    """Slight alterations turn it to its label, as they turn adversarial images (Discovery 2)."""
     BACKGROUND = "background"
-    """More of the evidence lies outside the object than in right predictions. Needs a mask."""
+    """With the object removed the prediction stays the same. Needs a mask."""
     FOREIGN_KERNELS = "foreign-kernels"
-    """Kernels that the true class does not use carry more of the prediction than in right predictions."""
+    """Without one kernel, which costs more images than it serves, it is right."""
+    UNFAMILIAR = "unfamiliar"
+    """It is like no training image."""
+    MISLABELLED = "mislabelled"
+    """It is as far from its label as right images of the predicted class are."""
     RESEMBLES_CLASS = "resembles-class"
     """Its activations resemble another class's more than its own class's."""
     UNCLEAR = "unclear"
@@ -166,6 +172,15 @@ class Misdiagnosis:
         without_object: softmax of the predicted class when the object's pixels are filled with the mean of its
             background; NaN without a mask.
         stays_without_object: whether that prediction is still the same, 1 or 0; NaN without a mask.
+        damage: 1 less the share of training images that are at least as dark, noisy ...: of what it is most so.
+        damage_kind: of what: a place in `verdicts.DAMAGES`; -1 if not measured.
+        unfamiliarity: the share of training images that are nearer to other training images than it is.
+        pull_to_label: standard deviations by which slight alterations turn it to its label
+            (`comparisons.pull_to_label`).
+        label_doubt: how much it is like right images of the predicted class (`comparisons.label_doubt`).
+        faulty_kernel: the kernel of the features without which it is right, one that costs more images than it
+            serves; -1 if there is none.
+        without_kernel: softmax of the true class without that kernel.
     """
 
     sample: int
@@ -183,6 +198,13 @@ class Misdiagnosis:
     kernels: tuple[Kernel, ...]
     without_object: float = math.nan
     stays_without_object: float = math.nan
+    damage: float = math.nan
+    damage_kind: int = -1
+    unfamiliarity: float = math.nan
+    pull_to_label: float = math.nan
+    label_doubt: float = math.nan
+    faulty_kernel: int = -1
+    without_kernel: float = math.nan
 
 
 def most_telling(images: Sequence[Misdiagnosis], number: int) -> list[Misdiagnosis]:
@@ -251,6 +273,27 @@ class Adversarial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What is the matter with the whole network or its data, and what to do.
+
+    Attributes:
+        name: such as `preprocessing`.
+        sentence: what was found, with its figures.
+        action: the next step.
+        command: options or a command for that step; empty where there is none.
+        wrong: how many wrong images of the examined split it accounts for, estimated where only some were explained.
+        samples: rows in `Samples` of a few examples.
+    """
+
+    name: str
+    sentence: str
+    action: str
+    wrong: int
+    command: str = ""
+    samples: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     """A network's diagnosis.
 
@@ -260,6 +303,7 @@ class Diagnosis:
         classes: (N,) names in the network's order.
         layers: by name, in execution order.
         samples: every image looked at.
+        findings: what was found of the whole network and its data, beyond single images.
         unread: splits that were read no farther than was needed, and how many of their images were not read (None
             where a stream does not say); of these splits no accuracy is known.
         misdiagnosed: the wrong images that were explained.
@@ -294,6 +338,7 @@ class Diagnosis:
     shown: Shown | None = None
     adversarial: Adversarial | None = None
     unread: Mapping[str, int | None] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
     def __getitem__(self, layer: str) -> LayerDiagnosis:
         return self.layers[layer]

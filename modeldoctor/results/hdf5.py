@@ -20,7 +20,8 @@ a new schema number.
 - `/misdiagnosed` MUST hold `sample`, `label`, `predicted`, `resembles` i4 (-1: none), `confidence`, `strength`,
   `stability`, `fallback`, `background_share`, `foreign_share`, `resemblance` f4, `verdict` (string), (M) each, and
   `/misdiagnosed/kernels` the fields of `records.Kernel` as (M,E), channel -1 where there are fewer. It MAY have the
-  attribute `limits` (JSON of `Limits`), and `without_object`, `stays_without_object` f4 (NaN without a mask).
+  attribute `limits` (JSON of `Limits`), and the further fields of `Misdiagnosis`, f4 or i4 (NaN or -1: not measured).
+- `/findings` MAY hold what was found of the whole network and its data: JSON of `Finding`, one string each.
 - `/broken` MUST hold `path` and `reason` of unreadable images.
 - `/shown` MAY hold P wrong images with maps: `sample` (P) i4, `thumbnail` (P,h,w,3) u1, `derivative`, `contribution`,
   `grad_cam` (P,H,W) f4; then it MUST have the attribute `layer`.
@@ -33,7 +34,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from modeldoctor.results.checked import DAMAGED, check_range, check_shapes, chec
 from modeldoctor.results.diagnosis import (
     Adversarial,
     Diagnosis,
+    Finding,
     Kernel,
     LayerDiagnosis,
     Limits,
@@ -53,6 +55,7 @@ from modeldoctor.results.diagnosis import (
     Shown,
     Verdict,
 )
+from modeldoctor.results.verdicts import DAMAGES
 from modeldoctor.runtime.files import written_aside
 
 SCHEMA = 1
@@ -65,13 +68,14 @@ _SHOWN_FIELDS = {"sample": "i4", "thumbnail": "u1", "derivative": "f4", "contrib
 _ADVERSARIAL_FIELDS = {"sample": "i4", "predicted": "i4", "stability": "f4", "fallback": "f4"}
 _KERNEL_FIELDS = tuple(field.name for field in fields(Kernel))
 _IMAGE_FIELDS = {
-    field.name: "i4" if field.name in ("sample", "label", "predicted", "resembles") else "f4"
+    field.name: "i4" if field.type == "int" else "f4"
     for field in fields(Misdiagnosis)
     if field.name not in ("verdict", "kernels")
 }
 
 
-_OPTIONAL = ("without_object", "stays_without_object")
+# What older files do not have.
+_OPTIONAL = tuple(field.name for field in fields(Misdiagnosis) if field.default is not MISSING)
 
 
 def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
@@ -102,6 +106,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
             file.attrs["unread"] = json.dumps(dict(diagnosis.unread))
         _write_text(file, "classes", diagnosis.classes)
         _write_text(file, "warnings", diagnosis.warnings)
+        _write_text(file, "findings", [json.dumps(asdict(finding)) for finding in diagnosis.findings])
         layers = file.create_group("layers")
         for order, layer in enumerate(diagnosis.layers.values()):
             _write_layer(layers.create_group(layer.name), layer, diagnosis.classes, order)
@@ -271,6 +276,8 @@ def _check_counts(file: h5py.File) -> None:
         check_range(f"{group.name}/label", group["label"][()], number)
         check_range(f"{group.name}/predicted", group["predicted"][()], number)
     check_range("misdiagnosed/sample", images["sample"][()], rows)
+    if "damage_kind" in images:
+        check_range("misdiagnosed/damage_kind", images["damage_kind"][()], len(DAMAGES), least=-1)
     check_range("misdiagnosed/resembles", images["resembles"][()], number, least=-1)
     for name in ("shown", "adversarial"):
         if name in file:
@@ -307,6 +314,7 @@ def _read(file: h5py.File, path: str | Path) -> Diagnosis:
         versions=json.loads(attributes["versions"]),
         command=str(attributes.get("command", "")),
         unread=json.loads(attributes.get("unread", "{}")),
+        findings=_read_findings(file),
         shown=_read_shown(file["shown"]) if "shown" in file else None,
         adversarial=_read_adversarial(file["adversarial"]) if "adversarial" in file else None,
     )
@@ -319,6 +327,15 @@ def _read_shown(group: h5py.Group) -> Shown:
 def _read_adversarial(group: h5py.Group) -> Adversarial:
     attacked, epsilon = int(group.attrs["attacked"]), float(group.attrs["epsilon"])
     return Adversarial(attacked=attacked, epsilon=epsilon, **_read_record(group, _ADVERSARIAL_FIELDS))
+
+
+def _read_findings(file: h5py.File) -> tuple[Finding, ...]:
+    if "findings" not in file:
+        return ()
+    found = [json.loads(text) for text in file["findings"].asstr()[()]]
+    for finding in found:
+        check_range("findings", finding["samples"], len(file["samples/path"]))
+    return tuple(Finding(**{**finding, "samples": tuple(finding["samples"])}) for finding in found)
 
 
 def _read_layer(name: str, group: h5py.Group) -> LayerDiagnosis:
@@ -338,7 +355,6 @@ def _read_samples(group: h5py.Group, splits: tuple[str, ...]) -> Samples:
 
 
 def _read_misdiagnosed(group: h5py.Group) -> tuple[Misdiagnosis, ...]:
-    # Older files have no interventions.
     columns = {name: group[name][()].tolist() for name in _IMAGE_FIELDS if name in group or name not in _OPTIONAL}
     verdicts = group["verdict"].asstr()[()]
     kernels = {name: group["kernels"][name][()].tolist() for name in _KERNEL_FIELDS}

@@ -14,6 +14,8 @@ _ELSEWHERE = "choose another place with -o"
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 # Enough of a text to hold a page's title, a summary's first keys or a report's heading.
 _BEGINNING = 4096
+# How our own tables begin: of wrong images, and of a treatment's epochs.
+_TABLES = ("path,label,predicted,confidence,verdict", "arm,seed,epoch")
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str | None], *, inside: bool = False) -> None:
@@ -76,8 +78,14 @@ def _text(path: Path) -> bool:
     return any(mark in beginning for mark in ("modeldoctor", '"checkpoint_sha256"', '"outcome"', "# Of the checkpoint"))
 
 
+def _table(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline(_BEGINNING).startswith(_TABLES)
+
+
 _RECOGNISE: dict[str, Callable[[Path], bool]] = {
     ".h5": _hdf5, ".hdf5": _hdf5, ".json": _text, ".html": _text, ".md": _text, ".yaml": _text,
+    ".csv": _table,
 }  # fmt: skip
 
 

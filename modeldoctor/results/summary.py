@@ -5,6 +5,7 @@ N classes, K channels.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections import Counter
@@ -15,10 +16,15 @@ from typing import Any
 import numpy as np
 
 from modeldoctor.errors import printable
-from modeldoctor.results.diagnosis import Bools, Diagnosis, LayerDiagnosis, Misdiagnosis, Verdict, most_telling
+from modeldoctor.results.diagnosis import Bools, Diagnosis, Finding, LayerDiagnosis, Misdiagnosis, Verdict, most_telling
+from modeldoctor.results.verdicts import evidence_of
 from modeldoctor.runtime.files import written_aside
 
 SUMMARY_SCHEMA = 1
+_WRONG_FIELDS = (
+    "path", "label", "predicted", "confidence", "verdict", "stability", "without_object", "damage", "unfamiliarity",
+    "pull_to_label", "label_doubt", "faulty_kernel", "resembles", "resemblance", "background_share", "foreign_share",
+)  # fmt: skip
 TELLING = 10
 
 
@@ -36,6 +42,8 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
             `draws` (J of Eq. 4) and `relative_standard_error` (of the class correlations, median over the correlated
             kernels).
         explained, verdicts: how many wrong images were explained, and the counts of each verdict.
+        findings: what was found of the whole network and its data and what to do, the first step first: name,
+            sentence, action, command, wrong (images it accounts for), examples (paths).
         telling: the wrong images with the clearest verdicts, at least those that there are maps of.
         limits: what right predictions show, against which verdicts are reached.
         broken: unreadable images.
@@ -73,6 +81,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "layers": [_layer(layer, float(diagnosis.config["threshold"])) for layer in diagnosis.layers.values()],
         "explained": len(diagnosis.misdiagnosed),
         "verdicts": _verdicts(diagnosis.misdiagnosed),
+        "findings": [_finding(diagnosis, finding) for finding in diagnosis.findings],
         "telling": [_image(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed, telling)],
         "limits": None if limits is None else vars(limits),
         "broken": [{"path": as_text(path), "reason": reason} for path, reason in diagnosis.broken],
@@ -169,8 +178,21 @@ def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
         "foreign_share": image.foreign_share,
         "resembles": names[image.resembles] if image.resembles >= 0 else None,
         "resemblance": image.resemblance,
+        "damage": image.damage,
+        "damage_kind": image.damage_kind,
+        "unfamiliarity": image.unfamiliarity,
+        "pull_to_label": image.pull_to_label,
+        "label_doubt": image.label_doubt,
+        "faulty_kernel": image.faulty_kernel,
+        "without_kernel": image.without_kernel,
         "kernels": [asdict(kernel) for kernel in image.kernels],
     }
+
+
+def _finding(diagnosis: Diagnosis, finding: Finding) -> dict[str, Any]:
+    examples = [as_text(diagnosis.samples.path[sample]) for sample in finding.samples]
+    fields = {name: value for name, value in asdict(finding).items() if name != "samples"}
+    return fields | {"examples": examples}
 
 
 def as_text(path: bytes | str) -> str:
@@ -188,6 +210,29 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return as_text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_wrong(diagnosis: Diagnosis, beside: Path) -> Path:
+    """Write every explained wrong image as a row of CSV beside a diagnosis, with its name and the ending `.wrong.csv`.
+
+    Grouped by verdict; mislabelled ones by doubt, most first, the others by confidence.
+    """
+    path = wrong_beside(beside)
+    rows = [_plain(_image(diagnosis, image)) for image in diagnosis.misdiagnosed]
+    doubted = str(Verdict.MISLABELLED)
+    rows.sort(
+        key=lambda row: (row["verdict"], -(row["label_doubt"] if row["verdict"] == doubted else row["confidence"]))
+    )
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, (*_WRONG_FIELDS, "evidence"), extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows({**row, "evidence": evidence_of(row)} for row in rows)
+    return path
+
+
+def wrong_beside(output: Path) -> Path:
+    """Where the table of wrong images goes."""
+    return output.with_suffix(".wrong.csv")
 
 
 def write_summary(summary: dict[str, Any], beside: Path) -> Path:

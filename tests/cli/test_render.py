@@ -34,7 +34,7 @@ def test_the_figures_of_the_summary_are_shown(handmade: Make) -> None:
     assert stem.split() == ["stem.conv", "4", "4×2", "62.5%", "66.7%", "1"]
     assert "Why are images wrong? (4 explained)" in text
     assert any(line.split()[:2] == ["isolated", "2"] for line in text.splitlines())
-    assert "3 (8, usually 0.25)" in " ".join(text.split())
+    assert "without kernel 3: right, 62.5%" in " ".join(text.split())
 
 
 def test_verdicts_without_an_image_are_left_out(handmade: Make) -> None:

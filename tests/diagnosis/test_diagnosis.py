@@ -469,7 +469,18 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert [path.name for path in tmp_path.iterdir()] == ["d.h5"]
     assert_equal_bits(resumed, noisy)
     assert_equal_bits(read_diagnosis(output), read_written(noisy, tmp_path))
-    order = ["predict train", "predict val", "scale", "correlate", "explain", "attack", "show"]
+    order = [
+        "predict train",
+        "predict val",
+        "scale",
+        "correlate",
+        "explain",
+        "look at train",
+        "compare val",
+        "preprocessing",
+        "attack",
+        "show",
+    ]
     assert set(stages) <= set(order[order.index(stage) :]), "a finished stage was done again"
 
 

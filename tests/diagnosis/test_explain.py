@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, gather_evidence, judge, remove_objects
 from modeldoctor.graph import Layer, open_network, select_layers
-from modeldoctor.results.diagnosis import LayerDiagnosis, Limits, Verdict
+from modeldoctor.results.diagnosis import LayerDiagnosis, Limits, Misdiagnosis, Verdict
 from modeldoctor.runtime.memory import BatchLimit
 
 NAN = float("nan")
@@ -203,32 +203,53 @@ LIMITS = Limits(
     resemblance=-0.1,
     references=9,
 )
+# What each verdict asks for, and the strength that the distance to its limit gives.
 ABNORMAL = {
-    Verdict.BACKGROUND: {"without_object": 0.75, "stays_without_object": 1.0},
-    Verdict.ISOLATED: {"stability": [0.7, 0.0]},
-    Verdict.RESEMBLES_CLASS: {"resemblance": 0.3},
-    Verdict.FOREIGN_KERNELS: {"foreign_share": 0.6},
+    Verdict.DAMAGED: ({"damage": 0.999}, 0.5),
+    Verdict.ISOLATED: ({"pull_to_label": 3.0}, 0.5),
+    Verdict.BACKGROUND: ({"without_object": 0.75, "stays_without_object": 1.0}, 0.75),
+    Verdict.FOREIGN_KERNELS: ({"faulty_kernel": 3, "without_kernel": 0.6}, 0.6),
+    Verdict.UNFAMILIAR: ({"unfamiliarity": 0.995}, 0.5),
+    Verdict.MISLABELLED: ({"label_doubt": 0.6}, 0.5),
+    Verdict.RESEMBLES_CLASS: ({"resemblance": 0.3}, 0.15),
 }
-STRENGTH = {
-    Verdict.ISOLATED: (0.3 - 0.1) / 0.9,
-    Verdict.BACKGROUND: 0.75,
-    Verdict.RESEMBLES_CLASS: 0.3 / 2,
-    Verdict.FOREIGN_KERNELS: 0.4 / 0.8,
-}
+
+
+def judged(figures: dict[str, object], limits: Limits | None = LIMITS) -> Misdiagnosis:
+    own = {name: value for name, value in figures.items() if name in Evidence._fields}
+    compared = {name: value for name, value in figures.items() if name not in Evidence._fields}
+    return judge(evidence(**own), limits, make_probe(), compared)
 
 
 @pytest.mark.parametrize("verdict", ABNORMAL)
 def test_one_abnormal_figure_gives_its_verdict(verdict: Verdict) -> None:
-    found = judge(evidence(**ABNORMAL[verdict]), LIMITS, make_probe())
+    figures, strength = ABNORMAL[verdict]
+    found = judged(figures)
     assert found.verdict == verdict
-    assert found.strength == pytest.approx(STRENGTH[verdict])
+    assert found.strength == pytest.approx(strength)
 
 
-def test_the_most_specific_abnormal_figure_wins() -> None:
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"damage": 0.998, "unfamiliarity": 0.99, "label_doubt": 0.2, "pull_to_label": 1.5},
+        {"stays_without_object": 0.0, "without_object": 0.9, "resemblance": -0.05},
+    ],
+)
+def test_at_its_limit_a_figure_is_usual(figures: dict[str, object]) -> None:
+    assert judged(figures).verdict == Verdict.UNCLEAR
+
+
+def test_the_first_verdict_of_the_order_wins() -> None:
     order = list(ABNORMAL)
     for first in range(len(order)):
-        figures = {key: value for verdict in order[first:] for key, value in ABNORMAL[verdict].items()}
-        assert judge(evidence(**figures), LIMITS, make_probe()).verdict == order[first]
+        figures = {key: value for verdict in order[first:] for key, value in ABNORMAL[verdict][0].items()}
+        assert judged(figures).verdict == order[first]
+
+
+def test_without_references_what_needs_none_is_judged_still() -> None:
+    assert judged({"label_doubt": 0.6, "resemblance": 0.3}, None).verdict == Verdict.MISLABELLED
+    assert judged({"resemblance": 0.3}, None).verdict == Verdict.UNCLEAR
 
 
 def by_sum(images: Tensor) -> Tensor:
@@ -259,13 +280,13 @@ def test_right_predictions_that_stay_without_their_object_are_counted_and_excuse
     limits = find_limits([*references, evidence()], make_probe())
     assert limits is not None
     assert limits.stays_without_object == 0.75
-    assert judge(evidence(without_object=0.6, stays_without_object=1.0), limits, make_probe()).verdict == "background"
-    turned = judge(evidence(without_object=0.6, stays_without_object=0.0), limits, make_probe())
+    assert judged({"without_object": 0.6, "stays_without_object": 1.0}, limits).verdict == "background"
+    turned = judged({"without_object": 0.6, "stays_without_object": 0.0}, limits)
     assert turned.verdict == "unclear"
 
 
 @pytest.mark.parametrize("limits", [LIMITS, None])
 def test_nothing_abnormal_or_nothing_to_compare_with_is_unclear(limits: Limits | None) -> None:
-    found = judge(evidence(resemblance=-0.05), limits, make_probe())
+    found = judged({"resemblance": -0.05}, limits)
     assert (found.verdict, found.strength) == (Verdict.UNCLEAR, 0.0)
     assert find_limits([], make_probe()) is None

@@ -1,0 +1,136 @@
+"""Would the network be right more often with other preprocessing? The usual ones are tried on a few hundred images.
+
+Shapes: B images, C channels, h x w pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeldoctor.config.diagnose import Preprocessing
+from modeldoctor.data import ImageSet
+from modeldoctor.data.outputs import AnySet
+from modeldoctor.diagnosis.passes import Run
+
+IMAGES = 200
+GOOD_ENOUGH = 0.95
+"""At this accuracy nothing is tried."""
+
+# What networks are usually trained with, by the option that says it: mean and standard deviation for pixels in [0, 1].
+_NORMALISATIONS = {
+    "ImageNet's mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "CIFAR-10's mean and std": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+    "mean 0.5 and std 0.5": ((0.5,) * 3, (0.5,) * 3),
+    "pixels in [0, 1], not normalised": ((0.0,) * 3, (1.0,) * 3),
+    "pixels in [0, 255], not normalised": ((0.0,) * 3, (1 / 255,) * 3),
+}
+_SIDES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 299, 384)
+BGR = "channels in the order BGR"
+
+
+def try_alternatives(run: Run, images: AnySet) -> None:
+    """Predict up to 200 images with each alternative, and count those that turn right and those that turn wrong.
+
+    Only where accuracy leaves room for it. A network that does not take another input size is left alone.
+    """
+    index, label, predicted, _ = run.state.predictions[images.split].table()
+    if not len(index) or np.mean(label == predicted) >= GOOD_ENOUGH:
+        return
+    spread = np.unique(np.linspace(0, len(index) - 1, min(IMAGES, len(index))).astype(int))
+    chosen, right = np.sort(index)[spread], dict(zip(index.tolist(), (label == predicted).tolist(), strict=True))
+    trials = list(_trials(images))
+    for done, (name, changed, transform) in enumerate(trials):
+        if name in run.state.alternatives:
+            continue
+        run.after_batch("preprocessing", done, len(trials))
+        counts = np.zeros(3, dtype=np.int64)
+        for batch in run.batches(changed, chosen, run.chunks.batch):
+            keys = batch.indices.tolist()
+            if not keys:
+                continue
+            now = _predicted(run, transform(batch.images.to(run.device)))
+            if now is None:
+                break
+            fits = (now == batch.labels).numpy()
+            before = np.array([right[key] for key in keys])
+            counts += [np.sum(fits & ~before), np.sum(~fits & before), len(keys)]
+        gained, lost, number = np.sum(run.team.all_gather(counts), axis=0).tolist()
+        run.state.alternatives[name] = (gained, lost, number)
+
+
+def option_of(name: str) -> str:
+    """The command-line option that makes an alternative the one that is used; empty where there is none."""
+    if name in _NORMALISATIONS:
+        mean, std = (",".join(f"{value:.4g}" for value in values) for values in _NORMALISATIONS[name])
+        return f"--mean {mean} --std {std}"
+    for words, option in (
+        ("interpolation ", "--interpolation"),
+        ("crop share ", "--crop-pct"),
+        ("input size ", "--input-size"),
+    ):
+        if name.startswith(words):
+            return f"{option} {name.removeprefix(words)}"
+    return ""
+
+
+def _trials(images: AnySet) -> Iterator[tuple[str, AnySet, Callable[[Tensor], Tensor]]]:
+    """Each alternative: its name, the images, and what is done to a batch of them."""
+    used = images.preprocessing
+    channels = used.input_size[0]
+    for name, (mean, std) in _NORMALISATIONS.items():
+        if not np.allclose([mean[:channels], std[:channels]], [used.mean, used.std], atol=0.01):
+            yield name, images, _renormalise(used, mean[:channels], std[:channels])
+    if channels == 3:
+        yield BGR, images, _renormalise(used, used.mean, used.std, flip=True)
+    if not isinstance(images, ImageSet):
+        return
+    for name, preprocessing in _geometries(used):
+        yield name, images.preprocessed_as(preprocessing), _as_it_is
+
+
+def _geometries(used: Preprocessing) -> Iterator[tuple[str, Preprocessing]]:
+    for interpolation in ("bilinear", "bicubic", "nearest"):
+        if interpolation != used.interpolation:
+            yield f"interpolation {interpolation}", used.model_copy(update={"interpolation": interpolation})
+    for share in (0.875, 1.0):
+        if not math.isclose(share, used.crop_pct, abs_tol=0.03):
+            yield f"crop share {share:g}", used.model_copy(update={"crop_pct": share})
+    for side in _SIDES:
+        # Four times the pixels cost four times as much; nobody evaluates that far above what a network was trained at.
+        if used.input_size[1:] != (side, side) and side <= 2 * used.input_size[1]:
+            yield f"input size {side}", used.model_copy(update={"input_size": (used.input_size[0], side, side)})
+
+
+def _renormalise(
+    used: Preprocessing, mean: tuple[float, ...], std: tuple[float, ...], *, flip: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """From images normalised as they are used to the same pixels, normalised otherwise; with channels turned round."""
+    old_mean, old_std, new_mean, new_std = (
+        torch.tensor(values)[:, None, None] for values in (used.mean, used.std, mean, std)
+    )
+
+    def transform(batch: Tensor) -> Tensor:
+        pixels = batch * old_std.to(batch) + old_mean.to(batch)
+        return ((pixels.flip(1) if flip else pixels) - new_mean.to(batch)) / new_std.to(batch)
+
+    return transform
+
+
+def _as_it_is(batch: Tensor) -> Tensor:
+    return batch
+
+
+def _predicted(run: Run, images: Tensor) -> Tensor | None:
+    """(B,) classes; None where the network does not take such images."""
+    try:
+        with torch.no_grad():
+            output = run.module(images)
+    except (RuntimeError, ValueError, AssertionError, IndexError):
+        return None
+    logits = output if isinstance(output, Tensor) else next(iter(output))
+    return logits.argmax(1).cpu() if logits.shape[1:] == (run.classes,) else None

@@ -1,0 +1,238 @@
+"""What is the matter with the whole network and its data, and what to do about it: findings, the first step first.
+
+Shapes: S samples, N classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from modeldoctor.data import order_warning
+from modeldoctor.data.duplicates import find_duplicates
+from modeldoctor.data.outputs import AnySet
+from modeldoctor.diagnosis.alternatives import option_of
+from modeldoctor.diagnosis.explain import Evidence
+from modeldoctor.diagnosis.faulty import FaultyKernel
+from modeldoctor.diagnosis.passes import Run
+from modeldoctor.results.diagnosis import Finding, LayerDiagnosis, Misdiagnosis, Samples, Verdict
+
+_EXAMPLES = 20
+_SIGNIFICANT, _LEAST_GAIN = 0.001, 0.03
+_WRONG_REASON = 1 / 3
+_CONFUSED = 0.15
+
+
+def find_findings(
+    run: Run,
+    classes: tuple[str, ...],
+    sets: Sequence[AnySet],
+    samples: Samples,
+    first_row: int,
+    images: Sequence[Misdiagnosis],
+    references: Sequence[Evidence],
+    faulty: Sequence[FaultyKernel],
+    deepest: LayerDiagnosis,
+) -> tuple[Finding, ...]:
+    """Everything that was found: first what makes all other figures doubtful, then by wrong images, most first.
+
+    Args:
+        classes: names.
+        sets: the split of the class correlation and the examined one; perhaps the same.
+        samples: what was looked at.
+        first_row: of the examined split among them.
+        images: the wrong images that were explained.
+        references: right, confident images that were explained beside them.
+        faulty: kernels that do more harm than good.
+        deepest: the examined layer.
+    """
+    _, label, predicted, _ = run.state.predictions[sets[-1].split].table()
+    wrong = int((label != predicted).sum())
+    scale = wrong / len(images) if images else 0.0
+    setup = [*_preprocessing(run, len(label), wrong), *_class_order(label, predicted, classes, wrong)]
+    setup += _duplicates(run, sets, first_row)
+    single = [
+        *_wrong_reason(references, images, classes, scale),
+        *_faulty_kernels(faulty, images, scale),
+        *_labels(images, classes, label, scale),
+        *_counted(images, scale),
+        *_confused(samples, label, predicted, classes, deepest, run.config.threshold, first_row),
+    ]
+    return (*setup, *sorted(single, key=lambda finding: -finding.wrong))
+
+
+def _preprocessing(run: Run, total: int, wrong: int) -> Iterator[Finding]:
+    """The alternative that turns most images right, where that is no chance."""
+    best = max(run.state.alternatives.items(), key=lambda item: item[1][0] - item[1][1], default=None)
+    if best is None:
+        return
+    name, (gained, lost, number) = best
+    if number == 0 or gained - lost < max(_LEAST_GAIN * number, 1):
+        return
+    if binomtest(gained, gained + lost, alternative="greater").pvalue >= _SIGNIFICANT:
+        return
+    option = option_of(name)
+    yield Finding(
+        name="preprocessing",
+        sentence=f"With {name}, {gained} of {number} images that are wrong now are right, and {lost} turn wrong: the "
+        "network was likely trained with that",
+        action="diagnose again with the preprocessing of training" + (f": {option}" if option else ""),
+        command=option,
+        wrong=min(wrong, round((gained - lost) / number * total)),
+    )
+
+
+def _class_order(
+    label: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...], wrong: int
+) -> Iterator[Finding]:
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, (label, predicted), 1)
+    if said := order_warning(confusion, classes):
+        sentence, action = said
+        yield Finding(name="class-order", sentence=sentence, action=action, wrong=wrong)
+
+
+def _duplicates(run: Run, sets: Sequence[AnySet], first_row: int) -> Iterator[Finding]:
+    found, sought = find_duplicates(sets[0], sets[-1], run.config.seed)
+    if found:
+        index = run.state.predictions[sets[-1].split].table()[0]
+        rows = first_row + np.searchsorted(index, np.intersect1d(found, index))
+        yield Finding(
+            name="duplicates",
+            sentence=f"{len(found)} of {sought} images of {sets[-1].split} that were looked for are also in "
+            f"{sets[0].split}, byte for byte: its accuracy is too good",
+            action=f"take them out of one of the two splits, and train and examine again: {sets[-1].split} should hold "
+            "nothing that was trained on",
+            wrong=0,
+            samples=tuple(rows[:_EXAMPLES].tolist()),
+        )
+
+
+def _wrong_reason(
+    references: Sequence[Evidence], images: Sequence[Misdiagnosis], classes: tuple[str, ...], scale: float
+) -> Iterator[Finding]:
+    """Right predictions that stay the same without their object."""
+    tried = [evidence for evidence in references if not np.isnan(evidence.stays_without_object)]
+    background = [image for image in images if image.verdict is Verdict.BACKGROUND]
+    share = float(np.mean([evidence.stays_without_object for evidence in tried])) if tried else 0.0
+    if share < _WRONG_REASON and not background:
+        return
+    by_class = {
+        name: [evidence.stays_without_object for evidence in tried if evidence.label == number]
+        for number, name in enumerate(classes)
+    }
+    means = sorted(((float(np.mean(of)), name) for name, of in by_class.items() if len(of) >= 3), reverse=True)
+    worst = f"; most of all {means[0][1]}: {means[0][0]:.0%}" if means and means[0][0] > 0 else ""
+    yield Finding(
+        name="background",
+        sentence=f"With the object removed, {len(background)} of {len(images)} wrong predictions and {share:.0%} of "
+        f"{len(tried)} right, confident ones stay the same{worst}: it is the background that is recognised",
+        action="treat with object masks (the space constraint), or collect images of each class before other "
+        "backgrounds",
+        command="modeldoctor treat --masks MASKS",
+        wrong=round(scale * len(background)),
+        samples=tuple(image.sample for image in background[:_EXAMPLES]),
+    )
+
+
+def _faulty_kernels(faulty: Sequence[FaultyKernel], images: Sequence[Misdiagnosis], scale: float) -> Iterator[Finding]:
+    for kernel in faulty:
+        of_kernel = [image for image in images if image.faulty_kernel == kernel.channel]
+        yield Finding(
+            name="foreign-kernels",
+            sentence=f"Without kernel {kernel.channel} of the features, {kernel.mended} of {len(images)} wrong images "
+            f"that were explained turn right, and {kernel.broken} of {kernel.looked_at_right} right ones turn wrong",
+            action="fine-tune, or set that kernel's weights in the head to zero and refit the head",
+            wrong=round(scale * len(of_kernel)),
+            samples=tuple(image.sample for image in of_kernel[:_EXAMPLES]),
+        )
+
+
+def _labels(
+    images: Sequence[Misdiagnosis],
+    classes: tuple[str, ...],
+    label: NDArray[np.int64],
+    scale: float,
+) -> Iterator[Finding]:
+    suspects = [image for image in images if image.verdict is Verdict.MISLABELLED]
+    if not suspects:
+        return
+    suspects.sort(key=lambda image: -image.label_doubt)
+    counts = Counter(image.label for image in suspects)
+    number, most = counts.most_common(1)[0]
+    of_class = int((label == number).sum())
+    yield Finding(
+        name="mislabelled",
+        sentence=f"{len(suspects)} of {len(images)} wrong images look mislabelled, most of them labelled "
+        f"{classes[number]} ({most} of its {of_class} images)",
+        action="look at them, and correct the labels that are wrong",
+        wrong=round(scale * len(suspects)),
+        samples=tuple(image.sample for image in suspects[:_EXAMPLES]),
+    )
+
+
+_SINGLE = {
+    Verdict.DAMAGED: (
+        "are darker, brighter, blurrier, noisier ... than the training images",
+        "train with such images or with augmentation that makes them, or reject them before the network",
+    ),
+    Verdict.UNFAMILIAR: (
+        "are like no training image",
+        "look at them: collect and label images of this kind, or reject them before the network",
+    ),
+    Verdict.ISOLATED: (
+        "turn to their label when they are slightly altered, as adversarial images do",
+        "look at how these images came about; train with noise or adversarial images if they are to be expected",
+    ),
+}
+
+
+def _counted(images: Sequence[Misdiagnosis], scale: float) -> Iterator[Finding]:
+    for verdict, (sentence, action) in _SINGLE.items():
+        found = [image for image in images if image.verdict is verdict]
+        if found:
+            yield Finding(
+                name=str(verdict),
+                sentence=f"{len(found)} of {len(images)} wrong images {sentence}",
+                action=action,
+                wrong=round(scale * len(found)),
+                samples=tuple(image.sample for image in found[:_EXAMPLES]),
+            )
+
+
+def _confused(
+    samples: Samples,
+    label: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    classes: tuple[str, ...],
+    deepest: LayerDiagnosis,
+    threshold: float,
+    first_row: int,
+) -> Iterator[Finding]:
+    """The pair of classes with most confusions, where it holds a good part of all of them."""
+    rows = np.flatnonzero(label != predicted)
+    pairs = Counter(tuple(sorted(pair)) for pair in zip(label[rows].tolist(), predicted[rows].tolist(), strict=True))
+    if not pairs or len(classes) < 3:
+        return
+    (one, other), count = pairs.most_common(1)[0]
+    if count < max(5, _CONFUSED * len(rows)):
+        return
+    sets = deepest.correlated(threshold)[[one, other]]
+    union = int((sets[0] | sets[1]).sum())
+    shared = (
+        f"; of their kernels at {deepest.name} they share {int((sets[0] & sets[1]).sum())} of {union}" if union else ""
+    )
+    both = [row for row in rows if {int(label[row]), int(predicted[row])} == {one, other}]
+    yield Finding(
+        name="confused",
+        sentence=f"{classes[one]} and {classes[other]} are taken for each other in {count} of {len(rows)} wrong images"
+        f"{shared}",
+        action="look at these images side by side: if a person cannot tell them apart, neither labels nor network "
+        "will; else collect more images of the two",
+        wrong=count,
+        samples=tuple(int(first_row + row) for row in both[:_EXAMPLES]),
+    )
