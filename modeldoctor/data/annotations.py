@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,16 +30,17 @@ def load_json(path: Path) -> dict[str, Any]:
         AnnotationError: it is broken, or no object.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(_text(path.read_bytes()))
     except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"broken JSON: {error}") from error
+        hint = "export it again as JSON in UTF-8, or remove it: the image then counts as not annotated"
+        raise AnnotationError(f"broken JSON: {error}", hint) from error
     if not isinstance(content, dict):
         raise AnnotationError(f"JSON with a {type(content).__name__} at the top")
     return content
 
 
 def read_png(path: Path, canvas: Canvas) -> None:
-    """Any value but 0 is the object."""
+    """Any value but 0 is the object; where the alpha channel varies, it alone says so."""
     pixels = _object_pixels(path)
     canvas.check_size(pixels.shape[1], pixels.shape[0])
     canvas.paste(pixels, 0, 0)
@@ -54,27 +56,14 @@ def read_labelme(path: Path, canvas: Canvas) -> None:
     if width is not None and height is not None:
         canvas.check_size(width, height)
     for shape in shapes:
-        kind = str(shape.get("shape_type") or "polygon")
-        if kind in _LABELME:
-            _LABELME[kind](canvas, numbers(shape.get("points"), columns=2), shape)
-        else:
-            canvas.ignored[kind] += 1
+        canvas.attempt(partial(_labelme_shape, canvas, shape))
 
 
 def read_yolo(path: Path, canvas: Canvas) -> None:
     """YOLO's lines: class, then a box (centre x, y, width, height) or a polygon (x1 y1 x2 y2 ...), as shares."""
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-            raise AnnotationError(f"line {number} has {len(words)} values")
-        values = numbers(words[1:], columns=2) * (canvas.width, canvas.height)
-        if len(words) == 5:
-            centre, extent = values
-            canvas.box(*(centre - extent / 2), *(centre + extent / 2))
-        else:
-            canvas.polygon(values)
+        if words := line.split():
+            canvas.attempt(partial(_yolo_shape, canvas, words, number))
 
 
 def read_voc(path: Path, canvas: Canvas) -> None:
@@ -82,17 +71,15 @@ def read_voc(path: Path, canvas: Canvas) -> None:
     try:
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype()))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise AnnotationError(f"broken XML: {error}") from error
+        hint = "export it again as XML in UTF-8, or remove it: the image then counts as not annotated"
+        raise AnnotationError(f"broken XML: {error}", hint) from error
     if root.tag != "annotation":
         raise AnnotationError(f"XML with <{root.tag}> at the top")
     width, height = numbers([root.findtext(f"size/{side}") or 0 for side in ("width", "height")]).astype(int).tolist()
     if width and height:
         canvas.check_size(width, height)
-    for box in (element.find("bndbox") for element in root.iter("object")):
-        if box is None:
-            raise AnnotationError("an <object> without <bndbox>")
-        left, top, right, bottom = numbers([box.findtext(key) for key in ("xmin", "ymin", "xmax", "ymax")])
-        canvas.box(left - 1, top - 1, right, bottom)
+    for element in root.iter("object"):
+        canvas.attempt(partial(_voc_shape, canvas, element.find("bndbox")))
 
 
 class Format(NamedTuple):
@@ -112,10 +99,45 @@ OUTLINES: dict[str, Format] = {
 """Formats that outline objects, by the file's suffix; the first that an image has counts."""
 
 PIXELS = ".png"
+_VOID = 255
+"""Pascal VOC's index of outlines and of objects that do not count, beside those of the classes."""
 FORMATS: dict[str, Format] = OUTLINES | {
     PIXELS: Format(read_png, "a PNG of the image's size, 0 on the background and any other value on the object")
 }
 """All of them."""
+
+
+def _text(content: bytes) -> str:
+    """Decode JSON in Unicode, with or without a byte order mark, or in GB2312 and what extends it."""
+    try:
+        return content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError:
+        return content.decode("gb18030")
+
+
+def _labelme_shape(canvas: Canvas, shape: dict[str, Any]) -> None:
+    kind = str(shape.get("shape_type") or "polygon")
+    if kind not in _LABELME:
+        raise AnnotationError(kind)
+    _LABELME[kind](canvas, numbers(shape.get("points"), columns=2), shape)
+
+
+def _yolo_shape(canvas: Canvas, words: list[str], number: int) -> None:
+    if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
+        raise AnnotationError(f"line {number} has {len(words)} values")
+    values = numbers(words[1:], columns=2) * (canvas.width, canvas.height)
+    if len(words) == 5:
+        centre, extent = values
+        canvas.box(*(centre - extent / 2), *(centre + extent / 2))
+    else:
+        canvas.polygon(values)
+
+
+def _voc_shape(canvas: Canvas, box: ElementTree.Element | None) -> None:
+    if box is None:
+        raise AnnotationError("an <object> without <bndbox>")
+    left, top, right, bottom = numbers([box.findtext(key) for key in ("xmin", "ymin", "xmax", "ymax")])
+    canvas.box(left - 1, top - 1, right, bottom)
 
 
 def _labelme_box(canvas: Canvas, points: NDArray[np.float64], shape: dict[str, Any]) -> None:
@@ -161,18 +183,26 @@ class _NoDoctype(ElementTree.TreeBuilder):
     """Refuses a DOCTYPE before its entities are read: they can grow without bounds."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise AnnotationError("XML with a DOCTYPE")
+        raise AnnotationError("XML with a DOCTYPE", "delete the <!DOCTYPE ...> from the file")
 
 
 def _object_pixels(source: Path | BytesIO) -> NDArray[np.bool_]:
     try:
         return np.asarray(decode(source, _object_values)).astype(np.bool_)
     except UnreadableError as error:
-        raise AnnotationError(f"the mask cannot be read: {error}") from error
+        raise AnnotationError(f"the mask cannot be read: {error}", "save it again as PNG, or remove it") from error
 
 
 def _object_values(picture: Image.Image) -> Image.Image:
     # Palette indices and 16-bit numbers are kept as they are; an opaque alpha channel is no object.
     if picture.mode in ("1", "L", "P", "I", "F") or picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) != 0).astype(np.uint8))
+        values = np.asarray(picture)
+        found = values != 0
+        if picture.mode == "P" and ((values > 0) & (values < _VOID)).any():
+            found &= values != _VOID
+        return Image.fromarray(found.astype(np.uint8))
+    if picture.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
+        alpha = np.asarray(picture.getchannel(picture.mode[-1]))
+        if alpha.min() != alpha.max():
+            return Image.fromarray((alpha != alpha.min()).astype(np.uint8))
     return Image.fromarray((np.asarray(picture.convert("RGB")) != 0).any(axis=-1).astype(np.uint8))

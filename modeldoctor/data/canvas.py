@@ -9,43 +9,76 @@ Shape letters: H and W, an image's height and width; V vertices; R runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modeldoctor.data.frames import STORED, stored, upright_size
+
 _FARTHEST = 1e7
 
 
 class AnnotationError(Exception):
-    """An annotation cannot be used; the text says why."""
+    """An annotation cannot be used; the text says why.
+
+    Args:
+        found: what is wrong.
+        hint: what to do about it.
+    """
+
+    def __init__(self, found: str, hint: str = "export it again, or remove it: the image then counts as not annotated"):
+        super().__init__(found)
+        self.hint = hint
 
 
 class Canvas:
     """The union of what is drawn on it; parts outside the image are cut off.
 
+    Annotations are drawn on the upright picture, as viewers show it; where only the stored picture has the size that an
+    annotation names, on that one.
+
     Args:
-        size: (width, height) of the image in pixels.
+        size: (width, height) of the stored image in pixels.
+        orientation: EXIF's, 1 to 8.
     """
 
-    def __init__(self, size: tuple[int, int]):
-        self.width, self.height = size
+    def __init__(self, size: tuple[int, int], orientation: int = STORED):
+        self._stored_size, self._orientation = size, orientation
+        self.width, self.height = upright_size(size, orientation)
         self.mask = np.zeros((self.height, self.width), dtype=np.bool_)
         """(H,W) bool, True on the object."""
         self.shapes = 0
         """How many shapes were drawn."""
         self.ignored: Counter[str] = Counter()
-        """Kinds of shapes that enclose no area, such as lines."""
+        """Shapes that enclose no area or cannot be read, by kind."""
 
     def check_size(self, width: Any, height: Any) -> None:
-        """Compare the size that the annotation names with the image's.
+        """Compare the size that the annotation names with the image's, before anything is drawn.
 
         Raises:
             AnnotationError: they differ.
         """
-        if (width, height) != (self.width, self.height):
-            raise AnnotationError(f"the mask is {width}×{height} pixels, its image {self.width}×{self.height}")
+        if (width, height) == (self.width, self.height):
+            return
+        if (width, height) == self._stored_size and not self.shapes:
+            self._orientation = STORED
+            self.width, self.height = self._stored_size
+            self.mask = np.zeros((self.height, self.width), dtype=np.bool_)
+            return
+        turned = " as viewers show it" if self._orientation != STORED else ""
+        raise AnnotationError(
+            f"the mask is {width}×{height} pixels, its image {self.width}×{self.height}{turned}",
+            "make it again on an image of this size, or scale the mask to it (nearest neighbour)",
+        )
+
+    def attempt(self, draw: Callable[[], None]) -> None:
+        """Draw one shape; one that cannot be drawn is left out and counted."""
+        try:
+            draw()
+        except AnnotationError as error:
+            self.ignored[str(error)] += 1
 
     def polygon(self, points: NDArray[np.float64]) -> None:
         """Draw a closed polygon (V,2) of x and y, by the even-odd rule.
@@ -103,23 +136,29 @@ class Canvas:
         self.paste(flat.reshape(self.width, self.height).T, 0, 0)
 
     def finished(self) -> NDArray[np.bool_]:
-        """The mask (H,W) bool.
+        """The mask (H,W) bool, in the stored frame.
 
         Raises:
             AnnotationError: no pixel belongs to an object.
         """
         if not self.mask.any():
-            raise AnnotationError(
-                "its shapes cover no pixel of the image" if self.shapes
-                else f"no shape that encloses an area ({describe(self.ignored)} left out)" if self.ignored
-                else "no shape"
-            )  # fmt: skip
-        return self.mask
+            raise AnnotationError(*self._nothing())
+        return stored(self.mask, self._orientation)
+
+    def _nothing(self) -> tuple[str, str]:
+        if self.shapes:
+            hint = "check that its coordinates are this image's, or annotate the object"
+            return "its shapes cover no pixel of the image", hint
+        hint = "draw a polygon or a box around the object, or remove the file"
+        if self.ignored:
+            return f"no shape that encloses an area ({describe(self.ignored)} left out)", hint
+        return "no shape", hint
 
 
 def describe(kinds: Counter[str]) -> str:
-    """Say how many of which: `2 line, 1 point`."""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    """Say how many of which: `2 × line, 1 × point`; the commonest five."""
+    more = ", ..." if len(kinds) > 5 else ""
+    return ", ".join(f"{count} × {kind}" for kind, count in sorted(kinds.items(), key=lambda one: -one[1])[:5]) + more
 
 
 def numbers(values: Any, columns: int | None = None) -> NDArray[np.float64]:

@@ -6,8 +6,10 @@ import json
 import mmap
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from modeldoctor.data.annotations import load_json
 from modeldoctor.data.canvas import AnnotationError, Canvas, decode_runs, numbers
@@ -21,7 +23,7 @@ def is_coco(path: Path) -> bool:
     """Whether this is a JSON file, or a folder with COCO's directly in it."""
     if path.is_file():
         return path.suffix.lower() == ".json"
-    return any(map(_mentions_images, path.glob("*.json")))
+    return any(map(_mentions_images, _json_files(path)))
 
 
 class CocoIndex:
@@ -38,7 +40,7 @@ class CocoIndex:
     """
 
     def __init__(self, path: Path):
-        files = [path] if path.is_file() else sorted(filter(_mentions_images, path.glob("*.json")))
+        files = [path] if path.is_file() else sorted(filter(_mentions_images, _json_files(path)))
         gathered: dict[_Key, dict[str, Any]] = {}
         self._files = tuple(files)
         for number, file in enumerate(files):
@@ -75,7 +77,7 @@ class CocoIndex:
         if None not in entry["size"]:
             canvas.check_size(*entry["size"])
         for shape in entry["shapes"]:
-            _draw(shape, canvas)
+            canvas.attempt(partial(_draw, shape, canvas))
 
 
 class _Key(NamedTuple):
@@ -87,7 +89,8 @@ class _Key(NamedTuple):
 
 
 def _key(relative_path: str) -> _Key:
-    parts = PurePosixPath(relative_path.replace("\\", "/").lstrip("/")).parts
+    path = PurePosixPath(normalize("NFC", relative_path.replace("\\", "/").lstrip("/")))
+    parts = (path.with_suffix(path.suffix.lower()) if path.suffix else path).parts
     split = split_named(parts[0]) if len(parts) > 1 else None
     return _Key(split, "/".join(parts[1:] if split else parts))
 
@@ -117,18 +120,26 @@ def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, dict[str, An
 
 
 def _draw(shape: Any, canvas: Canvas) -> None:
-    """Draw run lengths {size, counts}, polygons [[x1, y1, ...], ...] or a box [x, y, width, height]."""
+    """Draw run lengths {size, counts}, polygons [[x1, y1, ...], ...] or a box [x, y, width, height].
+
+    Raises:
+        AnnotationError: this cannot be drawn; of several polygons, the others are.
+    """
     if isinstance(shape, dict):
         _draw_runs(shape, canvas)
     elif shape and isinstance(shape, Sequence) and isinstance(shape[0], list):
         for polygon in shape:
-            canvas.polygon(numbers(polygon, columns=2))
+            canvas.attempt(partial(_draw_polygon, polygon, canvas))
     elif shape:
         values = numbers(shape)
         if len(values) != 4:
-            raise AnnotationError(f"a box of {len(values)} values")
+            raise AnnotationError(f"a flat list of {len(values)} numbers, neither a box nor a list of polygons")
         left, top, width, height = values
         canvas.box(left, top, left + width, top + height)
+
+
+def _draw_polygon(polygon: Any, canvas: Canvas) -> None:
+    canvas.polygon(numbers(polygon, columns=2))
 
 
 def _draw_runs(shape: dict[str, Any], canvas: Canvas) -> None:
@@ -141,6 +152,10 @@ def _draw_runs(shape: dict[str, Any], canvas: Canvas) -> None:
     if not isinstance(counts, list) or not all(type(count) is int for count in counts):
         raise AnnotationError("run lengths that are no whole numbers")
     canvas.runs(counts)
+
+
+def _json_files(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.suffix.lower() == ".json"] if folder.is_dir() else []
 
 
 def _mentions_images(file: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.classes import ClassMatch
-from modeldoctor.data.masks import MaskCounts, Masks
+from modeldoctor.data.masks import MaskCheck, MaskCounts, Masks
 from modeldoctor.data.pictures import Pictures, UnreadableError
 from modeldoctor.data.transforms import Transform, make_transform, picture_mode
 from modeldoctor.errors import MaskError
@@ -101,23 +102,36 @@ class ImageSet(Dataset[Sample | Broken]):
             return Broken(index, str(error))
         wanted = self._masked is None or index in self._masked
         mask_file = self.masks.find(self.paths[index]) if self.masks and wanted else None
-        mask = self.masks.read(mask_file, picture.size) if self.masks and mask_file else None
+        mask = self._mask(mask_file, index, picture.size) if mask_file else None
         image, mask = transform(picture, mask)
         return Sample(image, int(self.labels[index]), index, mask)
 
     def count_masks(self) -> MaskCounts:
         """Match masks to images and read each mask there is; an image that cannot be read counts as unmatched."""
-        matched, invalid = 0, []
+        usable, invalid, _ = self.check_masks()
+        return MaskCounts(len(usable), len(self) - len(usable) - len(invalid), tuple(map(str, invalid)))
+
+    def check_masks(self) -> MaskCheck:
+        """Read each mask there is."""
+        check = MaskCheck([], [], [])
         for index, path in enumerate(self.paths):
             mask, size = self.masks.find(path) if self.masks else None, self.pictures.size(index)
-            if self.masks is None or mask is None or size is None:
+            if mask is None or size is None:
                 continue
             try:
-                self.masks.read(mask, size)
-                matched += 1
+                covers_all = bool(self._mask(mask, index, size).all())
             except MaskError as error:
-                invalid.append(str(error))
-        return MaskCounts(matched, len(self) - matched - len(invalid), tuple(invalid))
+                check.invalid.append(error)
+                continue
+            check.usable.append(index)
+            if covers_all:
+                check.whole.append(mask)
+        return check
+
+    def _mask(self, mask: Path, index: int, size: tuple[int, int]) -> Tensor:
+        if self.masks is None:
+            raise ValueError("an image set without masks")
+        return self.masks.read(mask, size, self.pictures.orientation(index))
 
     def masked_at(self, indices: Iterable[int]) -> Self:
         """Return the same images of which these alone have their masks read."""

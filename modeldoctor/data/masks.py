@@ -6,11 +6,13 @@ Shape letters: H and W, an image's height and width.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch import Tensor
 from modeldoctor.data.annotations import FORMATS, OUTLINES, PIXELS
 from modeldoctor.data.canvas import AnnotationError, Canvas, describe
 from modeldoctor.data.coco import EXPECTED, CocoIndex, is_coco
+from modeldoctor.data.frames import STORED
 from modeldoctor.data.splits import split_named
 from modeldoctor.errors import MaskError, ModelDoctorWarning
 
@@ -34,18 +37,47 @@ class Masks(Protocol):
         That is a file, or a place in one (`instances.json/train/cat/1.jpg`), and no other image's.
         """
 
-    def read(self, path: Path, size: tuple[int, int]) -> Tensor:
+    def read(self, path: Path, size: tuple[int, int], orientation: int = STORED) -> Tensor:
         """Return the mask (H,W) bool, True on the object, for an image of size (width, height) in pixels.
+
+        Size and mask are those of the picture as its file stores it, whatever EXIF's orientation (1 to 8) says.
 
         Raises:
             MaskError: unreadable, of another size, or without an object.
         """
 
 
-class MaskTree:
+class _Drawn:
+    """Draws masks, and warns once of shapes that are left out."""
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def _mask(self, canvas: Canvas, draw: Callable[[], None], path: Path, expected: str) -> Tensor:
+        try:
+            draw()
+            mask = canvas.finished()
+        except AnnotationError as error:
+            raise MaskError(str(error), where=str(path), expected=expected, hint=error.hint) from error
+        except OSError as error:
+            found, hint = f"it cannot be read: {error.strerror}", "check the file and its permissions, or remove it"
+            raise MaskError(found, where=str(path), expected=expected, hint=hint) from error
+        if canvas.ignored and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{path}: {describe(canvas.ignored)} left out, as they enclose no area or cannot be read; so it is with"
+                " any other file's",
+                ModelDoctorWarning,
+                stacklevel=4,
+            )
+        return torch.from_numpy(mask)
+
+
+class MaskTree(_Drawn):
     """Annotation files in a tree that mirrors the images': `train/cat/x.jpg` has `train/cat/x.png`, or `cat/x.png`.
 
-    The second form holds where the tree has no folders named after splits.
+    The second form holds where the tree has no folders named after splits. Endings count in any case, and names in
+    either of Unicode's forms (composed, as Linux and Windows write them, and decomposed, as macOS does).
 
     Args:
         root: the folder of the annotations; may be the images' own.
@@ -58,16 +90,38 @@ class MaskTree:
     def __init__(self, root: Path, suffixes: Sequence[str] = (PIXELS,)):
         if not root.is_dir():
             raise _missing(root)
+        super().__init__()
+        self._folders: dict[PurePosixPath, _Folder] = {}
         self.root, self.suffixes = root, tuple(suffixes)
         names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
         self._split_folders = {split: name for name in names if (split := split_named(name))}
-        self._warned = False
 
     def find(self, relative_path: str) -> Path | None:
         """See `Masks.find`."""
         file = self.mirrored(relative_path)
-        candidates = (file.with_suffix(suffix) for suffix in self.suffixes) if file else ()
-        return next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
+            return None
+        folder, stem = self._folder_of(file), normalize("NFC", file.stem)
+        found = (folder.files.get(stem + suffix) for suffix in self.suffixes)
+        return next((folder.path / name for name in found if name is not None), None)
+
+    def suffixes_beside(self, relative_path: str) -> set[str]:
+        """Endings of the annotations in the folder that mirrors an image's."""
+        file = self.mirrored(relative_path)
+        return {PurePosixPath(name).suffix for name in self._folder_of(file).files} if file else set()
+
+    def _folder_of(self, file: Path) -> _Folder:
+        return self._folder(PurePosixPath(file.parent.relative_to(self.root)))
+
+    def _folder(self, place: PurePosixPath) -> _Folder:
+        """What lies in a folder, looked up once."""
+        if place not in self._folders:
+            path = self.root
+            if place.name:
+                above = self._folder(place.parent)
+                path = above.path / above.folders.get(normalize("NFC", place.name), place.name)
+            self._folders[place] = _list_folder(path, self.suffixes)
+        return self._folders[place]
 
     def mirrored(self, relative_path: str) -> Path | None:
         """The image's path in this tree; None for a path out of the data's folder."""
@@ -80,22 +134,38 @@ class MaskTree:
         other = image.parts[0] if self._split_folders else ""
         return self.root / PurePosixPath(self._split_folders.get(split, other), *image.parts[1:])
 
-    def read(self, path: Path, size: tuple[int, int]) -> Tensor:
-        """See `Masks.read`; warns once of shapes that enclose no area."""
-        reader, expected = FORMATS[path.suffix]
-        canvas = Canvas(size)
-        mask = _mask(canvas, partial(reader, path, canvas), path, expected)
-        if canvas.ignored and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{path}: {describe(canvas.ignored)} left out, as they enclose no area; so it is with any other file's",
-                ModelDoctorWarning,
-                stacklevel=2,
-            )
-        return mask
+    def read(self, path: Path, size: tuple[int, int], orientation: int = STORED) -> Tensor:
+        """See `Masks.read`; warns once of shapes that are left out."""
+        reader, expected = FORMATS[path.suffix.lower()]
+        canvas = Canvas(size, orientation)
+        return self._mask(canvas, partial(reader, path, canvas), path, expected)
 
 
-class CocoMasks:
+class _Folder(NamedTuple):
+    """A folder and, by their composed names, its folders and annotations; of these the ending is in small letters."""
+
+    path: Path
+    folders: dict[str, str]
+    files: dict[str, str]
+
+
+def _list_folder(path: Path, suffixes: Sequence[str]) -> _Folder:
+    listed = _Folder(path, {}, {})
+    try:
+        entries = sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
+    except OSError:  # not there, or no folder: then it has no masks
+        return listed
+    for entry in entries:
+        name = normalize("NFC", entry.name)
+        ending = PurePosixPath(name).suffix
+        if ending.lower() in suffixes and entry.is_file():
+            listed.files[name.removesuffix(ending) + ending.lower()] = entry.name
+        elif entry.is_dir():
+            listed.folders[name] = entry.name
+    return listed
+
+
+class CocoMasks(_Drawn):
     """COCO's instances, all annotations of an image in one mask.
 
     Args:
@@ -106,6 +176,7 @@ class CocoMasks:
     """
 
     def __init__(self, path: Path):
+        super().__init__()
         try:
             self.index = CocoIndex(path)
         except (AnnotationError, OSError) as error:
@@ -120,10 +191,10 @@ class CocoMasks:
         """See `Masks.find`."""
         return self.index.find(relative_path)
 
-    def read(self, path: Path, size: tuple[int, int]) -> Tensor:
-        """See `Masks.read`."""
-        canvas = Canvas(size)
-        return _mask(canvas, partial(self.index.draw, path, canvas), path, EXPECTED)
+    def read(self, path: Path, size: tuple[int, int], orientation: int = STORED) -> Tensor:
+        """See `Masks.read`; warns as `MaskTree.read` does."""
+        canvas = Canvas(size, orientation)
+        return self._mask(canvas, partial(self.index.draw, path, canvas), path, EXPECTED)
 
 
 class MaskCounts(NamedTuple):
@@ -135,6 +206,17 @@ class MaskCounts(NamedTuple):
     """Images without a mask."""
     invalid: tuple[str, ...]
     """What is wrong, one text for each mask that cannot be used."""
+
+
+class MaskCheck(NamedTuple):
+    """What reading each mask of an image set shows."""
+
+    usable: list[int]
+    """The images whose mask can be used, ascending."""
+    invalid: list[MaskError]
+    """Why the others' cannot."""
+    whole: list[Path]
+    """The usable masks that cover the whole image, so that nothing is background."""
 
 
 def open_masks(path: Path, image_paths: Sequence[str]) -> Masks:
@@ -173,8 +255,7 @@ _KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Sequence[str]], Mask
 def _suffixes_beside(tree: MaskTree, image_paths: Iterable[str]) -> set[str]:
     """Suffixes of the files in the folders that mirror the images'."""
     folders = {path.rpartition("/")[0] for path in image_paths}
-    mirrors = {mirror.parent for folder in folders if (mirror := tree.mirrored(f"{folder}/_".lstrip("/")))}
-    return {file.suffix for mirror in mirrors if mirror.is_dir() for file in mirror.iterdir()}
+    return {suffix for folder in folders for suffix in tree.suffixes_beside(f"{folder}/_".lstrip("/"))}
 
 
 def _any_found(tree: MaskTree, image_paths: Iterable[str]) -> bool:
@@ -202,19 +283,6 @@ def _check_owners(masks: Masks, path: Path, image_paths: Iterable[str]) -> None:
             f"{', '.join(FORMATS)}; or a COCO JSON whose file_name is {first}",
             hint="correct the path of the masks, or bring their folders in line with the images'",
         )
-
-
-def _mask(canvas: Canvas, draw: Callable[[], None], path: Path, expected: str) -> Tensor:
-    try:
-        draw()
-        return torch.from_numpy(canvas.finished())
-    except (AnnotationError, OSError) as error:
-        raise MaskError(
-            str(error),
-            where=str(path),
-            expected=expected,
-            hint="make it again on the image as it is stored (without its EXIF rotation), or remove it",
-        ) from error
 
 
 def _missing(path: Path) -> MaskError:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from modeldoctor.data.frames import STORED, orientation_of
+
 EXTENSIONS: frozenset[str] = frozenset(IMG_EXTENSIONS)
 # Pillow would hand a PostScript file named .jpg to Ghostscript.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -33,6 +35,9 @@ class Pictures(Protocol):
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (width, height) in pixels from the picture's header, or None where it cannot be read."""
+
+    def orientation(self, index: int) -> int:
+        """Return EXIF's orientation, 1 to 8; `read` and `size` give the picture as stored, not turned by it."""
 
 
 def decode(source: Path | BinaryIO, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -80,6 +85,17 @@ def picture_size(source: Path | BinaryIO) -> tuple[int, int] | None:
         return None
 
 
+def picture_orientation(source: Path | BinaryIO) -> int:
+    """Return EXIF's orientation (1 to 8) from a picture file's header, 1 where it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(source, formats=_known_formats()) as picture:
+                return orientation_of(picture)
+    except Exception:  # as in `decode`
+        return STORED
+
+
 def _known_formats() -> list[str]:
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
@@ -115,6 +131,10 @@ class PictureFiles:
         """See `Pictures.size`."""
         return picture_size(self.root / self.paths[index])
 
+    def orientation(self, index: int) -> int:
+        """See `Pictures.orientation`."""
+        return picture_orientation(self.root / self.paths[index])
+
 
 class PictureArray:
     """Pictures in one uint8 array (B,H,W) or (B,H,W,3)."""
@@ -129,6 +149,10 @@ class PictureArray:
     def size(self, index: int) -> tuple[int, int]:
         """See `Pictures.size`."""
         return self.pixels.shape[2], self.pixels.shape[1]
+
+    def orientation(self, index: int) -> int:
+        """See `Pictures.orientation`."""
+        return STORED
 
 
 class PictureStreams:
@@ -148,3 +172,7 @@ class PictureStreams:
     def size(self, index: int) -> tuple[int, int] | None:
         """See `Pictures.size`."""
         return picture_size(self.open_stream(index))
+
+    def orientation(self, index: int) -> int:
+        """See `Pictures.orientation`."""
+        return picture_orientation(self.open_stream(index))

@@ -38,6 +38,7 @@ from modeldoctor.diagnosis.setup import (
     partial_of,
     splits_to_use,
     take_apart,
+    with_usable_masks,
 )
 from modeldoctor.diagnosis.show import show
 from modeldoctor.graph import Layer, select_layers
@@ -115,7 +116,7 @@ def diagnose(
         device = resolve_device(config.device, team.local_rank)
         layered = take_apart(network, config, device)
         layers = select_layers(layered.layers, config.layers)
-        read = [source] if source is examined else [source, examined]
+        read = with_usable_masks([source] if source is examined else [source, examined])
         state, state_path = open_state(network, config, read, output, resume)
         if not team.is_primary:
             state.correlations = {}  # the first process holds what was summed before

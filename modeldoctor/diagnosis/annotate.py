@@ -15,13 +15,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.data import ImageSet, choose_to_annotate, open_data
+from modeldoctor.data.frames import STORED, upright
 from modeldoctor.data.masks import PLAN_FILE
 from modeldoctor.data.outputs import AnySet, in_network_classes
-from modeldoctor.data.pictures import PictureFiles
+from modeldoctor.data.pictures import PictureFiles, picture_orientation
 from modeldoctor.diagnosis.build import warn_of_predictions
 from modeldoctor.diagnosis.chunks import Chunks
 from modeldoctor.diagnosis.passes import Run, predict
@@ -36,7 +36,6 @@ from modeldoctor.runtime.session import in_eval_mode, resolve_device
 from modeldoctor.zoo import Classifier
 
 _COLUMNS = ("path", "class", "predicted", "confidence", "reason", "source")
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ def annotate(
     """Put the images of each class that are most worth annotating into a folder, with a CSV that says why.
 
     The copies keep their paths relative to the data's root: LabelMe's files, saved beside them, fit the data as
-    `masks=output`. Images that are no files, or that LabelMe would turn by their EXIF entry, are written as PNG.
+    `masks=output`. Images that are no files, and those that viewers turn by EXIF, are written as PNG, upright.
 
     Args:
         network: from `load_model`; its module is moved to the device and otherwise left as it was.
@@ -263,9 +262,8 @@ def _source(images: ImageSet, index: int) -> Path | None:
 
 
 def _is_turned(source: Path) -> bool:
-    """Whether a viewer would turn the picture, so that annotations would not fit the pixels that networks see."""
-    with Image.open(source) as picture:
-        return bool(picture.getexif().get(_ORIENTATION, 1) != 1)
+    """Whether viewers turn the picture: some tools for annotation do so, others do not."""
+    return picture_orientation(source) != STORED
 
 
 def _write_table(table: Path, choices: list[Choice]) -> None:
@@ -286,7 +284,7 @@ def _place(images: ImageSet, index: int, target: Path, output: Path, link: bool)
     source = _source(images, index)
     with written_aside(target) as aside:
         if source is None or _is_turned(source):
-            images.pictures.read(index, "RGB").save(aside, "PNG")
+            upright(images.pictures.read(index, "RGB"), images.pictures.orientation(index)).save(aside, "PNG")
         elif link:
             aside.unlink()
             aside.symlink_to(source.resolve())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.data import ImageSet
 from modeldoctor.data.identity import identify_data
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.chunks import Chunks, measure_costs, plan_chunks
 from modeldoctor.diagnosis.state import KeptChunks, RunState, fingerprint_of
-from modeldoctor.errors import UsageError
+from modeldoctor.errors import ModelDoctorWarning, UsageError
 from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit, default_budget
@@ -38,6 +40,44 @@ def splits_to_use(splits: Mapping[str, AnySet], config: DiagnoseConfig) -> tuple
     source = pick(config.split, "--split", "train", next(iter(splits)))
     examined = pick(config.examine, "--examine", "val", source)
     return splits[source], splits[examined]
+
+
+def with_usable_masks(read: Sequence[AnySet]) -> list[AnySet]:
+    """The splits, the examined one last, without the masks that cannot be used: they are counted, the first is named.
+
+    Warns where the examined split, which the masks serve, has none.
+    """
+    kept = []
+    for images in read:
+        if not isinstance(images, ImageSet) or images.masks is None:
+            kept.append(images)
+            continue
+        usable, invalid, whole = images.check_masks()
+        kept.append(images.masked_at(usable))
+        if invalid:
+            first = invalid[0]
+            warnings.warn(
+                f"{images.split}: {len(invalid)} annotations cannot be used and are left out, {len(usable)} can; first"
+                f" {first.where}: {first.found}; next: {first.hint}",
+                ModelDoctorWarning,
+                stacklevel=3,
+            )
+        if whole:
+            warnings.warn(
+                f"{images.split}: {len(whole)} of {len(usable)} masks cover the whole image, so that nothing in it is"
+                f" background; first {whole[0]}; check that they are 0 on the background",
+                ModelDoctorWarning,
+                stacklevel=3,
+            )
+        if images is read[-1] and not usable:
+            warnings.warn(
+                f"{images.split}: none of its {len(images)} images has a mask that can be used, so that nothing can be"
+                " said of their backgrounds: annotate images of the split that is examined, or choose it with"
+                " --examine",
+                ModelDoctorWarning,
+                stacklevel=3,
+            )
+    return kept
 
 
 def take_apart(network: Classifier, config: DiagnoseConfig, device: torch.device) -> LayeredNetwork:

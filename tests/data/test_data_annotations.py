@@ -199,7 +199,7 @@ BAD = [
     ("1.json", "[]", "JSON with a list"),
     ("1.json", "{}", 'no list "shapes"'),
     ("1.json", labelme(), "no shape$"),
-    ("1.json", labelme(shape("line", POLYGON[:2]), shape("point", POLYGON[:1])), r"no shape that .*1 line, 1 point"),
+    ("1.json", labelme(shape("line", POLYGON[:2]), shape("point", POLYGON[:1])), r"no shape .*1 × line, 1 × point"),
     ("1.json", labelme(GOOD, imageWidth=WIDTH + 1), "the mask is 32×22 pixels, its image 31×22"),
     ("1.json", labelme(shape("polygon", POLYGON[:2])), "a polygon of 2 points"),
     ("1.json", labelme(shape("rectangle", POLYGON[:1])), "a rectangle of 1 points"),
@@ -216,7 +216,7 @@ BAD = [
     ("1.json", labelme(shape("mask", CORNER, mask=base64.b64encode(png(X > 3)).decode())), "31×22 pixels in a box"),
     ("1.txt", "", "no shape$"),
     ("1.txt", "0 0.5 0.5 0.2", "line 1 has 4 values"),
-    ("1.txt", "0 0.5 0.5 0.2 0.2\n0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "line 2 has 8 values"),
+    ("1.txt", "\n0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "line 2 has 8 values"),
     ("1.txt", "0 0.5 0.5 wide 0.2", "no coordinates"),
     ("1.txt", "0 120 90 30 40", "cover no pixel"),
     ("1.txt", b"\xff\xfe\x00\x01", "line 1 has"),
@@ -330,7 +330,7 @@ def test_shapes_without_area_are_left_out_with_one_warning(tmp_path):
     for number in (1, 2):
         put(tmp_path, f"cat/{number}.json", labelme(*strokes, GOOD))
     masks = open_masks(tmp_path, paths)
-    with pytest.warns(ModelDoctorWarning, match="2 line, 1 linestrip, 1 point left out") as caught:
+    with pytest.warns(ModelDoctorWarning, match="2 × line, 1 × linestrip, 1 × point left out") as caught:
         read = [masks.read(masks.find(path), SIZE).numpy() for path in paths]
     assert np.array_equal(read, [inside_box()] * 2)
     assert len(caught) == 1

@@ -69,7 +69,7 @@ def test_masks_are_read_of_the_chosen_images_alone(tmp_path: Path) -> None:
     for number in range(3):
         for folder in ("images/a", "masks/a"):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            Image.new("L", (8, 8), 255).save(tmp_path / folder / f"{number}.png")
+            Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / folder / f"{number}.png")
     (tmp_path / "masks" / "a" / "2.png").write_bytes(b"no picture")
     preprocessing = Preprocessing(input_size=(1, 8, 8), mean=(0.0,), std=(1.0,))
     images = open_data(tmp_path / "images", preprocessing=preprocessing, masks=tmp_path / "masks")["all"]
