@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from modeldoctor.report.model import DiagnosisFigures, Report
-from modeldoctor.report.wording import VERDICTS, cost_words, handed_back, image_sentence, percent, title
+from modeldoctor.report.wording import TRUST, VERDICTS, cost_words, handed_back, image_sentence, percent, title
 from modeldoctor.results.trial import Estimate, Trial
 
 _ROWS = 10
@@ -90,7 +90,9 @@ def _diagnosis(found: DiagnosisFigures) -> Iterator[str]:
         for one in known[:_ROWS]
     ])  # fmt: skip
     yield from _table(f"Why are images wrong? ({found.explained} explained)", ["verdict", "images", "meaning"], [
-        [name, str(found.verdicts[name]), meaning] for name, meaning in VERDICTS.items() if found.verdicts[name]
+        [name, str(found.verdicts[name]), f"{meaning} {TRUST[name]}".strip()]
+        for name, meaning in VERDICTS.items()
+        if found.verdicts[name]
     ])  # fmt: skip
     if found.findings:
         yield from _table("What to do", ["", "step", "why", "wrong images"], [

@@ -22,6 +22,7 @@ from modeldoctor.report.results import HistoryRow, Results
 from modeldoctor.report.sharing import class_pairs, deepest
 from modeldoctor.report.views import before_after, shown_images
 from modeldoctor.report.wording import (
+    TRUST,
     VERDICTS,
     cost_words,
     firmness_sentence,
@@ -62,6 +63,7 @@ def render_page(report: Report, results: Results) -> str:
     context: dict[str, Any] = {
         "report": report,
         "title": title(report),
+        "trust": TRUST,
         "verdicts": VERDICTS,
         "handed_back": handed_back,
         "cost_words": cost_words,

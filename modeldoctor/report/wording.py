@@ -14,9 +14,10 @@ from modeldoctor.report.model import (
 )
 from modeldoctor.results.diagnosis import Verdict
 from modeldoctor.results.trial import Comparison, Cost, Ruling, Trial
-from modeldoctor.results.verdicts import about_verdict, sentence_of
+from modeldoctor.results.verdicts import about_verdict, sentence_of, trust_in
 
 VERDICTS = {str(verdict): about_verdict(verdict) for verdict in Verdict}
+TRUST = {str(verdict): trust_in(verdict) for verdict in Verdict}
 OUTCOMES = {
     "improved": "The treatment helped",
     "no-benefit": "The treatment brought no proven benefit",

@@ -35,6 +35,7 @@ class VerdictRow:
         about: the same in a sentence, for the page.
         evidence: what was found on one image, for the terminal.
         sentence: the same for the page, given the limits (None: none).
+        exam: recall and precision in the exam of planted faults (`scripts/FIGURES.md`); None: not examined.
     """
 
     verdict: Verdict
@@ -44,6 +45,7 @@ class VerdictRow:
     about: str
     evidence: Callable[[Image], str]
     sentence: Callable[[Image, Image | None], str]
+    exam: tuple[float, float] | None = None
 
 
 def _share(value: float | None, digits: int = 0) -> str:
@@ -126,6 +128,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="Its pixels are darker, brighter, blurrier, noisier ... than those of nearly all training images.",
         evidence=lambda image: f"{DAMAGES[image['damage_kind']]} than {_share(image['damage'], 1)} of training images",
         sentence=_damaged,
+        exam=(0.93, 0.76),
     ),
     VerdictRow(
         verdict=Verdict.ISOLATED,
@@ -136,6 +139,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="Slight alterations of its pixels turn it towards its label far more than they turn right images.",
         evidence=lambda image: f"altered, it turns to {image['label']} by {_number(image['pull_to_label'])} deviations",
         sentence=_isolated,
+        exam=(0.72, 0.87),
     ),
     VerdictRow(
         verdict=Verdict.BACKGROUND,
@@ -155,6 +159,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="Without one kernel of the features it is right, and that kernel costs more images than it serves.",
         evidence=_without_kernel,
         sentence=_faulty,
+        exam=(0.98, 0.98),
     ),
     VerdictRow(
         verdict=Verdict.UNFAMILIAR,
@@ -164,6 +169,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="Its features are farther from those of the training images than these are from each other.",
         evidence=lambda image: f"farther from training images than {_share(image['unfamiliarity'], 1)} of these",
         sentence=_unfamiliar,
+        exam=(0.36, 0.59),
     ),
     VerdictRow(
         verdict=Verdict.MISLABELLED,
@@ -173,6 +179,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="It is as far from its label as right images of the predicted class are: the label itself is doubtful.",
         evidence=lambda image: f"looks like {image['predicted']}, doubt {image['label_doubt']:.2f}",
         sentence=_mislabelled,
+        exam=(0.79, 0.66),
     ),
     VerdictRow(
         verdict=Verdict.RESEMBLES_CLASS,
@@ -198,6 +205,14 @@ def meaning_of(verdict: str) -> str:
 def about_verdict(verdict: str) -> str:
     """What a verdict says, in a sentence."""
     return _BY_NAME[verdict].about if verdict in _BY_NAME else f"{UNCLEAR[0].upper()}{UNCLEAR[1:]}."
+
+
+def trust_in(verdict: str) -> str:
+    """How often a verdict was right in the exam of planted faults, in a sentence; empty where there is no figure."""
+    exam = _BY_NAME[verdict].exam if verdict in _BY_NAME else None
+    if exam is None:
+        return ""
+    return f"Of images with such a fault planted {_share(exam[0])} got this verdict; it was true of {_share(exam[1])}."
 
 
 def evidence_of(image: Image) -> str:
