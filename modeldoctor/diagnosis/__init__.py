@@ -14,6 +14,7 @@ from modeldoctor.data import open_data
 from modeldoctor.data.outputs import AnySet, in_network_classes
 from modeldoctor.diagnosis.alternatives import try_alternatives
 from modeldoctor.diagnosis.attack import adversarial, attack
+from modeldoctor.diagnosis.backgrounds import read_backgrounds
 from modeldoctor.diagnosis.build import (
     build_diagnosis,
     choose_samples,
@@ -170,7 +171,7 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     probe = replace(run.team.broadcast(cast(Probe, make_probe(run, layers) if layers else None)), rows=run.chunks.rows)
     row = first_row[examined.split]
     chosen = choose_to_examine(run, examined)
-    examine(run, examined, chosen, row, probe)
+    examine(run, examined, chosen, row, probe, read_backgrounds(run, examined))
     compared = compare(run, network, source, used, examined, chosen, row)
     try_alternatives(run, examined)
     if run.config.fgsm_epsilon and run.config.draws_per_image:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeldoctor.diagnosis.interventions import Backgrounds, intervene
 from modeldoctor.graph import Cut, Layer, LayeredNetwork
 from modeldoctor.method.correlation import Noise, correlate_samples
 from modeldoctor.method.maps import background_share
@@ -85,6 +86,7 @@ class Evidence(NamedTuple):
     kernels: list[dict[str, Any]]
     without_object: float
     stays_without_object: float
+    other_backgrounds: float
 
 
 def gather_evidence(
@@ -97,6 +99,7 @@ def gather_evidence(
     confidence: Sequence[float],
     samples: Sequence[int],
     keys: Sequence[int],
+    backgrounds: Backgrounds | None = None,
 ) -> list[Evidence]:
     """Examine a batch of images.
 
@@ -107,6 +110,7 @@ def gather_evidence(
         labels, predicted: (B,) true and predicted classes.
         confidence, samples: softmax of the prediction, and row among the samples, for the record.
         keys: what each image's noise depends on.
+        backgrounds: that objects are put before.
     """
     tally = _Tally.empty(probe, len(images))
     carried: list[dict[str, Any]] = []
@@ -115,7 +119,7 @@ def gather_evidence(
         if cut.layer.name == probe.profile.name:
             carried = _carried(cut, probe, masks, labels, predicted, keys)
     stability, fallback = tally.shares(probe)
-    removed = remove_objects(network, images, masks, predicted)
+    turned = intervene(network, backgrounds, images, masks, labels, predicted)
     return [
         Evidence(
             sample=samples[i],
@@ -125,34 +129,10 @@ def gather_evidence(
             stability=stability[i],
             fallback=fallback[i],
             **carried[i],
-            **removed[i],
+            **turned[i],
         )
         for i in range(len(images))
     ]
-
-
-def remove_objects(
-    network: LayeredNetwork, images: Tensor, masks: Sequence[Tensor | None] | None, predicted: Tensor
-) -> list[dict[str, Any]]:
-    """Fill each object with the mean of its background: is the prediction still the same, and how sure is it?
-
-    Args: as in `gather_evidence`. An image without a mask, or whose mask leaves no background or no object, is NaN.
-    """
-    found: list[dict[str, Any]] = [
-        {"without_object": float("nan"), "stays_without_object": float("nan")} for _ in range(len(images))
-    ]
-    rows = [i for i, mask in enumerate(masks or ()) if mask is not None and bool(mask.any()) and not bool(mask.all())]
-    if not rows or not masks:
-        return found
-    objects = torch.stack([mask for i in rows if (mask := masks[i]) is not None]).to(images.device)[:, None]
-    pixels, outside = images[rows], ~objects
-    fill = (pixels * outside).sum((2, 3), keepdim=True) / outside.sum((2, 3), keepdim=True)
-    probabilities = network.logits(torch.where(objects, fill, pixels)).float().softmax(1)
-    classes = predicted[rows]
-    sure, same = probabilities.gather(1, classes[:, None])[:, 0], probabilities.argmax(1) == classes
-    for row, confidence, stays in zip(rows, sure.tolist(), same.tolist(), strict=True):
-        found[row] = {"without_object": confidence, "stays_without_object": float(stays)}
-    return found
 
 
 def measure_stability(

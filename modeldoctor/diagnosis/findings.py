@@ -129,8 +129,8 @@ def _wrong_reason(
     worst = f"; most of all {means[0][1]}: {means[0][0]:.0%}" if means and means[0][0] > 0 else ""
     yield Finding(
         name="background",
-        sentence=f"With the object removed, {len(background)} of {len(images)} wrong predictions and {share:.0%} of "
-        f"{len(tried)} right, confident ones stay the same{worst}: it is the background that is recognised",
+        sentence=f"With the object removed {share:.0%} of {len(tried)} right, confident predictions stay the same"
+        f"{worst}; {len(background)} of {len(images)} wrong images are misled by their background",
         action="treat with object masks (the space constraint), or collect images of each class before other "
         "backgrounds",
         command="modeldoctor treat --masks MASKS",

@@ -22,6 +22,7 @@ from modeldoctor.data import Batch, ImageSet
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.chunks import Chunks
 from modeldoctor.diagnosis.explain import Probe, gather_evidence
+from modeldoctor.diagnosis.interventions import Backgrounds
 from modeldoctor.diagnosis.sharding import dealt
 from modeldoctor.diagnosis.state import Predictions, RunState
 from modeldoctor.errors import DataError, InterruptedRunError
@@ -263,7 +264,9 @@ def _with_batch(run: Run, batch: Batch) -> dict[str, CorrelationState]:
     return fresh
 
 
-def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int, probe: Probe) -> None:
+def examine(
+    run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int, probe: Probe, backgrounds: Backgrounds | None
+) -> None:
     """Third pass: gather evidence on wrong images and their references.
 
     Args:
@@ -271,6 +274,7 @@ def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int,
         chosen: ascending indices in it.
         first_row: of this split among all samples.
         probe: how they are examined.
+        backgrounds: that objects are put before.
     """
     state = run.state
     index, _, predicted, confidence = state.predictions[images.split].table()
@@ -289,6 +293,7 @@ def examine(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int,
                 confidence[here].tolist(),
                 (first_row + here).tolist(),
                 keys,
+                backgrounds,
             )
             if keys
             else []

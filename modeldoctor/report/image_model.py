@@ -43,6 +43,8 @@ class ImageFigures(Model):
     """Softmax of the predicted class with the object removed."""
     stays_without_object: Number = math.nan
     """1 if the prediction is the same then, else 0."""
+    other_backgrounds: Number = math.nan
+    """Share of other images' backgrounds before which it is right."""
     foreign_share: Number
     resembles: str | None
     resemblance: Number

@@ -172,6 +172,8 @@ class Misdiagnosis:
         without_object: softmax of the predicted class when the object's pixels are filled with the mean of its
             background; NaN without a mask.
         stays_without_object: whether that prediction is still the same, 1 or 0; NaN without a mask.
+        other_backgrounds: share of backgrounds of other images, those of the predicted class aside, before which its
+            object is predicted right; NaN without a mask.
         damage: 1 less the share of training images that are at least as dark, noisy ...: of what it is most so.
         damage_kind: of what: a place in `verdicts.DAMAGES`; -1 if not measured.
         unfamiliarity: the share of training images that are nearer to other training images than it is.
@@ -198,6 +200,7 @@ class Misdiagnosis:
     kernels: tuple[Kernel, ...]
     without_object: float = math.nan
     stays_without_object: float = math.nan
+    other_backgrounds: float = math.nan
     damage: float = math.nan
     damage_kind: int = -1
     unfamiliarity: float = math.nan

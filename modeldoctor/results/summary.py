@@ -22,7 +22,8 @@ from modeldoctor.runtime.files import written_aside
 
 SUMMARY_SCHEMA = 1
 _WRONG_FIELDS = (
-    "path", "label", "predicted", "confidence", "verdict", "stability", "without_object", "damage", "unfamiliarity",
+    "path", "label", "predicted", "confidence", "verdict", "stability", "without_object", "other_backgrounds",
+    "damage", "unfamiliarity",
     "pull_to_label", "label_doubt", "faulty_kernel", "resembles", "resemblance", "background_share", "foreign_share",
 )  # fmt: skip
 TELLING = 10
@@ -175,6 +176,7 @@ def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
         "background_share": image.background_share,
         "without_object": image.without_object,
         "stays_without_object": image.stays_without_object,
+        "other_backgrounds": image.other_backgrounds,
         "foreign_share": image.foreign_share,
         "resembles": names[image.resembles] if image.resembles >= 0 else None,
         "resemblance": image.resemblance,

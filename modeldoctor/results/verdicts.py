@@ -18,6 +18,8 @@ DAMAGES = ("darker", "brighter", "lower in contrast", "blurrier", "noisier", "bl
 """What damage makes of an image, compared with training images."""
 PULL, DAMAGE, UNFAMILIARITY, LABEL_DOUBT = 1.5, 0.998, 0.99, 0.2
 """From where on an image counts as isolated, damaged, unfamiliar, mislabelled; see `Misdiagnosis`."""
+MOST_BACKGROUNDS = 0.5
+"""An image that is right before more of other images' backgrounds than this was misled by its own."""
 
 Image = Mapping[str, Any]
 """One wrong image in the summary's plain values; see `Misdiagnosis`. What was not measured is None or NaN."""
@@ -65,11 +67,27 @@ def _isolated(image: Image, limits: Image | None) -> str:
 
 
 def _background(image: Image, limits: Image | None) -> str:
+    if image["stays_without_object"] != 1:
+        return (
+            f"Before {_share(image['other_backgrounds'])} of other images' backgrounds its object is predicted right."
+        )
     said = f"With the object removed it is still taken for “{image['predicted']}” ({_share(image['without_object'])})"
     share = None if limits is None else limits.get("stays_without_object")
     if share is None or math.isnan(share):
         return f"{said}."
     return f"{said}; so are {_share(share)} of the right predictions that were tried."
+
+
+def _misled(image: Misdiagnosis) -> float:
+    if image.stays_without_object == 1:
+        return image.without_object
+    return image.other_backgrounds if image.other_backgrounds > MOST_BACKGROUNDS else 0.0
+
+
+def _background_figure(image: Image) -> str:
+    if image["stays_without_object"] == 1:
+        return f"{_share(image['without_object'], 1)} without the object"
+    return f"right before {_share(image['other_backgrounds'])} of other backgrounds"
 
 
 def _resembles(image: Image, limits: Image | None) -> str:
@@ -144,11 +162,12 @@ VERDICTS: tuple[VerdictRow, ...] = (
     VerdictRow(
         verdict=Verdict.BACKGROUND,
         # An intervention, not a comparison: what right predictions do without their object is no excuse.
-        value=lambda image: image.without_object if image.stays_without_object == 1 else 0.0,
+        value=_misled,
         limit=lambda limits: 0.0,
-        meaning="with the object removed the prediction stays the same",
-        about="With the object removed the prediction stays the same: the background carries it.",
-        evidence=lambda image: f"{_share(image['without_object'], 1)} without the object",
+        meaning="without the object it stays the same, or before other backgrounds it is right",
+        about="With the object removed the prediction stays the same, or before most other backgrounds it turns right: "
+        "the background carries it.",
+        evidence=_background_figure,
         sentence=_background,
     ),
     VerdictRow(

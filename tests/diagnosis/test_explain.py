@@ -13,7 +13,8 @@ from networks import Pooled, randomised
 from scipy import stats
 from torch import Tensor, nn
 
-from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, gather_evidence, judge, remove_objects
+from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, gather_evidence, judge
+from modeldoctor.diagnosis.interventions import Backgrounds, intervene
 from modeldoctor.graph import Layer, open_network, select_layers
 from modeldoctor.results.diagnosis import LayerDiagnosis, Limits, Misdiagnosis, Verdict
 from modeldoctor.runtime.memory import BatchLimit
@@ -156,7 +157,7 @@ def evidence(**figures: object) -> Evidence:
     usual = {
         "sample": 0, "label": 0, "predicted": 1, "confidence": 0.9, "stability": [1.0, 1.0], "fallback": [0.0, 0.0],
         "background_share": NAN, "foreign_share": 0.0, "resembles": 1, "resemblance": -0.5, "kernels": [],
-        "without_object": NAN, "stays_without_object": NAN,
+        "without_object": NAN, "stays_without_object": NAN, "other_backgrounds": NAN,
     }  # fmt: skip
     return Evidence(**(usual | figures))
 
@@ -263,7 +264,7 @@ def test_with_the_object_removed_the_background_alone_decides() -> None:
     images = torch.tensor([[[[1.0, 1.0], [0.5, 0.5]]], [[[1.0, 1.0], [-0.5, -0.5]]], [[[1.0, 1.0], [1.0, 1.0]]]])
     mask = torch.tensor([[True, True], [False, False]])
     opened, predicted = SimpleNamespace(logits=by_sum), torch.tensor([1, 1, 1])
-    found = remove_objects(opened, images, [mask, mask, None], predicted)
+    found = intervene(opened, None, images, [mask, mask, None], predicted, predicted)
     assert [image["stays_without_object"] for image in found[:2]] == [1.0, 0.0]
     sure = [1 / (1 + math.exp(-2 * total)) for total in (2.0, -2.0)]
     assert [image["without_object"] for image in found[:2]] == pytest.approx(sure)
@@ -271,8 +272,24 @@ def test_with_the_object_removed_the_background_alone_decides() -> None:
     whole, empty = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool)
     assert all(
         math.isnan(image["stays_without_object"])
-        for image in remove_objects(opened, images[:2], [whole, empty], predicted[:2])
+        for image in intervene(opened, None, images[:2], [whole, empty], predicted[:2], predicted[:2])
     )
+
+
+def test_before_other_backgrounds_the_object_decides() -> None:
+    """Object of sum 2 with a background of sum 1: class 1. It is class 0, right, where a background's is below -2."""
+    image = torch.tensor([[[[1.0, 1.0], [0.5, 0.5]]]])
+    mask = torch.tensor([[True, True], [False, False]])
+    pictures = torch.tensor([-2.0, -2.0, -0.5, -9.0, 9.0])[:, None, None, None].expand(-1, 1, 2, 2)
+    backgrounds = Backgrounds(pictures, torch.tensor([0, 0, 0, 1, 1]))
+    opened, one, zero = SimpleNamespace(logits=by_sum), torch.tensor([1]), torch.tensor([0])
+    (wrong,) = intervene(opened, backgrounds, image, [mask], zero, one)
+    assert wrong["other_backgrounds"] == pytest.approx(2 / 3)  # those of class 1, the predicted one, do not count
+    assert judged(wrong | {"stays_without_object": 0.0}).verdict == Verdict.BACKGROUND
+    (right,) = intervene(opened, backgrounds, image, [mask], one, one)
+    assert math.isnan(right["other_backgrounds"])
+    (few,) = intervene(opened, Backgrounds(pictures[2:4], torch.tensor([0, 1])), image, [mask], zero, one)
+    assert math.isnan(few["other_backgrounds"])
 
 
 def test_right_predictions_that_stay_without_their_object_are_counted_and_excuse_nothing() -> None:
