@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,8 @@ def match_classes(folder_names: Sequence[str], model_names: tuple[str, ...] | No
     Raises:
         DataError: more folders than outputs, or some names match and others do not.
     """
-    folders = tuple(folder_names)
+    folders = tuple(normalize("NFC", name) for name in folder_names)
+    model_names = tuple(normalize("NFC", name) for name in model_names) if model_names else None
     if len(folders) > num_classes:
         raise DataError(
             f"{len(folders)} class folders, but the network has {num_classes} outputs",

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from modeldoctor.data.depth import DepthError, check_upper_bits, drops_bits, eight_bits, is_deep
 from modeldoctor.data.frames import STORED, orientation_of
 
-EXTENSIONS: frozenset[str] = frozenset(IMG_EXTENSIONS)
-# Pillow would hand a PostScript file named .jpg to Ghostscript.
-FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow would hand a PostScript file named .jpg to Ghostscript; the others hold no pixels that it can read, or have so
+# weak a signature that a text may pass for one.
+_NOT_READ = frozenset(
+    ("BUFR", "EPS", "FLI", "GBR", "GRIB", "HDF5", "IM", "IMT", "IPTC", "MCIDAS", "MPEG", "PCD", "PIXAR", "SPIDER")
+) | {"TGA", "WMF", "XVTHUMB"}
 
 
 class UnreadableError(Exception):
@@ -50,7 +53,10 @@ def decode(source: Path | BinaryIO, convert: Callable[[Image.Image], Image.Image
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(source, formats=_known_formats()) as picture:
+                upper_bits = drops_bits(picture)
                 picture.load()
+                if upper_bits:
+                    check_upper_bits(picture)
                 return convert(picture)
     # Damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error, MemoryError ...
     except Exception as error:
@@ -60,16 +66,14 @@ def decode(source: Path | BinaryIO, convert: Callable[[Image.Image], Image.Image
 def read_picture(source: Path | BinaryIO, mode: str) -> Image.Image:
     """Decode a picture in the mode (L or RGB), as `decode` does.
 
-    16-bit grey is scaled to 8 bits; Pillow's own conversion would cut everything above 255 to white.
+    Grey of more than 8 bits is scaled to 8, as `eight_bits` says.
 
     Raises:
         UnreadableError: see `decode`.
     """
 
     def convert(picture: Image.Image) -> Image.Image:
-        if picture.mode.startswith("I;16"):
-            return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert(mode)
-        return picture.convert(mode)
+        return (eight_bits(picture) if is_deep(picture) else picture).convert(mode)
 
     return decode(source, convert)
 
@@ -98,7 +102,18 @@ def picture_orientation(source: Path | BinaryIO) -> int:
 
 def _known_formats() -> list[str]:
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    return [name for name in Image.ID if name not in _NOT_READ]
+
+
+def known_endings() -> frozenset[str]:
+    """Endings, in small letters, of the files that are taken for pictures without a look into them."""
+    known = set(_known_formats())
+    return frozenset(IMG_EXTENSIONS) | {
+        ending for ending, name in Image.registered_extensions().items() if name in known
+    }
+
+
+EXTENSIONS: frozenset[str] = known_endings()
 
 
 def _reason(source: Path | BinaryIO, error: Exception) -> str:
@@ -107,6 +122,8 @@ def _reason(source: Path | BinaryIO, error: Exception) -> str:
             return "no such file"
         if source.stat().st_size == 0:
             return "the file is empty (0 bytes)"
+    if isinstance(error, DepthError):
+        return str(error)
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a known format"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

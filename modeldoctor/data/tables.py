@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from unicodedata import normalize
 
 from modeldoctor.data.content import Content, Listing, file_contents, sorted_classes
+from modeldoctor.data.listed import ListedFiles
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.errors import DataError
 
 _PROBED = 100
+_NUMBER = re.compile(r"[0-9]+(\.0+)?")
 
 
 def open_table(file: Path, root: Path | None = None) -> dict[str, Content]:
@@ -57,7 +61,7 @@ def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict
                 for key in ("path", "class"):
                     if not row[key]:
                         raise _empty(file, reader.line_num, columns[key])
-                row["path"] = PurePath(row["path"]).as_posix()
+                row["path"], row["class"] = PurePath(row["path"]).as_posix(), normalize("NFC", row["class"])
                 yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
@@ -91,14 +95,30 @@ def _empty(file: Path, line: int, column: str) -> DataError:
     )
 
 
+def _whole_numbers(listings: dict[str, Listing]) -> dict[str, Listing]:
+    """Write labels 0.0, 1.0, ... as 0, 1, ...: so does pandas where a value was missing."""
+    names = {name for listing in listings.values() for name in listing.classes}
+    if not all(_NUMBER.fullmatch(name) for name in names) or all(name.isdigit() for name in names):
+        return listings
+    plain = {name: name.partition(".")[0] for name in names}
+    return {
+        split: Listing(listing.paths, [plain[name] for name in listing.classes]) for split, listing in listings.items()
+    }
+
+
 def _contents(root: Path, listings: dict[str, Listing], where: Path) -> dict[str, Content]:
+    files = ListedFiles(root)
+    listings = {
+        split: Listing(list(map(files.find, listing.paths)), listing.classes) for split, listing in listings.items()
+    }
+    listings = _whole_numbers(listings)
     paths = [path for listing in listings.values() for path in listing.paths]
     probed = paths[:: max(1, len(paths) // _PROBED)]
     if not any((root / path).is_file() for path in probed):
         raise DataError(
             f"none of {len(probed)} listed images is there, for example {root / probed[0]}" if paths else "no rows",
             where=str(where),
-            expected=f"paths that are absolute or start from {root}",
+            expected=f"paths that are absolute or start from {root}, with / or \\ between folders",
             hint="give the folder that the paths start from as the data's root (--root)",
         )
     class_names = sorted_classes({name for listing in listings.values() for name in listing.classes})

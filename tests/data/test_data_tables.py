@@ -1,6 +1,7 @@
 import pytest
 from PIL import Image
 
+from modeldoctor.data.classes import match_classes
 from modeldoctor.data.tables import open_mini_imagenet, open_table
 from modeldoctor.errors import DataError
 
@@ -89,3 +90,39 @@ def test_mini_imagenets_split_files(tmp_path):
     assert contents["train"].labels.tolist() == [1]
     assert list(contents["test"].paths) == ["images/n03.jpg"]
     assert open_mini_imagenet(tmp_path / "images") is None
+
+
+def table(folder, *rows):
+    file = folder / "list.csv"
+    file.write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    return file
+
+
+def test_whole_numbers_written_as_fractions(tmp_path):
+    images(tmp_path, "1.jpg")
+    content = open_table(table(tmp_path, *(f"1.jpg,{number}.0" for number in (*range(12), 3))))["all"]
+    assert content.class_names == tuple(map(str, range(12)))
+    assert content.labels.tolist() == [*range(12), 3]
+    assert open_table(table(tmp_path, "1.jpg,0.5", "1.jpg,1.0"))["all"].class_names == ("0.5", "1.0")
+
+
+def test_paths_as_people_have_them(tmp_path):
+    """Each means the same file, below another root; what lies elsewhere keeps its whole path."""
+    root = tmp_path / "images"
+    images(root, "train/e\u0301t/a.v2.JPG")
+    images(tmp_path, "other/1.jpg")
+    rows = ["train\\\u00e9t\\a.v2.JPG", "train/\u00e9t/a.v2.JPG", "train/e\u0301t/a.v2", "train\\e\u0301t\\a.v2",
+            f"{root}/train/e\u0301t/a.v2.JPG", f"{root}/train/\u00e9t/a.v2", "/train/e\u0301t/a.v2.JPG",
+            "./train/e\u0301t/a.v2.JPG"]  # fmt: skip
+    elsewhere = f"{tmp_path}/other/1.jpg"
+    content = open_table(table(tmp_path, *(f"{row},x" for row in [*rows, elsewhere, "train/gone.jpg"])), root)["all"]
+    assert list(content.paths) == ["train/e\u0301t/a.v2.JPG"] * len(rows) + [elsewhere, "train/gone.jpg"]
+    assert content.pictures.read(0, "RGB").size == (4, 4)
+
+
+def test_class_names_in_both_forms_are_one(tmp_path):
+    images(tmp_path, "1.jpg")
+    content = open_table(table(tmp_path, "1.jpg,\u00e9pinard", "1.jpg,e\u0301pinard"))["all"]
+    assert content.class_names == ("\u00e9pinard",)
+    match = match_classes(("ble\u0301", "e\u0301pinard"), ("\u00e9pinard", "bl\u00e9"), 2)
+    assert match.mapping.tolist() == [1, 0]

@@ -1,0 +1,69 @@
+"""Pictures of more than 8 bits a value, brought to 8.
+
+Pillow's own conversion cuts what is above 255 to white, and rounds floats to black.
+Shape letters: H and W, a picture's height and width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_BITS = (8, 12, 16)
+_DEEP_MODES = ("I", "F")
+
+
+class DepthError(Exception):
+    """A picture's values cannot be brought to 8 bits; the text says why."""
+
+
+def is_deep(picture: Image.Image) -> bool:
+    """Whether Pillow holds more than 8 bits a value."""
+    return picture.mode in _DEEP_MODES or picture.mode.startswith("I;16")
+
+
+def drops_bits(picture: Image.Image) -> bool:
+    """Whether Pillow, on reading, will keep the upper 8 of 16 bits alone, as it does with colours; not yet loaded."""
+    return any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ())) and not is_deep(picture)
+
+
+def check_upper_bits(picture: Image.Image) -> None:
+    """Refuse colours of 12 bits or fewer stored in 16, of which Pillow's upper 8 bits hold next to nothing.
+
+    Raises:
+        DepthError: the picture would be black.
+    """
+    brightest = int(np.asarray(picture.convert("RGB")).max())
+    if 0 < brightest < 16:
+        raise DepthError(
+            "its 16-bit colours use 12 bits or fewer and would be read as black: store them with 8 bits a channel"
+        )
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale grey of 16 or 32 bits, or of floats, to L.
+
+    Whole numbers are taken to have the fewest of 8, 12 and 16 bits that hold the picture's greatest value; floats up to
+    1 to reach from 0 to 1. What no such range holds is scaled from its own least to its own greatest value.
+
+    Raises:
+        DepthError: values that are no finite numbers.
+    """
+    values = np.asarray(picture).astype(np.float64)
+    least, greatest = float(values.min()), float(values.max())
+    if not np.isfinite([least, greatest]).all():
+        raise DepthError("it holds values that are no finite numbers")
+    return Image.fromarray(_scaled(values, least, greatest, fractions=picture.mode == "F"))
+
+
+def _scaled(values: NDArray[np.float64], least: float, greatest: float, *, fractions: bool) -> NDArray[np.uint8]:
+    """(H,W), 0 to 255."""
+    bits = next((bits for bits in _BITS if greatest < 2**bits), None)
+    if least < 0 or bits is None:
+        values = (values - least) / (greatest - least or 1.0) * 255
+    elif fractions and greatest <= 1:
+        values = values * 255
+    else:
+        values = np.floor(values / 2 ** (bits - 8))
+    return np.asarray(np.rint(values), dtype=np.uint8)
