@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from unicodedata import normalize
 
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from modeldoctor.data.annotations import OUTLINES
 from modeldoctor.data.content import Content, Listing, file_contents
-from modeldoctor.data.pictures import EXTENSIONS
+from modeldoctor.data.levels import Level, look
+from modeldoctor.data.nesting import check_depth
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.errors import DataError, ModelDoctorWarning
 
 _LAYOUT = "class folders with images in them (DIR/cat/1.jpg), or train/, val/, test/ folders of those"
-
-
-class _Level(NamedTuple):
-    """What lies directly in a folder, hidden entries and archive leftovers aside; all sorted."""
-
-    folders: list[str]
-    images: list[str]
-    others: list[str]
 
 
 def open_folder(root: Path, excluded: Path | None = None) -> dict[str, Content]:
@@ -41,15 +37,21 @@ def open_folder(root: Path, excluded: Path | None = None) -> dict[str, Content]:
             expected=_LAYOUT,
             hint="correct the path of the data",
         )
-    top = _look(root, excluded)
+    top = look(root, excluded)
     folders = _split_folders(root, top)
-    levels = {split: (root / name, _look(root / name)) for split, name in folders.items()} if folders else {}
+    levels = {split: (root / name, look(root / name)) for split, name in folders.items()} if folders else {}
     levels = levels or {WHOLE: (root, top)}
-    class_names = {name for _, level in levels.values() for name in level.folders}
-    listings = {split: _list_classes(folder, root, level) for split, (folder, level) in levels.items()}
+    for folder, level in levels.values():
+        check_depth(root, folder, level)
+    class_names: dict[str, str] = {}
+    for _, level in levels.values():
+        for name in level.folders:
+            class_names.setdefault(normalize("NFC", name), name)
+    passed = Counter[str]()
+    listings = {split: _list_classes(folder, root, level, passed) for split, (folder, level) in levels.items()}
     labelled = {split: listing for split, listing in listings.items() if listing.paths}
     if not labelled:
-        raise _nothing(root, top, class_names)
+        raise _nothing(root, top, set(class_names))
     for folder, level in levels.values():
         if level.images:
             warnings.warn(
@@ -58,13 +60,51 @@ def open_folder(root: Path, excluded: Path | None = None) -> dict[str, Content]:
                 ModelDoctorWarning,
                 stacklevel=2,
             )
-    return file_contents(root, labelled, tuple(sorted(class_names)))
+    _warn_of_passed(
+        root, passed if excluded is None else Counter({e: n for e, n in passed.items() if e not in OUTLINES})
+    )
+    _warn_of_hidden(levels.values())
+    # In the order of the names as they are on the disk: a training sorted them so.
+    return file_contents(root, labelled, tuple(sorted(class_names, key=class_names.__getitem__)))
 
 
-def _split_folders(root: Path, top: _Level) -> dict[str, str] | None:
+def _warn_of_passed(root: Path, passed: Counter[str]) -> None:
+    """Count by ending the files in class folders that are no pictures."""
+    if passed:
+        kinds = ", ".join(
+            f"{count} {ending or 'without an ending'}"
+            for ending, count in sorted(passed.items(), key=lambda one: (-one[1], one[0]))[:10]
+        )
+        warnings.warn(
+            f"files in the class folders of {root} that are no pictures are passed over: {kinds}"
+            + (f"; and {len(passed) - 10} more endings" if len(passed) > 10 else ""),
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_hidden(levels: Iterable[tuple[Path, Level]]) -> None:
+    """Name hidden folders with images: torchvision's ImageFolder makes classes of them."""
+    found = [folder / name for folder, level in levels for name in level.hidden if _holds_image(folder / name)]
+    if found:
+        warnings.warn(
+            f"hidden folders with images are left out: {', '.join(map(str, found[:5]))}"
+            + (f", ... ({len(found)})" if len(found) > 5 else "")
+            + "; torchvision's ImageFolder counts each as a class, which moves the numbers of all others: if the"
+            " network was trained so, it has an output more than there are classes",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
+
+
+def _holds_image(folder: Path) -> bool:
+    return next(_walk(folder, "", frozenset(), Counter()), None) is not None
+
+
+def _split_folders(root: Path, top: Level) -> dict[str, str] | None:
     """Return split -> folder name, or None where the folders are classes (one of them may be called "train")."""
     named = [(split, name) for name in top.folders if (split := split_named(name))]
-    inside = [_look(root / name) for _, name in named]
+    inside = [look(root / name) for _, name in named]
     nested = any(level.folders and not level.images for level in inside)
     if not named or not (nested or len(named) == len(top.folders)):
         return None
@@ -78,55 +118,30 @@ def _split_folders(root: Path, top: _Level) -> dict[str, str] | None:
     return {split: dict(named)[split] for split in SPLIT_ORDER if split in dict(named)}
 
 
-def _list_classes(folder: Path, root: Path, level: _Level) -> Listing:
+def _list_classes(folder: Path, root: Path, level: Level, passed: Counter[str]) -> Listing:
     listing = Listing([], [])
     for name in level.folders:
-        paths = sorted(_walk(folder / name, (folder / name).relative_to(root).as_posix(), frozenset()))
+        paths = sorted(_walk(folder / name, (folder / name).relative_to(root).as_posix(), frozenset(), passed))
         listing.paths.extend(paths)
-        listing.classes.extend([name] * len(paths))
+        listing.classes.extend([normalize("NFC", name)] * len(paths))
     return listing
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Yield the images below a folder; a link back to a folder above is not followed."""
+def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]], passed: Counter[str]) -> Iterator[str]:
+    """Yield the images below a folder and count the other files; a link back to a folder above is not followed."""
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
     if identity in above:
         return
-    level = _look(folder)
+    level = look(folder)
     yield from (f"{prefix}/{name}" for name in level.images)
+    passed.update(Path(name).suffix.lower() for name in level.others)
     for name in level.folders:
-        yield from _walk(folder / name, f"{prefix}/{name}", above | {identity})
+        yield from _walk(folder / name, f"{prefix}/{name}", above | {identity}, passed)
 
 
-def _look(folder: Path, excluded: Path | None = None) -> _Level:
-    level = _Level([], [], [])
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if entry.is_dir():
-                    if excluded is None or not excluded.exists() or not excluded.samefile(entry.path):
-                        level.folders.append(entry.name)
-                elif Path(entry.name).suffix.lower() in EXTENSIONS:
-                    level.images.append(entry.name)
-                else:
-                    level.others.append(entry.name)
-    except OSError as error:
-        raise DataError(
-            f"the folder cannot be read: {error.strerror}",
-            where=str(folder),
-            expected="a readable folder",
-            hint="check its permissions",
-        ) from error
-    for names in level:
-        names.sort()
-    return level
-
-
-def _nothing(root: Path, top: _Level, class_names: set[str]) -> DataError:
-    flat = {name: len(_look(root / name).images) for name in top.folders if split_named(name)}
+def _nothing(root: Path, top: Level, class_names: set[str]) -> DataError:
+    flat = {name: len(look(root / name).images) for name in top.folders if split_named(name)}
     found = {
         f"{len(top.images)} images directly in {root.name}, no class folders": bool(top.images),
         "images directly in " + ", ".join(f"{name} ({n})" for name, n in flat.items()) + ", no class folders": any(
@@ -141,6 +156,6 @@ def _nothing(root: Path, top: _Level, class_names: set[str]) -> DataError:
     return DataError(
         next(text for text, holds in found.items() if holds),
         where=str(root),
-        expected=f"{_LAYOUT}; image files end in {', '.join(sorted(EXTENSIONS))}",
+        expected=f"{_LAYOUT}; image files are what Pillow opens, such as {', '.join(sorted(IMG_EXTENSIONS))}",
         hint="sort the images into one folder a class, or list them in a CSV file with the columns path and label",
     )

@@ -61,7 +61,7 @@ def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict
                 for key in ("path", "class"):
                     if not row[key]:
                         raise _empty(file, reader.line_num, columns[key])
-                row["path"], row["class"] = PurePath(row["path"]).as_posix(), normalize("NFC", row["class"])
+                row["path"] = PurePath(row["path"]).as_posix()
                 yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
@@ -122,4 +122,9 @@ def _contents(root: Path, listings: dict[str, Listing], where: Path) -> dict[str
             hint="give the folder that the paths start from as the data's root (--root)",
         )
     class_names = sorted_classes({name for listing in listings.values() for name in listing.classes})
-    return file_contents(root, listings, class_names)
+    listings = {
+        split: Listing(listing.paths, [normalize("NFC", name) for name in listing.classes])
+        for split, listing in listings.items()
+    }
+    # Sorted as written, as a training did; a name in both of Unicode's forms is one class.
+    return file_contents(root, listings, tuple(dict.fromkeys(normalize("NFC", name) for name in class_names)))

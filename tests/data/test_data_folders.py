@@ -22,7 +22,8 @@ def make(root, *paths):
 
 def test_class_folders_equal_torchvisions(tmp_path):
     make(tmp_path, "b/2.jpg", "b/10.jpg", "a/x.png", "a/deep/er/y.jpg", "Zebra/1.JPG", "a/notes.txt")
-    content = open_folder(tmp_path)["all"]
+    with pytest.warns(ModelDoctorWarning, match="passed over: 1 .txt"):
+        content = open_folder(tmp_path)["all"]
     oracle = ImageFolder(str(tmp_path))
     assert content.class_names == tuple(oracle.classes)
     expected = {(os.path.relpath(path, tmp_path), label) for path, label in oracle.samples}
@@ -57,7 +58,7 @@ def test_a_class_called_train(tmp_path):
 
 
 def test_hidden_and_leftover_entries_are_ignored(tmp_path):
-    make(tmp_path, "a/1.jpg", "a/.hidden.jpg", "a/.DS_Store", "__MACOSX/a/._1.jpg", ".ipynb_checkpoints/1.jpg")
+    make(tmp_path, "a/1.jpg", "a/.hidden.jpg", "a/.DS_Store", "__MACOSX/a/._1.jpg", ".git/config")
     content = open_folder(tmp_path)["all"]
     assert content.class_names == ("a",)
     assert list(content.paths) == ["a/1.jpg"]

@@ -1,0 +1,101 @@
+"""Folders around the classes, hidden folders, and files that are no pictures."""
+
+import pytest
+from PIL import Image
+
+from modeldoctor.data.folders import open_folder
+from modeldoctor.errors import DataError, ModelDoctorWarning
+
+
+def make(root, *paths):
+    for path in paths:
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(file, format="PNG")
+
+
+@pytest.mark.parametrize(
+    ("paths", "fits"),
+    [
+        (["flowers/rose/1.jpg", "flowers/tulip/1.jpg"], "flowers"),
+        (["flowers/train/rose/1.jpg", "flowers/train/tulip/1.jpg", "flowers/val/rose/2.jpg"], "flowers"),
+        (["a/b/rose/1.jpg", "a/b/tulip/1.jpg"], "a/b"),
+        (
+            ["seg_train/seg_train/sea/1.jpg", "seg_train/seg_train/street/1.jpg", "seg_pred/seg_pred/9.jpg",
+             "seg_test/seg_test/sea/1.jpg", "seg_test/seg_test/street/1.jpg"],
+            "seg_train/seg_train",
+        ),
+        (
+            ["seg_train/sea/1.jpg", "seg_train/street/1.jpg", "seg_pred/9.jpg", "seg_test/sea/1.jpg",
+             "seg_test/street/1.jpg"],
+            "seg_train",
+        ),
+        (["train/train/cat/1.jpg", "train/train/dog/1.jpg", "test/test/cat/1.jpg"], "train/train"),
+    ],
+)  # fmt: skip
+def test_the_folder_that_fits_is_named_and_opens(tmp_path, paths, fits):
+    make(tmp_path, *paths)
+    with pytest.raises(DataError, match="folders that hold only folders") as caught:
+        open_folder(tmp_path)
+    assert caught.value.hint.split(";")[0] == f"pass --data {tmp_path / fits}"
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["train/n01/images/1.jpg", "train/n02/images/1.jpg"],
+        ["cat/1.jpg", "cat/more/2.jpg", "dog/film/1.jpg", "dog/film 2/2.jpg"],
+        ["cat/train/1.jpg", "cat/val/2.jpg", "dog/train/1.jpg"],
+    ],
+)
+def test_folders_within_classes_are_left_alone(tmp_path, paths):
+    make(tmp_path, *paths)
+    (content,) = open_folder(tmp_path).values()
+    assert len(content.class_names) == 2
+    assert len(content.paths) == len(paths)
+
+
+def test_classes_of_several_folders_are_warned_of(tmp_path):
+    make(tmp_path, *(f"{name}/film {number}/1.jpg" for name in ("cat", "dog") for number in (1, 2)))
+    with pytest.warns(ModelDoctorWarning, match=f"holds only folders .cat, dog.*--data {tmp_path / 'cat'}"):
+        assert open_folder(tmp_path)["all"].class_names == ("cat", "dog")
+
+
+def test_hidden_folders_with_images_are_named(tmp_path):
+    make(tmp_path, "train/.ipynb_checkpoints/1.jpg", "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/1.jpg")
+    (tmp_path / "train/.git").mkdir()
+    with pytest.warns(ModelDoctorWarning) as said:
+        assert open_folder(tmp_path)["train"].class_names == ("a", "b")
+    (text,) = (str(one.message) for one in said)
+    assert f"{tmp_path}/train/.ipynb_checkpoints;" in text
+    assert ".git" not in text
+
+
+def test_files_passed_over_are_counted_by_ending(tmp_path):
+    make(tmp_path, "a/1.jpg", "a/2.AVIF", "a/3", "a/deep/4.picture", "b/1.jfif")
+    for name in ("a/x.txt", "a/deep/y.TXT", "b/z.heic", "b/none"):
+        (tmp_path / name).write_bytes(b"no picture")
+    with pytest.warns(ModelDoctorWarning, match=r"passed over: 2 \.txt, 1 without an ending, 1 \.heic$"):
+        paths = open_folder(tmp_path)["all"].paths
+    assert list(paths) == ["a/1.jpg", "a/2.AVIF", "a/3", "a/deep/4.picture", "b/1.jfif"]
+
+
+def test_annotations_beside_the_images_are_not_passed_over(tmp_path):
+    make(tmp_path, "a/1.jpg")
+    (tmp_path / "a/1.json").write_text("{}")
+    assert len(open_folder(tmp_path, tmp_path)["all"].paths) == 1
+
+
+def test_class_names_in_both_forms_are_one_class(tmp_path):
+    make(tmp_path, "train/\u00e9t/1.jpg", "train/b/1.jpg", "val/e\u0301t/1.jpg", "val/b/1.jpg")
+    splits = open_folder(tmp_path)
+    assert splits["train"].class_names == ("b", "\u00e9t")
+    assert splits["val"].labels.tolist() == [0, 1]
+    assert splits["val"].pictures.read(1, "RGB").size == (4, 4)
+
+
+def test_decomposed_names_keep_the_order_of_the_disk(tmp_path):
+    make(tmp_path, "e\u0301t/1.jpg", "z/1.jpg")
+    assert open_folder(tmp_path)["all"].class_names == ("\u00e9t", "z")
+    make(tmp_path / "composed", "\u00e9t/1.jpg", "z/1.jpg")
+    assert open_folder(tmp_path / "composed")["all"].class_names == ("z", "\u00e9t")
