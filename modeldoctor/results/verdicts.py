@@ -153,7 +153,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         # Deviations have no most; so their reciprocal's.
         value=lambda image: 1 - 1 / max(image.pull_to_label, 1.0),
         limit=lambda limits: 1 - 1 / PULL,
-        meaning="slight alterations turn it towards its label, as they turn adversarial images",
+        meaning="slight alterations turn it to its label, as adversarial images",
         about="Slight alterations of its pixels turn it towards its label far more than they turn right images.",
         evidence=lambda image: f"altered, it turns to {image['label']} by {_number(image['pull_to_label'])} deviations",
         sentence=_isolated,
@@ -164,11 +164,12 @@ VERDICTS: tuple[VerdictRow, ...] = (
         # An intervention, not a comparison: what right predictions do without their object is no excuse.
         value=_misled,
         limit=lambda limits: 0.0,
-        meaning="without the object it stays the same, or before other backgrounds it is right",
+        meaning="the background, not the object, carries the prediction",
         about="With the object removed the prediction stays the same, or before most other backgrounds it turns right: "
         "the background carries it.",
         evidence=_background_figure,
         sentence=_background,
+        exam=(0.69, 0.98),
     ),
     VerdictRow(
         verdict=Verdict.FOREIGN_KERNELS,
