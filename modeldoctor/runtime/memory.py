@@ -6,21 +6,21 @@ Shapes: B images, R copies of the batch.
 from __future__ import annotations
 
 import gc
-import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from modeldoctor.errors import MemoryLimitError, ModelDoctorWarning
+from modeldoctor.runtime.control_group import memory_left, memory_limit
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,7 +28,6 @@ Result = TypeVar("Result")
 UNSEEN = 1.25
 """Libraries allocate inside an operation, too, unseen by `peak_meter`: what is measured is taken so many times."""
 _SHARE = {"cpu": 0.25, "cuda": 0.5}
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass
@@ -151,31 +150,14 @@ def steady_budget(device: torch.device, processes: int = 1) -> int:
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1] * _SHARE["cuda"])
-    everything = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(min(everything, _group_limit() or everything) * _SHARE["cpu"] / processes)
-
-
-def _group_limit() -> int | None:
-    """Bytes that this process's control group may take, if there is a limit."""
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-    except OSError:  # no Linux, or no control group
-        return None
-    return int(limit) if limit.isdigit() else None
+    everything, limit = psutil.virtual_memory().total, memory_limit()
+    return int((everything if limit is None else min(everything, limit)) * _SHARE["cpu"] / processes)
 
 
 def _free_memory() -> int:
-    """Bytes that this process may still take, by the machine and by its control group."""
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = [int(line.split()[1]) * 1024]
-        if (limit := _group_limit()) is not None:
-            free.append(limit - int((_CGROUP / "memory.current").read_text()))
-    except OSError:  # no Linux, or no control group
-        pass
-    return max(min(free), 0)
+    """Bytes that this process may still take, by the machine and by its control groups."""
+    free, left = psutil.virtual_memory().available, memory_left()
+    return int(free if left is None else min(free, left))
 
 
 class PeakMeter(Protocol):
