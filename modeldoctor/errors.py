@@ -6,7 +6,9 @@ Only `modeldoctor.cli.main` turns an exception into text and an exit code; libra
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection
 from enum import IntEnum
+from itertools import islice
 
 
 class ExitCode(IntEnum):
@@ -26,6 +28,16 @@ def printable(text: str) -> str:
         char if char in "\n\t" or unicodedata.category(char) != "Cc" else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+def shortened(names: Collection[str], limit: int = 5) -> str:
+    """A list for a sentence, such as "a, b and 7 more".
+
+    >>> shortened(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(islice(names, limit)) + more
 
 
 class ModelDoctorError(Exception):

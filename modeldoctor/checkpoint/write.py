@@ -26,10 +26,9 @@ from modeldoctor.checkpoint import Checkpoint, find_weights, is_weight, without_
 from modeldoctor.checkpoint.container import Container, Contents, read_contents
 from modeldoctor.checkpoint.folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS, split
 from modeldoctor.checkpoint.names import copies
-from modeldoctor.errors import CheckpointError, ModelDoctorWarning, UsageError
+from modeldoctor.errors import CheckpointError, ModelDoctorWarning, UsageError, shortened
 from modeldoctor.runtime.files import written_aside
 
-SHOWN = 4
 STATISTICS = ("running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 SUFFIX = re.compile(r"(\.pth?)?\.[a-z]\w*$", re.IGNORECASE)
@@ -72,7 +71,7 @@ def as_stored(
         "of another shape": misshapen,
         "too large for the file's precision": overflown,
     }
-    found = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in problems.items() if names)
+    found = "; ".join(f"{len(names)} {what} ({shortened(names)})" for what, names in problems.items() if names)
     if found:
         raise CheckpointError(
             f"the treated tensors do not go back into the file: {found}",
@@ -193,10 +192,6 @@ def _own(tensor: Tensor) -> Tensor:
 
 def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
 
 
 @contextmanager

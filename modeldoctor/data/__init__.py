@@ -4,7 +4,7 @@ from modeldoctor.data.augmentation import Augmentation
 from modeldoctor.data.classes import ClassMatch, accuracy_warning, match_classes, order_warning
 from modeldoctor.data.imageset import Broken, ImageSet, Sample
 from modeldoctor.data.loader import Batch, make_loader
-from modeldoctor.data.masks import MaskCounts, Masks, MaskTree
+from modeldoctor.data.masks import Masks, MaskTree
 from modeldoctor.data.sampling import choose_confident, choose_to_annotate
 from modeldoctor.data.sources import open_data
 from modeldoctor.data.streams import StreamSet
@@ -16,7 +16,6 @@ __all__ = [
     "Broken",
     "ClassMatch",
     "ImageSet",
-    "MaskCounts",
     "MaskTree",
     "Masks",
     "Sample",

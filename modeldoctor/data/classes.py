@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import random_table
 from timm.data import ImageNetInfo
 
-from modeldoctor.errors import DataError
+from modeldoctor.errors import DataError, shortened
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _NULL_DRAWS = 20
@@ -55,7 +55,7 @@ def match_classes(folder_names: Sequence[str], model_names: tuple[str, ...] | No
     if len(folders) > num_classes:
         raise DataError(
             f"{len(folders)} class folders, but the network has {num_classes} outputs",
-            where=f"classes {_some(folders)}",
+            where=f"classes {shortened(folders)}",
             expected=f"at most {num_classes} classes",
             hint="check that the data and the checkpoint belong together, and that the data path is the level"
             " whose folders are the classes",
@@ -88,9 +88,9 @@ def _by_name(folders: tuple[str, ...], model_names: tuple[str, ...]) -> ClassMat
     wrong = [name for name in folders if name not in matched] or sorted(set(folders) - set(model_names))
     close = {name: get_close_matches(name, model_names, n=1) for name in wrong[:5]}
     raise DataError(
-        f"{len(wrong)} of {len(folders)} class folders are no classes of the checkpoint: {_some(wrong)}",
+        f"{len(wrong)} of {len(folders)} class folders are no classes of the checkpoint: {shortened(wrong)}",
         where="the class names",
-        expected=f"names out of {_some(model_names, 10)}",
+        expected=f"names out of {shortened(model_names, 10)}",
         hint="rename or remove them; nearest names: "
         + (", ".join(f"{name} → {found[0]}" for name, found in close.items() if found) or "none"),
     )
@@ -102,7 +102,7 @@ def _name_notes(folders: tuple[str, ...], model_names: tuple[str, ...], mapping:
         "the class folders come in another order than the checkpoint's classes; they were matched by name": bool(
             (np.diff(mapping) < 0).any()
         ),
-        f"{len(missing)} of {len(model_names)} classes have no folder: {_some(missing, 20)}": bool(missing),
+        f"{len(missing)} of {len(model_names)} classes have no folder: {shortened(missing, 20)}": bool(missing),
         "the class names were matched without regard to case, spaces, hyphens, underscores and slashes": any(
             name != model_names[output] for name, output in zip(folders, mapping, strict=True)
         ),
@@ -139,9 +139,9 @@ def _by_number(folders: tuple[str, ...], num_classes: int, model_names: tuple[st
 def _by_order(folders: tuple[str, ...], num_classes: int, model_names: tuple[str, ...] | None) -> ClassMatch:
     if model_names and folders and len(folders) < num_classes:
         raise DataError(
-            f"none of the {len(folders)} class folders is a class of the checkpoint: {_some(folders)}",
+            f"none of the {len(folders)} class folders is a class of the checkpoint: {shortened(folders)}",
             where="the class names",
-            expected=f"names out of {_some(model_names, 10)}",
+            expected=f"names out of {shortened(model_names, 10)}",
             hint="rename the class folders to the checkpoint's names",
         )
     if len(folders) == 1 and num_classes == 2:
@@ -160,8 +160,8 @@ def _by_order(folders: tuple[str, ...], num_classes: int, model_names: tuple[str
         f"{len(folders)} folders, the network has {num_classes} classes; folder i was taken for output i, which is"
         " right only if the missing classes are the last ones. The likely cause is a subset of the training classes:"
         " pass a checkpoint with class names, or make (empty) folders for all classes": len(folders) < num_classes,
-        f"no class folder has a name that the checkpoint knows ({_some(folders)} against {_some(model_names or ())});"
-        " they were taken in text order": bool(model_names),
+        f"no class folder has a name that the checkpoint knows ({shortened(folders)} against "
+        f"{shortened(model_names or ())}); they were taken in text order": bool(model_names),
         "the class folders hold numbers, and text order puts 10 before 2; a network that was trained in number order"
         " has another class order": not model_names
         and list(folders) == sorted(folders) != sorted(folders, key=_natural),
@@ -182,10 +182,6 @@ def _plain(name: str) -> str:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f", ... ({len(names)})" if len(names) > limit else "")
 
 
 def accuracy_warning(confusion: NDArray[np.int64], class_names: Sequence[str] | None = None) -> str | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from modeldoctor.data.paths import PathTable
 from modeldoctor.data.pictures import PictureFiles, Pictures
-from modeldoctor.errors import ModelDoctorWarning
+from modeldoctor.errors import ModelDoctorWarning, shortened
 
 
 class Content(NamedTuple):
@@ -66,9 +66,8 @@ def file_contents(root: Path, listings: Mapping[str, Listing], class_names: tupl
         contents[split] = Content(class_names, labels, paths, PictureFiles(root, paths))
         empty = [class_names[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(number)) == 0)]
         if empty:
-            shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
             warnings.warn(
-                f"{split}: {len(empty)} of {len(number)} classes have no images: {shown}",
+                f"{split}: {len(empty)} of {len(number)} classes have no images: {shortened(empty, 10)}",
                 ModelDoctorWarning,
                 stacklevel=2,
             )

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.classes import ClassMatch
-from modeldoctor.data.masks import MaskCheck, MaskCounts, Masks
+from modeldoctor.data.masks import MaskCheck, Masks
 from modeldoctor.data.pictures import Pictures, UnreadableError
 from modeldoctor.data.transforms import Transform, make_transform, picture_mode
 from modeldoctor.errors import MaskError
@@ -105,11 +105,6 @@ class ImageSet(Dataset[Sample | Broken]):
         mask = self._mask(mask_file, index, picture.size) if mask_file else None
         image, mask = transform(picture, mask)
         return Sample(image, int(self.labels[index]), index, mask)
-
-    def count_masks(self) -> MaskCounts:
-        """Match masks to images and read each mask there is; an image that cannot be read counts as unmatched."""
-        usable, invalid, _ = self.check_masks()
-        return MaskCounts(len(usable), len(self) - len(usable) - len(invalid), tuple(map(str, invalid)))
 
     def check_masks(self) -> MaskCheck:
         """Read each mask there is."""

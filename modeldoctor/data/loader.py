@@ -21,10 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from modeldoctor.data.augmentation import Augmentation
 from modeldoctor.data.imageset import Broken, ImageSet, Sample
+from modeldoctor.data.masks import Masks
 from modeldoctor.data.streams import StreamSet
-from modeldoctor.errors import MaskError, UsageError
+from modeldoctor.errors import MaskError, ModelDoctorWarning, UsageError
 
 _MOST_READERS = 8
+_said_by_worker: list[str] = []
+"""Warnings that a worker process has yet to hand on; in the parent there are none."""
 
 
 class Batch(NamedTuple):
@@ -51,6 +54,8 @@ class _Packed(NamedTuple):
     """(M,H,W) bool."""
     has_mask: list[bool]
     broken: list[Broken]
+    warnings: list[str]
+    """What a worker process said meanwhile."""
 
 
 class _Guarded(Dataset[Sample | Broken | MaskError]):
@@ -86,22 +91,26 @@ class _Collate:
             torch.stack(masks) if masks else torch.empty(0, *self.input_size[1:], dtype=torch.bool),
             [sample.mask is not None for sample in samples],
             [item for item in items if isinstance(item, Broken)],
+            [_said_by_worker.pop(0) for _ in list(_said_by_worker)],
         )
 
 
 class _Batches:
     """An iterable that may be run through more than once."""
 
-    def __init__(self, packed: Iterable[_Packed | MaskError], with_masks: bool):
-        self._packed, self._with_masks = packed, with_masks
+    def __init__(self, packed: Iterable[_Packed | MaskError], masks: Masks | None):
+        self._packed, self._masks = packed, masks
 
     def __iter__(self) -> Iterator[Batch]:
         for packed in self._packed:
             if isinstance(packed, MaskError):
                 raise packed
+            for text in packed.warnings:
+                assert self._masks is not None
+                self._masks.warn(text)
             masks = iter(packed.masks)
             unpacked = [next(masks) if has_mask else None for has_mask in packed.has_mask]
-            yield Batch(*packed[:3], unpacked if self._with_masks else None, packed.broken)
+            yield Batch(*packed[:3], unpacked if self._masks else None, packed.broken)
 
 
 class _StreamBatches:
@@ -144,7 +153,7 @@ def make_loader(
     """
     order = None if indices is None else np.asarray(indices, dtype=np.int64)
     if isinstance(image_set, StreamSet):
-        return _Batches(_StreamBatches(image_set, order, batch_size), with_masks=False)
+        return _Batches(_StreamBatches(image_set, order, batch_size), None)
     order = np.arange(len(image_set), dtype=np.int64) if order is None else order
     if len(order) and not (order.min() >= 0 and order.max() < len(image_set)):
         raise UsageError(
@@ -164,7 +173,7 @@ def make_loader(
         worker_init_fn=_start_worker,
         generator=torch.Generator(),
     )
-    return _Batches(loader, with_masks=image_set.masks is not None)
+    return _Batches(loader, image_set.masks)
 
 
 def _is_gpu(device: torch.device | str | None) -> bool:
@@ -183,4 +192,7 @@ def _start_worker(_: int) -> None:
     # Ctrl-C reaches every process of the terminal; the parent ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    # Warnings of ours are those about masks, and travel with the batch; the parent's filters hold for them.
     warnings.simplefilter("ignore")
+    warnings.simplefilter("always", ModelDoctorWarning)
+    warnings.showwarning = lambda message, *_, **__: _said_by_worker.append(str(message))

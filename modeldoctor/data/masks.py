@@ -46,6 +46,9 @@ class Masks(Protocol):
             MaskError: unreadable, of another size, or without an object.
         """
 
+    def warn(self, text: str) -> None:
+        """Warn of something odd in a file, once, since others of the same tool will have it, too."""
+
 
 class _Drawn:
     """Draws masks, and warns once of shapes that are left out."""
@@ -62,15 +65,18 @@ class _Drawn:
         except OSError as error:
             found, hint = f"it cannot be read: {error.strerror}", "check the file and its permissions, or remove it"
             raise MaskError(found, where=str(path), expected=expected, hint=hint) from error
-        if canvas.ignored and not self._warned:
-            self._warned = True
-            warnings.warn(
+        if canvas.ignored:
+            self.warn(
                 f"{path}: {describe(canvas.ignored)} left out, as they enclose no area or cannot be read; so it is with"
-                " any other file's",
-                ModelDoctorWarning,
-                stacklevel=4,
+                " any other file's"
             )
         return torch.from_numpy(mask)
+
+    def warn(self, text: str) -> None:
+        """See `Masks.warn`."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(text, ModelDoctorWarning, stacklevel=5)
 
 
 class MaskTree(_Drawn):
@@ -195,17 +201,6 @@ class CocoMasks(_Drawn):
         """See `Masks.read`; warns as `MaskTree.read` does."""
         canvas = Canvas(size, orientation)
         return self._mask(canvas, partial(self.index.draw, path, canvas), path, EXPECTED)
-
-
-class MaskCounts(NamedTuple):
-    """How a set's masks fit its images."""
-
-    matched: int
-    """Images with a valid mask."""
-    unmatched: int
-    """Images without a mask."""
-    invalid: tuple[str, ...]
-    """What is wrong, one text for each mask that cannot be used."""
 
 
 class MaskCheck(NamedTuple):

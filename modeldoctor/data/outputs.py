@@ -8,9 +8,25 @@ from collections.abc import Mapping
 from modeldoctor.data.classes import match_classes
 from modeldoctor.data.imageset import ImageSet
 from modeldoctor.data.streams import StreamSet
-from modeldoctor.errors import ModelDoctorWarning
+from modeldoctor.errors import DataError, ModelDoctorWarning
 
 AnySet = ImageSet | StreamSet
+
+
+def random_access(images: AnySet) -> ImageSet:
+    """The images themselves, if they are no stream.
+
+    Raises:
+        DataError: they are.
+    """
+    if isinstance(images, ImageSet):
+        return images
+    raise DataError(
+        "the images are a stream, which cannot be shuffled or split, and to whose images no annotation can belong",
+        where=f"split {images.split}",
+        expected="images with random access: a folder, a CSV, a torchvision data set",
+        hint="unpack the shards into an image folder",
+    )
 
 
 def in_network_classes(

@@ -20,7 +20,7 @@ from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.data import ImageSet, choose_to_annotate, open_data
 from modeldoctor.data.frames import STORED, upright
 from modeldoctor.data.masks import PLAN_FILE
-from modeldoctor.data.outputs import AnySet, in_network_classes
+from modeldoctor.data.outputs import AnySet, in_network_classes, random_access
 from modeldoctor.data.pictures import PictureFiles, picture_orientation
 from modeldoctor.diagnosis.build import warn_of_predictions
 from modeldoctor.diagnosis.chunks import Chunks
@@ -122,7 +122,7 @@ def annotate(
     if isinstance(data, str | Path):
         data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
     splits, classes = in_network_classes(data, network.class_names, network.num_classes)
-    images = _files_of(splits_to_use(splits, config)[0])
+    images = random_access(splits_to_use(splits, config)[0])
     annotated = _annotated(images)
     free = ~annotated & ~_twins(images, splits)
     images.masks = None
@@ -173,17 +173,6 @@ def _is_plan(table: Path) -> bool:
         return False
     with table.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
         return next(csv.reader(stream), None) == list(_COLUMNS)
-
-
-def _files_of(images: AnySet) -> ImageSet:
-    if not isinstance(images, ImageSet):
-        raise DataError(
-            "the images are a stream",
-            where=f"split {images.split}",
-            expected="images with random access, whose paths the annotations mirror",
-            hint="unpack the shards into a folder",
-        )
-    return images
 
 
 def _annotated(images: ImageSet) -> NDArray[np.bool_]:

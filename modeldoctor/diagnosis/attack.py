@@ -26,7 +26,8 @@ def fgsm(
 ) -> Tensor:
     """Images (B,C,h,w) after one step of the fast gradient sign method away from their labels.
 
-    The step is made in pixels, which stay in [0, 1].
+    The step is made in pixels, which stay in [0, 1] (Goodfellow et al., 2015, "Explaining and harnessing adversarial
+    examples", section 4).
 
     Args:
         network: in eval mode; images to logits (B,N), or to a sequence that begins with them.
@@ -35,20 +36,15 @@ def fgsm(
         epsilon: the step, for pixels in [0, 1].
         mean, std: of the preprocessing, a value a channel.
     """
-    from captum.robust import FGSM
-
     centre, spread = (torch.tensor(values).to(images).view(1, -1, 1, 1) for values in (mean, std))
-
-    def logits(pixels: Tensor) -> Tensor:
-        output = network((pixels - centre) / spread)
-        return output if isinstance(output, Tensor) else next(iter(output))
-
-    # Captum's own loss is the logarithm of what the network puts out, which wants probabilities.
-    attack = FGSM(logits, nn.CrossEntropyLoss(reduction="none"), lower_bound=0.0, upper_bound=1.0)
-    attack.zero_thresh = 0.0  # captum leaves out gradients below 1e-6, those of the surest predictions
     with torch.enable_grad():
-        turned: Tensor = attack.perturb((images * spread + centre).requires_grad_(), epsilon, labels)
-    return ((turned - centre) / spread).detach()
+        pixels = (images * spread + centre).requires_grad_()
+        output = network((pixels - centre) / spread)
+        logits = output if isinstance(output, Tensor) else next(iter(output))
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")  # each image's own gradient
+        (gradient,) = torch.autograd.grad(loss, pixels)
+    turned = (pixels.detach() + epsilon * gradient.sign()).clamp(0, 1)
+    return (turned - centre) / spread
 
 
 def attack(run: Run, images: AnySet, chosen: NDArray[np.int64], first_row: int, probe: Probe) -> None:

@@ -19,7 +19,7 @@ from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, judge
 from modeldoctor.diagnosis.findings import find_findings
 from modeldoctor.diagnosis.passes import Run, delta_of
 from modeldoctor.diagnosis.scan import first_confident
-from modeldoctor.errors import ModelDoctorWarning
+from modeldoctor.errors import ModelDoctorWarning, shortened
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.method.correlation import compute_state
 from modeldoctor.results.diagnosis import Diagnosis, LayerDiagnosis, Samples
@@ -38,10 +38,9 @@ def warn_of_predictions(run: Run, images: AnySet, classes: tuple[str, ...]) -> N
     if text := accuracy_warning(confusion, classes):
         warnings.warn(f"{images.split}: {text}", ModelDoctorWarning, stacklevel=3)
     if one.broken:
-        first = "; ".join(f"{path} ({reason})" for path, reason in one.broken[:3])
-        more = " ..." if len(one.broken) > 3 else ""
+        first = shortened([f"{path} ({reason})" for path, reason in one.broken], 3)
         warnings.warn(
-            f"{images.split}: {len(one.broken)} images cannot be read and are left out: {first}{more}",
+            f"{images.split}: {len(one.broken)} images cannot be read and are left out: {first}",
             ModelDoctorWarning,
             stacklevel=3,
         )
@@ -72,10 +71,9 @@ def choose_samples(run: Run, images: AnySet, classes: tuple[str, ...]) -> NDArra
     rows = first_confident(run, images) if scanned else _confident(run, images, config.samples_per_class, config.seed)
     few = [f"{classes[n]} ({len(row)})" for n, row in enumerate(rows) if len(row) < config.samples_per_class]
     if few:
-        more = " ..." if len(few) > 5 else ""
         warnings.warn(
             f"{len(few)} of {run.classes} classes have fewer than {config.samples_per_class} images predicted right "
-            f"with confidence >= {config.min_confidence}: {', '.join(few[:5])}{more}; what there is was used",
+            f"with confidence >= {config.min_confidence}: {shortened(few)}; what there is was used",
             ModelDoctorWarning,
             stacklevel=3,
         )

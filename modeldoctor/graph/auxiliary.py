@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from modeldoctor.graph.layers import type_name
+
 
 class _Heads(NamedTuple):
     """Each head and the module whose output it reads, and the weight of their loss."""
@@ -31,14 +33,14 @@ _HEADS = {
 
 def auxiliary_weight(network: nn.Module) -> float:
     """The weight of each auxiliary head's loss; 0 for a network that has none."""
-    heads = _HEADS.get(_type_name(network))
+    heads = _HEADS.get(type_name(network))
     return heads.weight if heads and any(_has(network, head) for head in heads.reads) else 0.0
 
 
 @contextmanager
 def auxiliary_outputs(network: nn.Module) -> Iterator[None]:
     """While this lasts, a network in eval mode returns its logits followed by those of its auxiliary heads, if any."""
-    heads = _HEADS.get(_type_name(network))
+    heads = _HEADS.get(type_name(network))
     reads = {head: source for head, source in heads.reads.items() if _has(network, head)} if heads else {}
     seen: dict[str, Tensor] = {}
 
@@ -65,7 +67,3 @@ def auxiliary_outputs(network: nn.Module) -> Iterator[None]:
 
 def _has(network: nn.Module, head: str) -> bool:
     return getattr(network, head, None) is not None
-
-
-def _type_name(network: nn.Module) -> str:
-    return f"{type(network).__module__}.{type(network).__qualname__}"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modeldoctor.errors import GraphError
 from modeldoctor.graph.cut import Cut
-from modeldoctor.graph.layers import Layer, MapsView, ModuleLayer, match_module, patch_grid, view_of
+from modeldoctor.graph.layers import Layer, MapsView, ModuleLayer, match_module, patch_grid, type_name, view_of
 
 
 class _Call(NamedTuple):
@@ -122,7 +122,7 @@ class HookedNetwork:
 
         try:
             for path, module in self._network.named_modules():
-                row = match_module(_type_name(module))
+                row = match_module(type_name(module))
                 if row or isinstance(module, nn.Conv2d | nn.Linear):
                     handles.append(module.register_forward_hook(note(path, row)))
             self.logits(example)
@@ -173,7 +173,3 @@ def _is_pooled(module: nn.Module, args: tuple[object, ...]) -> bool:
     """Whether positions are gone in a module's input: a linear layer, a gate, a convolution behind the pooling."""
     source = args[0] if args else None
     return isinstance(module, nn.Linear) or (isinstance(source, Tensor) and source.shape[-2:] == (1, 1))
-
-
-def _type_name(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -106,6 +106,11 @@ MODULE_LAYERS: tuple[ModuleLayer, ...] = (
 )
 
 
+def type_name(module: nn.Module) -> str:
+    """A module's class with its path, such as `torch.nn.modules.conv.Conv2d`."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
 def match_module(type_name: str) -> ModuleLayer | None:
     """The row of the layer table for a module's qualified type name, or None."""
     return next((row for row in MODULE_LAYERS if any(fnmatchcase(type_name, glob) for glob in row.types)), None)

@@ -55,14 +55,20 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def recorded_warnings() -> Iterator[list[str]]:
-    """Note the texts of our warnings while they go where they always go."""
+    """Note the texts of our warnings, whatever the filters, while they go where these send them, be it as errors."""
     said: list[str] = []
-    show = warnings.showwarning
+    filters, show = warnings.filters, warnings.showwarning
 
-    def record(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
-        if issubclass(category, ModelDoctorWarning):
-            said.append(str(message))
-        show(message, category, *args, **kwargs)
+    def record(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *args: Any, **kwargs: Any
+    ) -> None:
+        if not issubclass(category, ModelDoctorWarning):
+            show(message, category, filename, lineno, *args, **kwargs)
+            return
+        said.append(str(message))
+        with warnings.catch_warnings():
+            warnings.filters, warnings.showwarning = filters, show
+            warnings.warn_explicit(message, category, filename, lineno)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", ModelDoctorWarning)

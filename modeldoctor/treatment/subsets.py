@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from modeldoctor.config.arms import ARMS
 from modeldoctor.config.treat import DataConfig, TreatConfig
 from modeldoctor.data import Broken, ImageSet, choose_to_annotate
-from modeldoctor.data.outputs import AnySet
+from modeldoctor.data.outputs import AnySet, random_access
 from modeldoctor.errors import DataError, MaskError
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
@@ -97,7 +97,7 @@ def split_subsets(splits: Mapping[str, AnySet], *, seed: int = 0) -> Splits:
     Raises:
         DataError: there is no split to train on, a split is a stream, or too few to choose or prove by.
     """
-    files = {name: _files_of(images) for name, images in splits.items()}
+    files = {name: random_access(images) for name, images in splits.items()}
     if "train" not in files and len(files) > 1:
         raise DataError(f"splits {', '.join(splits)}", where="the data", expected="a split called train")
     train = _whole(files.get("train") or next(iter(files.values())))
@@ -118,17 +118,6 @@ def split_subsets(splits: Mapping[str, AnySet], *, seed: int = 0) -> Splits:
                 hint=f"add images to {name}; split off from training it takes {_LEAST_PER_CLASS} images per class",
             )
     return Splits(train=train, val=val, test=test)
-
-
-def _files_of(images: AnySet) -> ImageSet:
-    if isinstance(images, ImageSet):
-        return images
-    raise DataError(
-        "a stream cannot be shuffled or split",
-        where=f"split {images.split}",
-        expected="images with random access: a folder, a CSV, a torchvision data set",
-        hint="unpack the shards into an image folder",
-    )
 
 
 def _whole(images: ImageSet) -> Subset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modeldoctor.checkpoint import Checkpoint, CheckpointMetadata, is_weight
 from modeldoctor.checkpoint.names import AVERAGED, BESIDE, locate
-from modeldoctor.errors import ArchitectureError, CheckpointError, ModelDoctorWarning
+from modeldoctor.errors import ArchitectureError, CheckpointError, ModelDoctorWarning, shortened
 from modeldoctor.zoo.heads import Head, find_head
 from modeldoctor.zoo.libraries import AUXILIARY, Built, Plan, build
 from modeldoctor.zoo.options import (
@@ -23,7 +23,6 @@ from modeldoctor.zoo.options import (
     read_structure,
 )
 
-SHOWN = 4
 DENSE_PREDICTION = re.compile(r"(rpn|roi_heads|backbone\.body|decode_head|aux_classifier|anchor|bbox|mask_head)")
 
 
@@ -86,7 +85,7 @@ class Fit:
             said.append(f"the head is {layers}, from {', '.join(places)} of the file")
         if self.outside:
             which = f"{len(self.outside)} tensors" if len(self.outside) > 1 else "1 tensor"
-            said.append(f"left out, as no part of the network: {which} of the file ({_some(self.outside)})")
+            said.append(f"left out, as no part of the network: {which} of the file ({shortened(self.outside)})")
         return tuple(said)
 
     @property
@@ -196,9 +195,9 @@ def fill(fit: Fit, checkpoint: Checkpoint) -> None:
         raise _misfit(fit, checkpoint)
     if fit.doubtful:
         warnings.warn(
-            f"{checkpoint.path}: {len(fit.doubtful)} weights beside the network are left out: {_some(fit.doubtful)}; "
-            f"if its logits pass through them, the figures are of another network: give your own code, --arch "
-            "CODE.py:FUNCTION",
+            f"{checkpoint.path}: {len(fit.doubtful)} weights beside the network are left out: "
+            f"{shortened(fit.doubtful)}; if its logits pass through them, the figures are of another network: "
+            "give your own code, --arch CODE.py:FUNCTION",
             ModelDoctorWarning,
             stacklevel=2,
         )
@@ -216,7 +215,7 @@ def warn_not_finite(tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> No
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         warnings.warn(
-            f"{checkpoint.path}: {len(bad)} tensors hold NaN or infinite values: {_some(bad)}; "
+            f"{checkpoint.path}: {len(bad)} tensors hold NaN or infinite values: {shortened(bad)}; "
             "the network's answers will be meaningless. Take a checkpoint from before training diverged.",
             ModelDoctorWarning,
             stacklevel=2,
@@ -231,7 +230,7 @@ def _alike(found: Tensor, expected: Tensor) -> bool:
 def _misfit(fit: Fit, checkpoint: Checkpoint) -> CheckpointError:
     shapes = [f"{n} {_shape(fit.tensors[n])} instead of {_shape(fit.expected[n])}" for n in fit.misshapen]
     groups = (("missing", fit.missing), ("unexpected", fit.unexpected), ("of another shape or kind", shapes))
-    counts = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in groups if names)
+    counts = "; ".join(f"{len(names)} {what} ({shortened(names)})" for what, names in groups if names)
     cause = next(text for text in (explain(fit) for explain in CAUSES) if text)
     return CheckpointError(
         f"the tensors do not fit {fit.built.plan.arch}: {counts or 'there are more layers behind its head'}",
@@ -244,10 +243,6 @@ def _misfit(fit: Fit, checkpoint: Checkpoint) -> CheckpointError:
 
 def _common(fit: Fit) -> int:
     return sum(name in fit.expected for name in fit.tensors) - len(fit.misshapen)
-
-
-def _some(names: Collection[str]) -> str:
-    return ", ".join(list(names)[:SHOWN]) + ", ..." * (len(names) > SHOWN)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modeldoctor.checkpoint import Checkpoint
 from modeldoctor.checkpoint.names import blocks, unnumbered, without_wrappers
-from modeldoctor.errors import ArchitectureError
+from modeldoctor.errors import ArchitectureError, shortened
 from modeldoctor.zoo.fit import Fit, Wanted, fitted
 from modeldoctor.zoo.hub import read_named
 from modeldoctor.zoo.huggingface import translated
@@ -25,7 +25,6 @@ from modeldoctor.zoo.options import read_channels, read_classes
 _COMPARED, _LISTED, _TIES = 3, 4, 4
 # Below this share of its parameters a network is no likeness.
 _LIKENESS = 0.5
-_SHOWN = 6
 # A prefix that fewer names have is not tried, nor more prefixes than this.
 _BLOCK, _BLOCKS = 0.2, 8
 _NAMED = 4
@@ -86,10 +85,10 @@ class Identification:
         others = [name for name in self.tied if name != self.best.arch]
         if not others:
             return f"the architecture was named from the weights: {self.best.arch}"
-        listed = ", ".join(others[:_SHOWN]) + f" and {len(others) - _SHOWN} more" * (len(others) > _SHOWN)
         return (
-            f"the architecture was named from the weights: {self.best.arch}; {listed} would have the same tensors "
-            "(another stride, activation, size or preprocessing), and the plainest name was taken: --arch decides"
+            f"the architecture was named from the weights: {self.best.arch}; {shortened(others)} would have the same "
+            "tensors (another stride, activation, size or preprocessing), and the plainest name was taken: "
+            "--arch decides"
         )
 
 

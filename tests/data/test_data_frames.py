@@ -68,7 +68,7 @@ def test_outlines_on_the_upright_picture_fit_the_pixels_that_the_network_sees(tm
     sample = images[0]
     assert sample.mask.any()
     assert ((sample.image[0] > 0.5) == sample.mask).float().mean() > 0.97  # what JPEG and resizing leave
-    assert images.count_masks() == (1, 0, ())
+    assert images.check_masks().usable == [0]
 
 
 def test_a_size_that_fits_the_stored_picture_alone_decides(tmp_path):
@@ -169,12 +169,12 @@ def test_names_in_both_forms_and_endings_in_any_case(tmp_path, form):
     file.write_text(labelme(object_of()))
     images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "masks")["all"]
     assert images.masks.find(images.paths[0]) == file
-    assert images.count_masks().matched == 1
+    assert len(images.check_masks().usable) == 1
     entry = {"images": [{"id": 1, "file_name": f"{theirs}/{theirs}.jpg"}]}
     entry["annotations"] = [{"image_id": 1, "bbox": [1, 1, 4, 4]}]
     (tmp_path / "coco.json").write_text(json.dumps(entry, ensure_ascii=False))
     images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "coco.json")["all"]
-    assert images.count_masks().matched == 1
+    assert len(images.check_masks().usable) == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "gb2312", "gb18030", "utf-16"])
@@ -190,7 +190,7 @@ def test_encodings_of_json(tmp_path, encoding):
         (tmp_path / file).write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
     for masks in ("coco.json", "masks"):
         images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / masks)["all"]
-        assert images.count_masks().matched == 1
+        assert len(images.check_masks().usable) == 1
 
 
 def test_a_mask_of_the_whole_image_is_warned_of(tmp_path):

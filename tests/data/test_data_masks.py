@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from modeldoctor.config.diagnose import Preprocessing
+from modeldoctor.data.imageset import Broken
 from modeldoctor.data.masks import MaskTree
 from modeldoctor.data.sources import open_data
 from modeldoctor.errors import MaskError
@@ -78,7 +79,7 @@ def test_wrong_masks_say_so(tmp_path):
         MaskTree(tmp_path / "gone")
 
 
-def test_counts(tmp_path):
+def test_an_image_comes_with_its_mask(tmp_path):
     preprocessing = Preprocessing(input_size=(1, 4, 4), mean=(0.0,), std=(1.0,))
     for name, size in (("a/1", (3, 2)), ("a/2", (3, 2)), ("a/3", (5, 5)), ("a/4", (3, 2))):
         save(tmp_path / f"images/{name}.jpg", Image.new("RGB", size))
@@ -86,8 +87,9 @@ def test_counts(tmp_path):
         save(tmp_path / f"masks/{name}.png", mask_image())
     (tmp_path / "images/a/4.jpg").write_bytes(b"broken")
     images = open_data(tmp_path / "images", preprocessing=preprocessing, masks=tmp_path / "masks")["all"]
-    counts = images.count_masks()
-    assert (counts.matched, counts.unmatched, len(counts.invalid)) == (1, 2, 1)
-    assert "3×2" in counts.invalid[0]
+    assert [index for index in (0, 1) if images[index].mask is not None] == [0]
+    with pytest.raises(MaskError, match="3×2"):
+        images[2]
+    assert isinstance(images[3], Broken)
     images.masks = None
-    assert images.count_masks() == (0, 4, ())
+    assert all(images[index].mask is None for index in range(3))
