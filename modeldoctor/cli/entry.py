@@ -7,13 +7,16 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 
 from modeldoctor.cli.commands import app
-from modeldoctor.cli.terminal import err, interrupted, out, show_warning
+from modeldoctor.cli.terminal import interrupted, show_warning
 from modeldoctor.errors import ExitCode, ModelDoctorError
 
 
@@ -41,7 +44,12 @@ def _run() -> None:
         return
     from modeldoctor.runtime.distributed import job
 
-    with job() as team:
-        if not team.is_primary:
-            out.quiet = err.quiet = True
+    with job() as team, nullcontext() if team.is_primary else _silence():
         app(obj=team)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing that is printed is seen; an error that leaves this is."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
