@@ -96,7 +96,8 @@ class _Some:
     """Pictures of which some cannot be read."""
 
     def __init__(self, pictures: Pictures, broken: set[int]):
-        self.pictures, self.broken, self.size = pictures, broken, pictures.size
+        self.pictures, self.broken = pictures, broken
+        self.size, self.orientation = pictures.size, pictures.orientation
 
     def read(self, index: int, mode: str) -> Image.Image:
         if index in self.broken:

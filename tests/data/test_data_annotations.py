@@ -345,7 +345,7 @@ def test_they_are_warned_of_once_whoever_reads(tmp_path, workers):
         put(tmp_path, f"{name}.json", labelme(*([shape("line", POLYGON[:2])] if name != "cat/0" else ()), GOOD))
     images = open_data(tmp_path, preprocessing=PREPROCESSING, masks=tmp_path)["all"]
     loader = make_loader(images, batch_size=1, workers=workers)
-    with pytest.warns(ModelDoctorWarning, match=r"cat/1\.json: 1 line left out") as caught:
+    with pytest.warns(ModelDoctorWarning, match=r"cat/1\.json: 1 × line left out") as caught:
         batches = [*loader, *loader]
     assert all(mask.any() for batch in batches for mask in batch.masks)
     assert len(caught) == 1
