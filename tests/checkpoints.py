@@ -8,12 +8,17 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
 from timm.utils import CheckpointSaver, ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models import get_model
+
+from modeldoctor.checkpoint import read_checkpoint
+from modeldoctor.errors import CheckpointError, ExitCode
+from modeldoctor.zoo import load_model
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 
@@ -127,3 +132,42 @@ def repacked(source: Path, target: Path, *, inflate: int = 0) -> Path:
         if inflate:
             new.writestr("archive/data/999", bytes(inflate))
     return target
+
+
+def treated(network: nn.Module) -> nn.Module:
+    """The network with every floating-point tensor moved a little."""
+    generator = torch.Generator().manual_seed(5)
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.mul_(1 + 0.1 * torch.rand(tensor.shape, generator=generator).to(tensor.dtype))
+    return network
+
+
+def tree(folder: Path) -> dict[str, float]:
+    return {str(p): p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}
+
+
+def refused(path: Path, *, trust_pickle: bool = False) -> str:
+    """The message of the one error that reading gives, after checking what every such error must keep to."""
+    before = tree(path.parent)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(path, trust_pickle=trust_pickle)
+    assert caught.value.exit_code == ExitCode.INPUT == 3
+    assert str(path) in str(caught.value)
+    assert caught.value.hint
+    assert tree(path.parent) == before
+    return str(caught.value)
+
+
+def saved(folder: Path, state: Any, **beside: Any) -> Path:
+    path = folder / "model.pt"
+    torch.save({"state_dict": state, **beside} if beside else state, path)
+    return path
+
+
+def misfit(path: Path, **options: Any) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path, **options)
+    assert str(path) in str(caught.value)
+    assert caught.value.hint
+    return str(caught.value)

@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from modeldoctor.demo.training import fit_classifier
 from modeldoctor.results.diagnosis import Diagnosis, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Samples, Verdict
 
+pytest_plugins = ("diagnosed", "command_line")
+"""Fixtures of their own rooms' tests."""
+
 CLASSES = ("amber", "birch", "coral", "denim")
 EDGE = 32
 ARCH = "test_resnet"

@@ -7,16 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import Call, listing
 from conftest import CLASSES, Clinic
 from stored_results import write_run
 
-from modeldoctor import cli
 from modeldoctor.cli import commands
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.errors import ExitCode, InterruptedRunError, ModelDoctorError
@@ -27,40 +25,12 @@ LAYER = "layer3.0.conv3"
 # Through hooks nothing is exported, which takes most of the time of so small a run.
 QUICK = ("--layers", LAYER, "--noise-draws", "1", "--samples-per-class", "10", "--device", "cpu", "--hooks")
 
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Call]:
-    """Runs the console script in this process, in an empty folder; returns exit code, stdout and stderr."""
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["modeldoctor", *map(str, arguments)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-            cli.main()
-        written = capsys.readouterr()
-        code = ended.value.code
-        return int(code or 0), written.out, written.err
-
-    yield run
-    for number, handler in signals.items():
-        signal.signal(number, handler)
-
 
 def start(*arguments: object, cwd: Path, program: tuple[str, str] = ("-m", "modeldoctor")) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *program, *map(str, arguments)],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-
-
-def listing(*roots: Path) -> dict[str, tuple[int, int]]:
-    """Every file and folder with its size and time of change."""
-    paths = [path for root in roots for path in (root, *root.rglob("*"))]
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
 
 
 # --- what works --------------------------------------------------------------------------------------------------
@@ -185,6 +155,7 @@ def test_layers_are_listed_without_data(call: Call, clinic: Clinic) -> None:
     assert not list(Path.cwd().iterdir())
 
 
+@pytest.mark.filterwarnings("always::modeldoctor.errors.ModelDoctorWarning")
 def test_warnings_go_to_stderr(call: Call, clinic: Clinic) -> None:
     code, out, err = call(
         "diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--samples-per-class", "99", "--json"
@@ -357,68 +328,3 @@ def test_ctrl_c_is_resumable(clinic: Clinic, tmp_path: Path) -> None:
 
 
 # --- treat ------------------------------------------------------------------------------------------------------
-
-BRIEF = (
-    "--set", "training.epochs=1", "--set", "seeds=[0]", "--set", "noise_draws=1",
-    "--set", "space.layers=layer2.0.conv2",
-    "--set", "training.batch_size=16", "--set", "device=cpu",
-)  # fmt: skip
-
-
-@pytest.fixture
-def treatable(clinic: Clinic, tmp_path: Path) -> Path:
-    """The clinic's images without the broken test split."""
-    for split in ("train", "val"):
-        (tmp_path / "images").mkdir(exist_ok=True)
-        (tmp_path / "images" / split).symlink_to(clinic.data / split)
-    return tmp_path / "images"
-
-
-def test_a_treatment_without_a_config_shows_its_trial_and_writes_one(
-    call: Call, clinic: Clinic, treatable: Path
-) -> None:
-    before = listing(clinic.checkpoint.parent)
-    code, out, err = call("treat", clinic.checkpoint, "--data", treatable, "--masks", clinic.masks, "-o", "run", *BRIEF)
-    assert code == 0, err
-    for word in ("original", "treat", "continue", "the treated checkpoint holds"):
-        assert word in out
-    assert sorted(path.name for path in Path("run").iterdir()) == [
-        "arms", "config.yaml", "diagnosis.h5", "history.csv", "maps.h5", "treated.pt", "trial.json"
-    ]  # fmt: skip
-    assert listing(clinic.checkpoint.parent) == before
-    code, _, err = call("treat", "--config", "run/config.yaml")
-    assert code == ExitCode.USAGE
-    assert "--resume" in err
-
-
-def test_a_treatment_that_does_not_improve_fails_the_gate(call: Call, clinic: Clinic, treatable: Path) -> None:
-    code, out, err = call(
-        "treat", clinic.checkpoint, "--data", treatable, "--masks", clinic.masks, "-o", "run", *BRIEF,
-        "--set", "training.learning_rate=1e-9", "--require-improvement",
-    )  # fmt: skip
-    assert code == ExitCode.GATE
-    assert "no-benefit" in out
-    assert "expected: improved" in err
-    assert json.loads(Path("run/trial.json").read_text())["handed_back"] == "original"
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--set", "training.epoch=3"), "nearest: epochs"),
-        (("--set", "training.optimizer=sdg"), "sdg"),
-        (("--set", "training.epochs=zero"), "training.epochs"),
-        (("--set", "metric=worst_group"), "data.groups"),
-        (("--config", "absent.yaml"), "absent.yaml"),
-        (("--groups", "absent.csv"), "absent.csv"),
-    ],
-)
-def test_a_wrong_treatment_is_refused_and_nothing_is_written(
-    call: Call, clinic: Clinic, treatable: Path, words: tuple[str, ...], said: str
-) -> None:
-    code, _, err = call(
-        "treat", clinic.checkpoint, "--data", treatable, "--masks", clinic.masks, "-o", "run", *BRIEF, *words
-    )
-    assert code == ExitCode.INPUT
-    assert said in err
-    assert not list(Path.cwd().iterdir())

@@ -1,42 +1,45 @@
 """Every annotation format, written by hand, against rules on pixel centres."""
 
 import base64
-import io
 import json
-import pickle
-import re
-import warnings
 from itertools import groupby
 
 import numpy as np
 import pytest
 import torch
+from annotation_files import (
+    BOX_POINTS,
+    GOOD,
+    HEIGHT,
+    PATH,
+    POLYGON,
+    SIZE,
+    WIDTH,
+    X,
+    Y,
+    coco,
+    flat,
+    inside_box,
+    labelme,
+    png,
+    put,
+    read,
+    shape,
+    voc,
+)
 from matplotlib.path import Path as Outline
-from PIL import Image
 
-from modeldoctor.config.diagnose import Preprocessing
-from modeldoctor.data import make_loader, open_data
 from modeldoctor.data.masks import open_masks
-from modeldoctor.errors import MaskError, ModelDoctorWarning
+from modeldoctor.errors import MaskError
 
-WIDTH, HEIGHT = 31, 22
-SIZE = (WIDTH, HEIGHT)
-POLYGON = [(4.2, 3.1), (25.9, 6.3), (21.3, 18.6), (8.9, 15.2)]
 BOX = (5, 3, 19, 12)
-BOX_POINTS = [(5, 3), (19, 3), (19, 12), (5, 12)]
-PATH = "train/cat/1.jpg"
 
-Y, X = np.mgrid[:HEIGHT, :WIDTH] + 0.5
 CENTRES = np.stack([X, Y], axis=-1).reshape(-1, 2)
 
 
 def inside(points):
     """Pixels whose centres lie in a polygon."""
     return Outline([*points, points[0]], closed=True).contains_points(CENTRES).reshape(HEIGHT, WIDTH)
-
-
-def inside_box():
-    return (X > 5) & (X < 19) & (Y > 3) & (Y < 12)
 
 
 def run_lengths(mask):
@@ -58,47 +61,8 @@ def compressed(counts):
     return text
 
 
-def labelme(*shapes, **changes):
-    return json.dumps({"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": "../1.jpg", "imageData": None}
-                      | {"imageWidth": WIDTH, "imageHeight": HEIGHT} | changes)  # fmt: skip
-
-
-def shape(kind, points, **changes):
-    return {"label": "x", "points": points, "group_id": None, "shape_type": kind, "flags": {}} | changes
-
-
-def png(mask):
-    stream = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def coco(*segmentations, name=PATH, size=SIZE, **changes):
-    image = {"id": 7, "file_name": name, "width": size[0], "height": size[1]}
-    annotations = [
-        {"id": i, "image_id": 7, "category_id": 1, "iscrowd": int(isinstance(one, dict)), "segmentation": one} | changes
-        for i, one in enumerate(segmentations)
-    ]
-    return json.dumps({"images": [image], "annotations": annotations, "categories": []})
-
-
-def voc(*boxes, size=SIZE, head=""):
-    objects = "".join(
-        "<object><name>x</name><bndbox>"
-        + "".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
-        + "</bndbox></object>"
-        for box in boxes
-    )
-    size = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
-    return f"{head}<annotation>{size}{objects}</annotation>"
-
-
 def shares(points):
     return " ".join(f"{x / WIDTH:.7f} {y / HEIGHT:.7f}" for x, y in points)
-
-
-def flat(points):
-    return [value for point in points for value in point]
 
 
 def runs_of(mask, packed):
@@ -150,18 +114,6 @@ FILES = {
 CASES = [(thing, name) for thing, files in FILES.items() for name in files]
 
 
-def put(folder, path, content):
-    file = folder / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
-
-
-def read(folder, image=PATH, size=SIZE):
-    masks = pickle.loads(pickle.dumps(open_masks(folder, [image])))
-    return masks.read(masks.find(image), size)
-
-
 @pytest.mark.parametrize(("thing", "name"), CASES)
 def test_each_format_gives_the_same_mask(tmp_path, thing, name):
     expected = inside(POLYGON) if thing == "polygon" else inside_box()
@@ -191,7 +143,6 @@ def test_parts_outside_the_image_are_cut_off(tmp_path):
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY x "xxxxxxxxxx"><!ENTITY y "&x;&x;&x;&x;&x;&x;&x;&x;">]>'
-GOOD = shape("rectangle", [(5, 3), (19, 12)])
 BAD = [
     ("1.json", b"", "broken JSON"),
     ("1.json", labelme(GOOD)[:-9], "broken JSON"),
@@ -323,90 +274,3 @@ def test_captions_are_no_annotations(tmp_path):
     content["annotations"] += [{"image_id": 8, "caption": "a cat"}, {"image_id": 99, "segmentation": []}]
     masks = open_masks(put(tmp_path, "captions.json", json.dumps(content)), [PATH, "train/cat/2.jpg"])
     assert masks.find("train/cat/2.jpg") is None
-
-
-def test_shapes_without_area_are_left_out_with_one_warning(tmp_path):
-    strokes = [shape(kind, POLYGON[:2]) for kind in ("line", "line", "linestrip", "point")]
-    paths = ["cat/1.jpg", "cat/2.jpg"]
-    for number in (1, 2):
-        put(tmp_path, f"cat/{number}.json", labelme(*strokes, GOOD))
-    masks = open_masks(tmp_path, paths)
-    with pytest.warns(ModelDoctorWarning, match="2 × line, 1 × linestrip, 1 × point left out") as caught:
-        read = [masks.read(masks.find(path), SIZE).numpy() for path in paths]
-    assert np.array_equal(read, [inside_box()] * 2)
-    assert len(caught) == 1
-
-
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_they_are_warned_of_once_whoever_reads(tmp_path, workers):
-    names = [f"cat/{number}" for number in range(6)]
-    photograph(tmp_path, *(f"{name}.jpg" for name in names))
-    for name in names:
-        put(tmp_path, f"{name}.json", labelme(*([shape("line", POLYGON[:2])] if name != "cat/0" else ()), GOOD))
-    images = open_data(tmp_path, preprocessing=PREPROCESSING, masks=tmp_path)["all"]
-    loader = make_loader(images, batch_size=1, workers=workers)
-    with pytest.warns(ModelDoctorWarning, match=r"cat/1\.json: 1 × line left out") as caught:
-        batches = [*loader, *loader]
-    assert all(mask.any() for batch in batches for mask in batch.masks)
-    assert len(caught) == 1
-
-
-PREPROCESSING = Preprocessing(input_size=(3, HEIGHT, HEIGHT), mean=(0.0,) * 3, std=(1.0,) * 3)
-
-
-def photograph(folder, *paths):
-    for path in paths:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", SIZE, (200, 9, 9)).save(folder / path)
-
-
-def test_beside_the_images(tmp_path):
-    """PNG images are not taken for masks, names may collide across classes, and stray files do no harm."""
-    photograph(tmp_path, "cat/1.png", "cat/2.png", "cat/3.png", "dog/1.png", "dog/2.png")
-    put(tmp_path, "cat/1.json", labelme(GOOD))
-    put(tmp_path, "cat/3.json", labelme())
-    put(tmp_path, "dog/2.xml", voc((1, 1, 15, 22)))
-    put(tmp_path, "dog/README.txt", "no annotation")
-    images = open_data(tmp_path, preprocessing=PREPROCESSING, masks=tmp_path)["all"]
-    with pytest.raises(MaskError, match=re.escape(str(tmp_path / "cat/3.json"))):
-        images[2]
-    images.labels[:] = 0
-    sane = [0, 1, 3, 4]
-    for workers in (0, 1):
-        (batch,) = make_loader(images, sane, batch_size=5, workers=workers)
-        assert [mask is not None for mask in batch.masks] == [True, False, False, True]
-        assert batch.masks[0].any()
-        assert batch.masks[3][:, :10].all()
-
-
-def test_coco_in_worker_processes(tmp_path):
-    photograph(tmp_path / "images", "train/cat/1.jpg", "train/dog/1.jpg")
-    put(tmp_path, "coco.json", coco([flat(BOX_POINTS)]))
-    images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "coco.json")["train"]
-    here, there = (next(iter(make_loader(images, batch_size=2, workers=n))).masks for n in (0, 1))
-    assert here[1] is there[1] is None
-    assert torch.equal(here[0], there[0])
-
-
-def test_masks_that_fit_nothing(tmp_path):
-    photograph(tmp_path / "images", "cat/1.png", "cat/1.jpg")
-    put(tmp_path, "masks/dog/1.png", png(X > 3))
-    with pytest.raises(MaskError, match="no image has an annotation"):
-        open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "masks")
-    with pytest.raises(MaskError, match="no mask folder"):
-        open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "gone")
-    put(tmp_path, "masks/cat/1.png", png(X > 3))
-    with pytest.raises(MaskError, match=r"one mask for two images, cat/1\.\w+ and cat/1\.\w+"):
-        open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "masks")
-    (tmp_path / "images/cat/1.jpg").unlink()
-    with pytest.raises(MaskError, match="their own masks"):
-        open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "images")
-
-
-def test_a_text_in_a_tree_of_masks_is_no_annotation(tmp_path):
-    put(tmp_path, "cat/README.txt", "made by hand")
-    put(tmp_path, "notes.json", "{}")
-    put(tmp_path, "cat/1.png", png(inside_box()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert np.array_equal(read(tmp_path, "cat/1.jpg").numpy(), inside_box())

@@ -6,10 +6,8 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ import jsonschema
 import numpy as np
 import pytest
 from conftest import make_diagnosis
-from stored_results import HOSTILE, hostile_diagnosis, large_diagnosis, make_trial, with_pictures, write_run
+from report_files import SCHEMA, Page, made
+from stored_results import hostile_diagnosis, large_diagnosis, with_pictures, write_run
 
 import modeldoctor.report
 from modeldoctor.errors import ExitCode, ModelDoctorError, StoreError, UsageError
@@ -26,45 +25,13 @@ from modeldoctor.report import json_schema, make_report
 from modeldoctor.report.model import KeyFigures
 from modeldoctor.results.diagnosis import LayerDiagnosis
 from modeldoctor.results.hdf5 import open_diagnosis, read_diagnosis, write_diagnosis
-from modeldoctor.results.trial import read_trial, write_trial
+from modeldoctor.results.trial import read_trial
 
-SCHEMA = Path(modeldoctor.report.__file__).with_name("report.schema.json")
 OLD = Path(__file__).parent.parent / "fixtures" / "diagnosis-schema1.h5"
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-
-
-def made(path: Path, later: Path | None = None, **options: Any) -> tuple[str, dict[str, Any], str]:
-    """The page, the JSON (valid by the shipped schema), and the Markdown."""
-    files = {file.suffix: file.read_text(encoding="utf-8") for file in make_report(path, later, **options).files}
-    content = json.loads(files[".json"])
-    jsonschema.validate(content, json.loads(SCHEMA.read_text()), cls=jsonschema.Draft202012Validator)
-    return files[".html"], content, files[".md"]
-
-
-class _Page(HTMLParser):
-    """Text outside styles and scripts, tags, and every address."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.text: list[str] = []
-        self.addresses: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
-        assert not [name for name, _ in attrs if name.startswith("on")]
-
-    def handle_data(self, data: str) -> None:
-        if self.tags[-1:] not in (["style"], ["script"]):
-            self.text.append(data)
 
 
 def words(html: str) -> str:
-    return " ".join(" ".join(_Page(html).text).split())
+    return " ".join(" ".join(Page(html).text).split())
 
 
 @pytest.fixture
@@ -337,76 +304,7 @@ def test_the_page_of_many_classes_and_layers_stays_small(tmp_path: Path) -> None
 # --- hostile names ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def hostile(tmp_path: Path) -> Path:
-    run = write_run(tmp_path / "hostile", gain=0.3, diagnosis=hostile_diagnosis())
-    trial = make_trial(HOSTILE, 0.3)
-    provenance = {**trial.provenance, "arch": HOSTILE[0]}
-    write_trial(type(trial)(**{**vars(trial), "provenance": provenance}), run / "trial.json")
-    return run
-
-
-def test_hostile_names_are_text_and_nothing_else(hostile: Path) -> None:
-    html, _, markdown = made(hostile)
-    page = _Page(html)
-    assert page.tags.count("script") == 1
-    assert all(address.startswith(("data:", "#")) for address in page.addresses)
-    text = " ".join(page.text)
-    assert HOSTILE[0] in text
-    assert "<img src=x onerror=alert(1)>" in text
-    assert "<script" not in markdown
-    assert "<img" not in markdown
-    rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in rows if "pipe" in line}) <= 3
-    assert max(map(len, markdown.splitlines())) < 4000
-
-
-@pytest.mark.parametrize("name", ["run", "alone", "hostile"])
-def test_a_table_of_markdown_has_as_many_cells_in_each_row(name: str, request: pytest.FixtureRequest) -> None:
-    markdown = made(request.getfixturevalue(name))[2]
-    for table in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
-        assert len({line.count("|") for line in table.splitlines()}) == 1
-
-
 # --- the page in a browser ----------------------------------------------------------------------------------------
-
-
-def browse(page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    assert CHROMIUM
-    # fmt: off
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--v=0",
-        "--enable-logging=stderr", f"--log-net-log={profile}.netlog", "--net-log-capture-mode=Everything",
-        *options, page.as_uri(),
-    ]
-    # fmt: on
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-@pytest.mark.parametrize("name", ["run", "hostile"])
-def test_a_browser_finds_no_error_and_fetches_nothing(
-    name: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    folder = request.getfixturevalue(name)
-    make_report(folder)
-    done = browse(folder / "report.html", tmp_path / "profile", "--dump-dom", "--window-size=390,800")
-    assert "CONSOLE" not in done.stderr, done.stderr
-    assert '<button type="button">class</button>' in done.stdout  # the script has run to its end
-    fetched = re.findall(
-        r'"url":"(https?://[^"]+)"', Path(f"{tmp_path / 'profile'}.netlog").read_text(errors="replace")
-    )
-    own = [url for url in fetched if "google" not in url and "gvt1" not in url]  # Chromium's own errands
-    assert not own
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_the_check_for_errors_and_fetching_can_fail(tmp_path: Path) -> None:
-    page = tmp_path / "bad.html"
-    page.write_text('<img src="http://localhost:9/x.png"><script>console.error("bad"); missing()</script>')
-    done = browse(page, tmp_path / "profile", "--dump-dom")
-    assert "CONSOLE" in done.stderr
-    assert "http://localhost:9/x.png" in Path(f"{tmp_path / 'profile'}.netlog").read_text(errors="replace")
 
 
 def test_reporting_loads_no_torch(alone: Path) -> None:

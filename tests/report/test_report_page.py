@@ -1,0 +1,103 @@
+"""The report's page in a browser, and with hostile names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import make_diagnosis
+from report_files import Page, made
+from stored_results import HOSTILE, hostile_diagnosis, make_trial, with_pictures, write_run
+
+from modeldoctor.report import make_report
+from modeldoctor.results.hdf5 import write_diagnosis
+from modeldoctor.results.trial import write_trial
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", gain=0.3, groups=True)
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Path:
+    path = tmp_path / "alone" / "some.h5"
+    path.parent.mkdir()
+    write_diagnosis(with_pictures(make_diagnosis()), path)
+    return path
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    run = write_run(tmp_path / "hostile", gain=0.3, diagnosis=hostile_diagnosis())
+    trial = make_trial(HOSTILE, 0.3)
+    provenance = {**trial.provenance, "arch": HOSTILE[0]}
+    write_trial(type(trial)(**{**vars(trial), "provenance": provenance}), run / "trial.json")
+    return run
+
+
+def test_hostile_names_are_text_and_nothing_else(hostile: Path) -> None:
+    html, _, markdown = made(hostile)
+    page = Page(html)
+    assert page.tags.count("script") == 1
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    text = " ".join(page.text)
+    assert HOSTILE[0] in text
+    assert "<img src=x onerror=alert(1)>" in text
+    assert "<script" not in markdown
+    assert "<img" not in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in rows if "pipe" in line}) <= 3
+    assert max(map(len, markdown.splitlines())) < 4000
+
+
+@pytest.mark.parametrize("name", ["run", "alone", "hostile"])
+def test_a_table_of_markdown_has_as_many_cells_in_each_row(name: str, request: pytest.FixtureRequest) -> None:
+    markdown = made(request.getfixturevalue(name))[2]
+    for table in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def browse(page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    assert CHROMIUM
+    # fmt: off
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--v=0",
+        "--enable-logging=stderr", f"--log-net-log={profile}.netlog", "--net-log-capture-mode=Everything",
+        *options, page.as_uri(),
+    ]
+    # fmt: on
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("name", ["run", "hostile"])
+def test_a_browser_finds_no_error_and_fetches_nothing(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue(name)
+    make_report(folder)
+    done = browse(folder / "report.html", tmp_path / "profile", "--dump-dom", "--window-size=390,800")
+    assert "CONSOLE" not in done.stderr, done.stderr
+    assert '<button type="button">class</button>' in done.stdout  # the script has run to its end
+    fetched = re.findall(
+        r'"url":"(https?://[^"]+)"', Path(f"{tmp_path / 'profile'}.netlog").read_text(errors="replace")
+    )
+    own = [url for url in fetched if "google" not in url and "gvt1" not in url]  # Chromium's own errands
+    assert not own
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_check_for_errors_and_fetching_can_fail(tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text('<img src="http://localhost:9/x.png"><script>console.error("bad"); missing()</script>')
+    done = browse(page, tmp_path / "profile", "--dump-dom")
+    assert "CONSOLE" in done.stderr
+    assert "http://localhost:9/x.png" in Path(f"{tmp_path / 'profile'}.netlog").read_text(errors="replace")
