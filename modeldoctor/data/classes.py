@@ -23,6 +23,7 @@ from modeldoctor.errors import DataError, shortened
 _WORDNET_ID = re.compile(r"n\d{8}")
 _NULL_DRAWS = 20
 _PERMUTATION_GAIN = 0.15
+_ORDER_SLACK = 0.03
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,10 @@ def _by_number(folders: tuple[str, ...], num_classes: int, model_names: tuple[st
     mapping = numbers - 1 if one_based else numbers
     names = model_names or _fill(folders, mapping, num_classes)
     start = "number 1 is the first output" if one_based else "number 0 is the first output"
-    notes = (f"the class folders are numbers; they were mapped by number, not in text order ({start})",)
+    notes = (
+        f"the class folders are numbers; they were mapped by number, not in text order ({start}); the accuracy tells if"
+        " the network was trained in text order",
+    )
     return ClassMatch(mapping, names, notes if one_based or (mapping != np.arange(len(mapping))).any() else ())
 
 
@@ -229,6 +233,13 @@ def order_warning(confusion: NDArray[np.int64], class_names: Sequence[str]) -> t
     best = float(confusion[rows, columns].sum()) / total
     if best - accuracy < _PERMUTATION_GAIN or best <= _best_by_chance(confusion):
         return None
+    if known := _known_order(confusion, class_names, best):
+        kind, order = known
+        return (
+            f"accuracy is {accuracy:.1%}, but about {best:.1%} with the classes in {kind} ({_some(order)})",
+            "The network was trained in that order: save it with the weights,"
+            " torch.save({'state_dict': ..., 'class_to_idx': train_set.class_to_idx}, FILE)",
+        )
     moved = [pair for pair in zip(rows.tolist(), columns.tolist(), strict=True) if pair[0] != pair[1]]
     moved.sort(key=lambda pair: -int(confusion[pair]))
     pairs = ", ".join(
@@ -239,6 +250,20 @@ def order_warning(confusion: NDArray[np.int64], class_names: Sequence[str]) -> t
         "The data's class order likely differs from the network's: pass a checkpoint with class names, or name the "
         "class folders so that they sort in the order of training",
     )
+
+
+def _known_order(confusion: NDArray[np.int64], class_names: Sequence[str], best: float) -> tuple[str, list[str]] | None:
+    """The order, of the usual two, in which the network's answers are as right as in the best of all orders."""
+    names, total = list(class_names), int(confusion.sum())
+    orders = {
+        "text order, as torchvision's ImageFolder sorts folders": sorted(names),
+        "number order": sorted(names, key=_natural),
+    }
+    for kind, order in orders.items():
+        right = sum(int(confusion[names.index(name), output]) for output, name in enumerate(order))
+        if order != names and right / total > best - _ORDER_SLACK:
+            return kind, order
+    return None
 
 
 def _best_by_chance(confusion: NDArray[np.int64]) -> float:

@@ -39,6 +39,7 @@ from modeldoctor.diagnosis.setup import (
     partial_of,
     splits_to_use,
     take_apart,
+    warn_of_familiar,
     with_usable_masks,
 )
 from modeldoctor.diagnosis.show import show
@@ -114,6 +115,7 @@ def diagnose(
             data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
         splits, classes = in_network_classes(data, network.class_names, network.num_classes)
         source, examined = splits_to_use(splits, config)
+        warn_of_familiar(splits, examined, config)
         device = resolve_device(config.device, team.local_rank)
         layered = take_apart(network, config, device)
         layers = select_layers(layered.layers, config.layers)

@@ -42,6 +42,19 @@ def splits_to_use(splits: Mapping[str, AnySet], config: DiagnoseConfig) -> tuple
     return splits[source], splits[examined]
 
 
+def warn_of_familiar(splits: Mapping[str, AnySet], examined: AnySet, config: DiagnoseConfig) -> None:
+    """Warn where, for want of a val split, the images that are examined are those of the training."""
+    if examined.split == "train" and config.examine is None and "val" not in splits:
+        other = next((split for split in splits if split != "train"), None)
+        warnings.warn(
+            "there is no val split: the images that are examined are those of train, on which the network was likely"
+            " trained, so that it makes few mistakes there and others than on new images; "
+            + (f"pass --examine {other}" if other else "put images that it was not trained on into a folder val/"),
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
+
+
 def with_usable_masks(read: Sequence[AnySet]) -> list[AnySet]:
     """The splits, the examined one last, without the masks that cannot be used: they are counted, the first is named.
 

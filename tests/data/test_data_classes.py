@@ -177,3 +177,28 @@ def test_few_images_and_absent_classes():
 def test_a_class_name_with_a_slash_is_found_in_a_folder_without_it() -> None:
     match = match_classes(("Bag", "T-shirt-top"), ("T-shirt/top", "Bag"), 2)
     assert match.mapping.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_network_trained_on_numbered_folders_in_text_order_is_recognised(first: int) -> None:
+    """ImageFolder sorts 0, 1, 10, 11, 2: output k is the k-th of these, whereas the folders are taken by number."""
+    names = [str(number) for number in range(first, first + 12)]
+    trained = sorted(names)
+    match = match_classes(trained, None, 12)
+    true = np.random.default_rng(0).integers(0, 12, 2000)  # by place in text order, and so the network answers
+    counts = np.zeros((12, 12), dtype=np.int64)
+    np.add.at(counts, (match.mapping[true], true), 1)
+    text = accuracy_warning(counts, match.names)
+    assert "but about 100.0% with the classes in text order" in text
+    assert "class_to_idx" in text
+    named = match_classes(trained, tuple(trained), 12)
+    assert (named.mapping == np.arange(12)).all()
+
+
+def test_a_network_trained_in_number_order_is_recognised() -> None:
+    names = sorted(f"class {number}" for number in range(12))
+    natural = sorted(names, key=lambda name: int(name.split()[1]))
+    counts = np.zeros((12, 12), dtype=np.int64)
+    for name in names:
+        counts[names.index(name), natural.index(name)] = 50
+    assert "with the classes in number order (class 0, class 1, class 2" in accuracy_warning(counts, names)
