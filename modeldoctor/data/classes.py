@@ -236,7 +236,7 @@ def order_warning(confusion: NDArray[np.int64], class_names: Sequence[str]) -> t
     if known := _known_order(confusion, class_names, best):
         kind, order = known
         return (
-            f"accuracy is {accuracy:.1%}, but about {best:.1%} with the classes in {kind} ({_some(order)})",
+            f"accuracy is {accuracy:.1%}, but about {best:.1%} with the classes in {kind} ({shortened(order)})",
             "The network was trained in that order: save it with the weights,"
             " torch.save({'state_dict': ..., 'class_to_idx': train_set.class_to_idx}, FILE)",
         )
