@@ -103,7 +103,10 @@ class ImageSet(Dataset[Sample | Broken]):
         wanted = self._masked is None or index in self._masked
         mask_file = self.masks.find(self.paths[index]) if self.masks and wanted else None
         mask = self._mask(mask_file, index, picture.size) if mask_file else None
-        image, mask = transform(picture, mask)
+        try:
+            image, mask = transform(picture, mask)
+        except (MemoryError, OSError, RuntimeError, ValueError) as error:  # whatever this one image does to it
+            return Broken(index, f"{type(error).__name__}: {error}")
         return Sample(image, int(self.labels[index]), index, mask)
 
     def check_masks(self) -> MaskCheck:

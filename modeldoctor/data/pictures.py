@@ -22,6 +22,10 @@ _NOT_READ = frozenset(
 ) | {"TGA", "WMF", "XVTHUMB"}
 
 
+MOST_SIDE = 65535
+"""Pixels, the most that a JPEG can have."""
+
+
 class UnreadableError(Exception):
     """A file is no picture, or a damaged one; the text says why."""
 
@@ -52,7 +56,9 @@ def decode(source: Path | BinaryIO, convert: Callable[[Image.Image], Image.Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _check_regular(source)
             with Image.open(source, formats=_known_formats()) as picture:
+                _check_sides(picture)
                 upper_bits = drops_bits(picture)
                 picture.load()
                 if upper_bits:
@@ -83,6 +89,7 @@ def picture_size(source: Path | BinaryIO) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _check_regular(source)
             with Image.open(source, formats=_known_formats()) as picture:
                 return picture.size
     except Exception:  # as in `decode`
@@ -94,10 +101,31 @@ def picture_orientation(source: Path | BinaryIO) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _check_regular(source)
             with Image.open(source, formats=_known_formats()) as picture:
                 return orientation_of(picture)
     except Exception:  # as in `decode`
         return STORED
+
+
+def _check_regular(source: Path | BinaryIO) -> None:
+    """A pipe would be waited for without end, and a device has no end.
+
+    Raises:
+        UnreadableError: it is neither a regular file nor a stream.
+    """
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise UnreadableError("not a regular file")
+
+
+def _check_sides(picture: Image.Image) -> None:
+    """Sides are bounded here, before anything is decoded; the number of pixels is by Pillow.
+
+    Raises:
+        UnreadableError: a side is too long.
+    """
+    if max(picture.size) > MOST_SIDE:
+        raise UnreadableError(f"{picture.width}×{picture.height} pixels: a side may have {MOST_SIDE:,} at most")
 
 
 def _known_formats() -> list[str]:
@@ -118,11 +146,11 @@ EXTENSIONS: frozenset[str] = known_endings()
 
 def _reason(source: Path | BinaryIO, error: Exception) -> str:
     if isinstance(source, Path):
-        if not source.is_file():
+        if not source.exists():
             return "no such file"
-        if source.stat().st_size == 0:
+        if source.is_file() and source.stat().st_size == 0:
             return "the file is empty (0 bytes)"
-    if isinstance(error, DepthError):
+    if isinstance(error, DepthError | UnreadableError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a known format"

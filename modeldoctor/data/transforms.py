@@ -17,6 +17,8 @@ from torchvision.transforms.v2 import functional as F
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.errors import DataError
 
+_MOST_RATIO = 16
+"""Of a picture's sides; a longer one loses its ends before it is resized."""
 MODES = {1: "L", 3: "RGB"}
 """The Pillow mode in which pictures are read, by a network's number of input channels."""
 
@@ -82,6 +84,7 @@ def fitted(
     picture: Image.Image, mask: Tensor | None, preprocessing: Preprocessing
 ) -> tuple[Image.Image, Tensor | None]:
     """Resize and centre-crop a picture and its mask (H,W) to the network's input size."""
+    picture, mask = _without_ends(picture, mask, preprocessing)
     size, crop = list(resized_size(*picture.size, preprocessing)), list(preprocessing.input_size[1:])
     resized = F.resize(picture, size, InterpolationMode(preprocessing.interpolation), antialias=True)
     cropped = F.center_crop(resized, crop)
@@ -90,6 +93,23 @@ def fitted(
     # Pillow samples cell centres; torchvision's nearest for tensors shifts masks by up to half a cell.
     outline = F.resize(F.to_pil_image(mask.to(torch.uint8)), size, InterpolationMode.NEAREST)
     return cropped, F.pil_to_tensor(F.center_crop(outline, crop))[0] > 0
+
+
+def _without_ends(
+    picture: Image.Image, mask: Tensor | None, preprocessing: Preprocessing
+) -> tuple[Image.Image, Tensor | None]:
+    """Cut off the ends of a picture so long that resizing it whole would take memory for pixels that the crop drops.
+
+    What is left is many times what the crop keeps, so that the crop does not see the cut.
+    """
+    width, height = picture.size
+    target = preprocessing.input_size[1:]
+    longest = _MOST_RATIO * min(width, height) * max(target) // min(target)
+    if max(width, height) <= longest:
+        return picture, mask
+    margin_x, margin_y = (max(0, side - longest) // 2 for side in (width, height))
+    middle = picture.crop((margin_x, margin_y, width - margin_x, height - margin_y))
+    return middle, None if mask is None else mask[margin_y : height - margin_y, margin_x : width - margin_x]
 
 
 def normalised(picture: Image.Image, preprocessing: Preprocessing) -> Tensor:

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+import platform
+import re
 import secrets
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from modeldoctor.errors import UsageError
+
+_HERE = f"{zlib.crc32(platform.node().encode()):08x}"
+"""Stands for this machine: a process that another one runs on a shared disk is not known to have ended."""
+_OF_WRITING = frozenset(
+    (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
+)
 
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` on success, remove it on failure.
 
+    What it held is on the disk before it has its name. What a killed run left is removed.
+
     Raises:
-        UsageError: the folder cannot be written to.
+        UsageError: the folder cannot be written to, or the disk is full.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    aside = path.with_name(f".{path.name}.{_HERE}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         aside.touch()
     except OSError as error:
         raise UsageError(
@@ -28,14 +44,50 @@ def written_aside(path: Path) -> Iterator[Path]:
         ) from error
     try:
         yield aside
-        try:
-            aside.replace(path)
-        except OSError as error:
-            raise UsageError(
-                f"cannot write: {error.strerror}", where=str(path), hint="choose another place for the output"
-            ) from error
+        _sync(aside)
+        aside.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        reason = _reason(error)
+        if not reason:
+            raise
+        raise UsageError(
+            f"cannot write: {reason}", where=str(path), hint="make room or choose another place for the output"
+        ) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk; some file systems cannot say so of a folder."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _reason(error: OSError) -> str:
+    """Why nothing more can be written, in the system's words; empty where the error is of something else.
+
+    HDF5 has the system's number in its text alone.
+    """
+    said = re.search(r"errno = (\d+)", str(error))
+    number = int(said[1]) if said else error.errno
+    return os.strerror(number) if number in _OF_WRITING else ""
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes of this machine that have ended wrote aside for this file."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_HERE}-*.tmp"):
+        process = left.name.removesuffix(".tmp").split("-")[-2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            left.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

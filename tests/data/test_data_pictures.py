@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -102,3 +103,16 @@ def test_size_from_the_header(tmp_path):
     (tmp_path / "y.png").write_bytes(b"no")
     assert picture_size(tmp_path / "x.png") == (60, 40)
     assert picture_size(tmp_path / "y.png") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_no_picture_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(UnreadableError, match="not a regular file"):
+        read_picture(tmp_path / "x.png", "RGB")
+    assert picture_size(tmp_path / "x.png") is None
+
+
+def test_a_side_without_bounds_is_refused_before_decoding(tmp_path):
+    with pytest.raises(UnreadableError, match="65,535 at most"):
+        read_picture(io.BytesIO(png_header(3_000_000, 1)), "RGB")

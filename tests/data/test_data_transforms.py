@@ -72,3 +72,27 @@ def test_mask_is_not_shifted():
 def test_two_channels_are_refused():
     with pytest.raises(DataError, match="2 channels"):
         make_transform(Preprocessing(input_size=(2, 8, 8), mean=(0.0, 0.0), std=(1.0, 1.0)))
+
+
+@pytest.mark.parametrize("size", [(64 * 40, 64), (64, 64 * 40 + 1)])
+def test_ends_that_the_crop_drops_change_nothing(size):
+    image = picture(*size)
+    oracle = create_transform(
+        (3, 64, 64), is_training=False, interpolation="bilinear", mean=MEAN, std=STD, crop_pct=1.0
+    )
+    mine = make_transform(
+        Preprocessing(input_size=(3, 64, 64), mean=MEAN, std=STD, interpolation="bilinear", crop_pct=1.0)
+    )
+    mask = torch.zeros(size[::-1], dtype=torch.bool)
+    mask[size[1] // 2, size[0] // 2] = True
+    found, moved = mine(image, mask)
+    assert torch.allclose(found, oracle(image), atol=1e-5)
+    assert moved.nonzero().tolist() == [[32, 32]]
+
+
+def test_a_thread_of_a_picture_costs_no_memory():
+    long = Image.new("RGB", (60_000, 1), (255, 0, 0))  # whole, resized to 224 px, it would have 3 billion pixels
+    transform = make_transform(Preprocessing(input_size=(3, 224, 224), mean=(0.0,) * 3, std=(1.0,) * 3))
+    found, _ = transform(long)
+    assert found.shape == (3, 224, 224)
+    assert found[0].min() == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,38 @@ def test_a_folder_that_may_not_be_written_is_said(tmp_path: Path, monkeypatch: p
 def test_checking_makes_nothing(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "x.txt")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    writes = "import sys, os, pathlib; from modeldoctor.runtime.files import written_aside\n"
+    writes += "with written_aside(pathlib.Path(sys.argv[1])) as aside: aside.write_text('half'); os._exit(9)"
+    target = tmp_path / "[x].txt"
+    subprocess.run([sys.executable, "-c", writes, str(target)], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    with written_aside(target) as alive, written_aside(target) as aside:
+        assert sorted(tmp_path.iterdir()) == sorted([alive, aside])
+        aside.write_text("whole")
+        alive.write_text("whole")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    def fail() -> None:
+        with written_aside(tmp_path / "x.txt"), Path("/dev/full").open("w") as file:
+            file.write("x")
+
+    with pytest.raises(UsageError, match="cannot write: No space left on device"):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_hdf5_has_the_systems_number_in_its_words(tmp_path: Path) -> None:
+    def fail(words: str) -> None:
+        with written_aside(tmp_path / "x.h5"):
+            raise OSError(words)
+
+    with pytest.raises(UsageError, match="cannot write: File too large"):
+        fail("Can't write data (file write failed: errno = 27, error message = 'File too large')")
+    with pytest.raises(OSError, match="of something else"):
+        fail("of something else")
