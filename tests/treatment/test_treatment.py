@@ -243,7 +243,8 @@ def test_a_trial_that_was_given_too_little_memory_goes_on_with_more(case: Case, 
     brief = DiagnoseConfig(
         scan="all", layers=layer, min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=0
     )
-    diagnosis = diagnose(case.network, case.folder / "data", config=brief)
+    with pytest.warns(ModelDoctorWarning, match="no better than chance"):
+        diagnosis = diagnose(case.network, case.folder / "data", config=brief)
 
     def config(memory: int) -> TreatConfig:
         changes = {"channel": {"weight": 1.0, "layers": layer}, "space": {"weight": 0.0}, "memory": memory}
