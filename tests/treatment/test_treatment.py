@@ -238,13 +238,14 @@ def test_running_out_of_memory_says_what_takes_less(
     assert (tmp_path / "run" / "arms" / "treat-0.pt").exists()
 
 
+# An untrained network, which is no better than chance and confident of few images.
+@pytest.mark.filterwarnings("ignore::modeldoctor.errors.ModelDoctorWarning")
 def test_a_trial_that_was_given_too_little_memory_goes_on_with_more(case: Case, tmp_path: Path) -> None:
     layer = "layer3.0.conv1"  # without a closed form
     brief = DiagnoseConfig(
         scan="all", layers=layer, min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=0
     )
-    with pytest.warns(ModelDoctorWarning, match="no better than chance"):
-        diagnosis = diagnose(case.network, case.folder / "data", config=brief)
+    diagnosis = diagnose(case.network, case.folder / "data", config=brief)
 
     def config(memory: int) -> TreatConfig:
         changes = {"channel": {"weight": 1.0, "layers": layer}, "space": {"weight": 0.0}, "memory": memory}
