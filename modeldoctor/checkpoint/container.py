@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import torch
@@ -179,6 +179,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
 def _unpickle(path: Path, trust_pickle: bool, storages: dict[str, torch.storage.TypedStorage]) -> object:
     # Leaving the context forbids its names again; what the user's own code has allowed must stay so.
     ours = [name for name in SAFE_GLOBALS if name not in torch.serialization.get_safe_globals()]
+    if not trust_pickle and _names_bytearray(path):
+        return _load_inert(path, storages)
     try:
         with torch.serialization.safe_globals(ours):
             return _load(path, weights_only=True)
@@ -195,6 +197,30 @@ def _unpickle(path: Path, trust_pickle: bool, storages: dict[str, torch.storage.
     except Exception as error:  # the file's own code runs here, at the user's word
         hint = f"run where the file's own classes can be imported, or {SAVE_WEIGHTS}"
         refuse(path, f"its pickled objects cannot be rebuilt ({type(error).__name__}: {_last_line(error)})", hint)
+
+
+def _names_bytearray(path: Path) -> bool:
+    """Whether a pickle may call `bytearray`, which torch allows: of a number it takes as many bytes of memory."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return _holds(file, b"bytearray")
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".pkl"):
+                with archive.open(name) as file:
+                    if _holds(file, b"bytearray"):
+                        return True
+    return False
+
+
+def _holds(file: IO[bytes], word: bytes) -> bool:
+    """Whether a word is in a file, which is read piece by piece."""
+    tail = b""
+    while piece := file.read(2**20):
+        if word in tail + piece:
+            return True
+        tail = piece[-len(word) :]
+    return False
 
 
 def _load(path: Path, *, weights_only: bool) -> object:

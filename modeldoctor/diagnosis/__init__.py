@@ -49,7 +49,7 @@ from modeldoctor.results.hdf5 import write_diagnosis
 from modeldoctor.results.outputs import check_outputs
 from modeldoctor.results.summary import wrong_beside
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.runtime.files import check_writable
+from modeldoctor.runtime.files import check_writable, locked
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, recorded_warnings, resolve_device
@@ -108,7 +108,12 @@ def diagnose(
         folder = data if isinstance(data, str | Path) else None
         written = (output, output.with_suffix(".json"), wrong_beside(output), partial_of(output))
         check_outputs(written, (*files, folder, masks), inside=True)
-    with recorded_warnings() as said, graceful_stop(patient=team.world_size > 1) as stop, in_eval_mode(network.module):
+    with (
+        locked(output if team.is_primary else None),
+        recorded_warnings() as said,
+        graceful_stop(patient=team.world_size > 1) as stop,
+        in_eval_mode(network.module),
+    ):
         command = ""
         if isinstance(data, str | Path):
             command = command_line(network, data, config, output, root=root, masks=masks)
@@ -138,12 +143,12 @@ def diagnose(
             team=team,
         )
         found = _run_passes(run, network, classes, read)
-    found = team.broadcast(replace(found, warnings=tuple(said), command=command) if found else None)
-    assert found is not None
-    if output is not None and team.is_primary:
-        write_diagnosis(found, output)
-    if state_path is not None and team.is_primary:
-        state_path.unlink(missing_ok=True)
+        found = team.broadcast(replace(found, warnings=tuple(said), command=command) if found else None)
+        assert found is not None
+        if output is not None and team.is_primary:
+            write_diagnosis(found, output)
+        if state_path is not None and team.is_primary:
+            state_path.unlink(missing_ok=True)
     return found
 
 

@@ -17,6 +17,11 @@ import psutil
 
 from modeldoctor.errors import UsageError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _HERE = f"{zlib.crc32(platform.node().encode()):08x}"
 """Stands for this machine: a process that another one runs on a shared disk is not known to have ended."""
 _OF_WRITING = frozenset(
@@ -88,6 +93,42 @@ def _remove_leftovers(path: Path) -> None:
         process = left.name.removesuffix(".tmp").split("-")[-2]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
             left.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path | None) -> Iterator[None]:
+    """Keep other runs out of an output until this one ends, however it ends; None is no output.
+
+    The lock is the system's, on a hidden file beside the output. Where there is no folder yet, or its file system has
+    no locks, nothing is kept out.
+
+    Raises:
+        UsageError: another run holds it.
+    """
+    if path is None or fcntl is None or not path.absolute().parent.is_dir():
+        yield
+        return
+    lock = path.absolute().with_name(f".{path.name}.lock")
+    try:
+        file = lock.open("ab")
+    except OSError:
+        yield  # who cannot write here is told so by what writes
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                "another run is writing this output",
+                where=str(path),
+                hint="wait until it has ended, or choose another place for the output",
+            ) from error
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

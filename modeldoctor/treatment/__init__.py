@@ -33,7 +33,7 @@ from modeldoctor.results.outputs import check_outputs
 from modeldoctor.results.run_directory import written_files
 from modeldoctor.results.trial import Trial, write_trial
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.files import locked, written_aside
 from modeldoctor.runtime.interrupts import StopRequest, graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, resolve_device
@@ -162,18 +162,17 @@ def carry_out(
         )
     team = team or Team()
     _check_team(config, team)
-    if team.is_primary:
-        _begin(prepared, network, resume)
-    team.broadcast(None)
-    with graceful_stop(patient=team.world_size > 1) as stop:
+    with locked(config.output if team.is_primary else None), graceful_stop(patient=team.world_size > 1) as stop:
+        if team.is_primary:
+            _begin(prepared, network, resume)
+        team.broadcast(None)
         trial, weights = run_trial(
             network, prepared.splits, diagnosis, config, progress=progress or silent,
             stop=stop, team=team,
         )  # fmt: skip
-    if not team.is_primary:
-        return trial
-    write_treated(network, weights, config.output)
-    write_trial(trial, config.output / run_directory.TRIAL)
+        if team.is_primary:
+            write_treated(network, weights, config.output)
+            write_trial(trial, config.output / run_directory.TRIAL)
     return trial
 
 

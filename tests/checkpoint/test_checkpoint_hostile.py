@@ -22,6 +22,8 @@ from checkpoints import (
 from safetensors.torch import save_file
 from torch import nn
 
+from modeldoctor.checkpoint import read_checkpoint
+
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("evil", [Bomb, Eval])
@@ -40,6 +42,22 @@ def test_code_in_a_pickle_is_refused_and_never_run(tmp_path: Path, place: str, e
     assert ("system" if evil is Bomb else "eval") in message
     assert "--trust-pickle" in message
     assert not sentinel.exists()
+
+
+class Greedy:
+    """Asks for 32 TiB when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (2**45,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_asks_for_memory_gets_none(tmp_path: Path, legacy: bool) -> None:
+    file = {"state_dict": {"a": torch.ones(2)}, "more": Greedy()}
+    torch.save(file, tmp_path / "greedy.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(MemoryError):
+        torch.load(tmp_path / "greedy.pt", weights_only=True)
+    assert read_checkpoint(tmp_path / "greedy.pt").tensors["a"].tolist() == [1.0, 1.0]
 
 
 def test_the_sentinel_of_these_tests_works(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modeldoctor.errors import UsageError
-from modeldoctor.runtime.files import check_writable, written_aside
+from modeldoctor.runtime.files import check_writable, locked, written_aside
 
 
 def test_a_file_appears_with_its_content(tmp_path: Path) -> None:
@@ -109,3 +109,21 @@ def test_hdf5_has_the_systems_number_in_its_words(tmp_path: Path) -> None:
         fail("Can't write data (file write failed: errno = 27, error message = 'File too large')")
     with pytest.raises(OSError, match="of something else"):
         fail("of something else")
+
+
+def test_a_second_run_into_the_same_output_is_refused_and_a_killed_one_leaves_it_free(tmp_path: Path) -> None:
+    target = tmp_path / "out.h5"
+    holds = "import sys, pathlib; from modeldoctor.runtime.files import locked\n"
+    holds += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", holds, str(target)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another run is writing this output"), locked(target):
+            pass
+        with locked(tmp_path / "other.h5"):
+            pass
+        other.kill()
+    with locked(target), locked(None):
+        pass
+    assert not list(tmp_path.iterdir())
