@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from modeldoctor.cli.options import diagnose_config, numbers
+from modeldoctor.cli.options import (
+    Arch,
+    Channels,
+    CropPct,
+    Head,
+    InputSize,
+    Interpolation,
+    Mean,
+    NumClasses,
+    Std,
+    diagnose_config,
+    numbers,
+)
 from modeldoctor.cli.terminal import err, out, shown_progress
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import commented_yaml, load_treat_config
@@ -22,10 +34,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 _DEFAULTS = DiagnoseConfig()
-_Head = Annotated[
-    str | None,
-    typer.Option(help="Layers of a head that took the place of the network's own: Linear,ReLU,Linear."),
-]
 _Workers = Annotated[
     int | None, typer.Option(help="Processes that read images; by default up to 8 for a GPU. Changes no figure.")
 ]
@@ -70,10 +78,7 @@ def diagnose(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The diagnosis; a .json summary goes beside it.")
     ] = Path("diagnosis.h5"),
-    arch: Annotated[
-        str | None,
-        typer.Option(help="resnet50, torchvision/resnet50, or CODE.py:FUNCTION; default: as recorded in the file."),
-    ] = None,
+    arch: Arch = None,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -122,14 +127,14 @@ def diagnose(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a checkpoint or data set that is named and not there.")
     ] = False,
-    input_size: Annotated[
-        int | None, typer.Option(help="Pixels; default: as recorded in the file, else the network's.")
-    ] = None,
-    mean: Annotated[str | None, typer.Option(help="One value, or one per channel: 0.485,0.456,0.406.")] = None,
-    std: Annotated[str | None, typer.Option(help="As --mean.")] = None,
-    channels: Annotated[int | None, typer.Option(help="Input channels.")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Classes of the network.")] = None,
-    head: _Head = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    crop_pct: CropPct = None,
+    channels: Channels = None,
+    num_classes: NumClasses = None,
+    head: Head = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="EXECUTE code from the file: only for files from a source you trust.")
     ] = False,
@@ -172,7 +177,8 @@ def diagnose(
 
     network = load_model(
         checkpoint, arch=arch, num_classes=num_classes, channels=channels, head=head, input_size=input_size,
-        mean=numbers(mean, "--mean"), std=numbers(std, "--std"), download=download, trust_pickle=trust_pickle,
+        mean=numbers(mean, "--mean"), std=numbers(std, "--std"), interpolation=interpolation, crop_pct=crop_pct,
+        download=download, trust_pickle=trust_pickle,
     )  # fmt: skip
     for note in network.notes:
         err.print(f"[dim]note: {escape(note)}[/]", highlight=False)
@@ -237,8 +243,15 @@ def treat(
     masks: Annotated[Path | None, typer.Option(help="Object masks of training images; see `annotate`.")] = None,
     groups: Annotated[Path | None, typer.Option(help="A CSV of path and group, for worst-group accuracy.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The run directory.")] = None,
-    arch: Annotated[str | None, typer.Option(help="As for diagnose.")] = None,
-    head: _Head = None,
+    arch: Arch = None,
+    head: Head = None,
+    num_classes: NumClasses = None,
+    channels: Channels = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    crop_pct: CropPct = None,
     root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
     download: Annotated[bool | None, typer.Option("--download", help="As for diagnose.", show_default=False)] = None,
     changes: Annotated[
@@ -261,7 +274,9 @@ def treat(
     settings = load_treat_config(
         config, changes or [], checkpoint=checkpoint, data__path=data, data__masks=masks, data__groups=groups,
         data__root=root, data__download=download, output=output, network__arch=arch, network__head=head,
-        network__download=download, memory=memory, tensorboard=tensorboard,
+        network__num_classes=num_classes, network__channels=channels, network__input_size=input_size,
+        network__mean=numbers(mean, "--mean"), network__std=numbers(std, "--std"), network__crop_pct=crop_pct,
+        network__interpolation=interpolation, network__download=download, memory=memory, tensorboard=tensorboard,
     )  # fmt: skip
     from modeldoctor.cli.render import render_trial
     from modeldoctor.treatment.pipeline import load_and_treat
@@ -338,8 +353,15 @@ def annotate(
     split: Annotated[str | None, typer.Option(help="Split to choose from.", show_default="train")] = None,
     masks: Annotated[Path | None, typer.Option(help="Masks there are already; their images are left out.")] = None,
     link: Annotated[bool, typer.Option("--link", help="Make symbolic links instead of copies.")] = False,
-    arch: Annotated[str | None, typer.Option(help="As for diagnose.")] = None,
-    head: _Head = None,
+    arch: Arch = None,
+    head: Head = None,
+    num_classes: NumClasses = None,
+    channels: Channels = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    crop_pct: CropPct = None,
     root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
     download: Annotated[bool, typer.Option("--download", help="As for diagnose.")] = False,
     trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
@@ -352,7 +374,11 @@ def annotate(
     from modeldoctor.diagnosis import annotate as annotating
     from modeldoctor.zoo import load_model
 
-    network = load_model(checkpoint, arch=arch, head=head, download=download, trust_pickle=trust_pickle)
+    network = load_model(
+        checkpoint, arch=arch, num_classes=num_classes, channels=channels, head=head, input_size=input_size,
+        mean=numbers(mean, "--mean"), std=numbers(std, "--std"), interpolation=interpolation, crop_pct=crop_pct,
+        download=download, trust_pickle=trust_pickle,
+    )  # fmt: skip
     with shown_progress() as progress:
         plan = annotating.annotate(
             network, data, output=output, per_class=per_class, config=config, root=root, download=download,

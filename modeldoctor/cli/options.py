@@ -1,13 +1,33 @@
-"""From the texts of options to values."""
+"""Options that several commands share, and from their texts to values."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from pydantic import ValidationError
 
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.errors import UsageError
+
+# How the network is built and fed: the same in every command that loads one.
+Arch = Annotated[
+    str | None,
+    typer.Option(help="resnet50, torchvision/resnet50, or CODE.py:FUNCTION; default: as recorded in the file."),
+]
+Head = Annotated[
+    str | None,
+    typer.Option(help="Layers of a head that took the place of the network's own: Linear,ReLU,Linear."),
+]
+NumClasses = Annotated[int | None, typer.Option(help="Classes of the network.")]
+Channels = Annotated[int | None, typer.Option(help="Input channels.")]
+InputSize = Annotated[int | None, typer.Option(help="Pixels; default: as recorded in the file, else the network's.")]
+Mean = Annotated[str | None, typer.Option(help="One value, or one per channel: 0.485,0.456,0.406.")]
+Std = Annotated[str | None, typer.Option(help="As --mean.")]
+Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear or bicubic; default as --input-size.")]
+CropPct = Annotated[
+    float | None, typer.Option(help="Crop size / resize size, as in timm: 224 px cut from 256 px is 0.875.")
+]
 
 
 def diagnose_config(**options: Any) -> DiagnoseConfig:

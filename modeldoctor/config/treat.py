@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from modeldoctor.config.arms import ARMS, PLAIN, own_control
-from modeldoctor.config.diagnose import Model
+from modeldoctor.config.diagnose import Interpolation, Model
 from modeldoctor.errors import ConfigError
 from modeldoctor.results.trial import Metric
 
@@ -56,6 +56,10 @@ class NetworkConfig(Model):
     """One value, or one a channel, for pixels in [0, 1]; null: the file's, else the library's."""
     std: tuple[float, ...] | None = None
     """As mean."""
+    interpolation: Interpolation | None = None
+    """nearest, bilinear or bicubic; null: the file's, else the library's."""
+    crop_pct: float | None = Field(default=None, gt=0, le=1)
+    """Crop size / resize size, as in timm; null: the file's, else the library's."""
 
 
 class DataConfig(Model):

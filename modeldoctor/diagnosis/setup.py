@@ -164,7 +164,7 @@ def command_line(
     if network.source is None or config.noise_ranges != default.noise_ranges:
         return ""
     options = {name: value for name, value in config if value != getattr(default, name)} | paths
-    options |= {"head": network.head or None}
+    options |= dict(network.options)
     words = [
         word
         for name, value in options.items()

@@ -49,8 +49,8 @@ class Classifier:
     """What was assumed where neither the user nor the file said it, as sentences."""
     training: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     """What the file says of its own training, under the names of `checkpoint_metadata.TRAINING`."""
-    head: str = ""
-    """The layers that the user named for the head."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What the user said of the network and its preprocessing, as options of the command line without their dashes."""
 
 
 def load_model(
@@ -141,8 +141,26 @@ def load_model(
         source=None if live else replace(checkpoint, module=None),
         notes=(*notes, *doubts, *assumed),
         training=checkpoint.metadata.training,
-        head=",".join(parse_head(head) or ()),
+        options=_options(
+            head=parse_head(head),
+            num_classes=num_classes,
+            channels=channels,
+            mean=mean,
+            input_size=size[0] if size and size[0] == size[1] else None,
+            std=std,
+            interpolation=interpolation,
+            crop_pct=crop_pct,
+        ),
     )
+
+
+def _options(**stated: object) -> dict[str, str]:
+    """Those that the user stated, as the command line takes them."""
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+        for name, value in stated.items()
+        if value is not None
+    }
 
 
 def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[Built, Checkpoint, tuple[str, ...]]:

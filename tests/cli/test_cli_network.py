@@ -1,0 +1,68 @@
+"""Options that say what the network is and how images are prepared: in every command, stored, and said again."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Call
+from conftest import Clinic
+from torchvision.transforms import v2
+
+from modeldoctor.cli import commands
+from modeldoctor.config.treat import NetworkConfig
+from modeldoctor.data import open_data
+from modeldoctor.results.hdf5 import read_diagnosis
+from modeldoctor.zoo import load_model
+
+QUICK = ("--layers", "layer3.0.conv3", "--noise-draws", "0", "--samples-per-class", "5", "--device", "cpu", "--hooks")
+STATED = ("--mean", "0.4,0.5,0.6", "--std", "0.2,0.25,0.3", "--interpolation", "bilinear", "--crop-pct", "0.75")
+
+
+def test_they_are_the_same_in_every_command_that_loads_a_network() -> None:
+    names = set(NetworkConfig.model_fields) - {"download"}
+    for command in (commands.diagnose, commands.annotate, commands.treat):
+        assert names <= set(inspect.signature(command).parameters), command
+
+
+def test_the_printed_command_gives_the_same_diagnosis(call: Call, clinic: Clinic) -> None:
+    code, _, err = call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, *STATED, "-o", "first.h5")
+    assert code == 0, err
+    first = read_diagnosis(Path("first.h5"))
+    plain = call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "-o", "plain.h5")
+    assert plain[0] == 0
+    words = shlex.split(first.command)
+    assert {*STATED} <= {*words}
+    again = call(*words[1:-2], "-o", "again.h5")
+    assert again[0] == 0, again[2]
+    same, other = (read_diagnosis(Path(name)).samples.confidence for name in ("again.h5", "plain.h5"))
+    assert same.tolist() == first.samples.confidence.tolist()
+    assert other.tolist() != first.samples.confidence.tolist()
+
+
+def test_images_are_prepared_as_torchvision_does_it(clinic: Clinic) -> None:
+    network = load_model(
+        clinic.checkpoint, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), interpolation="bilinear", crop_pct=0.75
+    )
+    images = open_data(str(clinic.data), preprocessing=network.preprocessing)["val"]
+    size = network.preprocessing.input_size[1]
+    oracle = v2.Compose([
+        v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.4, 0.5, 0.6], [0.2, 0.25, 0.3]),
+    ])  # fmt: skip
+    resized = v2.Compose([v2.Resize(int(size / 0.75), v2.InterpolationMode.BILINEAR), v2.CenterCrop(size), oracle])
+    picture = images.pictures.read(0, "RGB")
+    assert torch.allclose(images[0].image, resized(picture), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--interpolation", "lanczos"), ("--crop-pct", "1.5"), ("--crop-pct", "0")]
+)
+def test_what_no_preprocessing_has_is_refused(call: Call, clinic: Clinic, option: str, value: str) -> None:
+    code, _, err = call("diagnose", clinic.checkpoint, "--data", clinic.data, option, value)
+    assert code == 2
+    assert option in err
+    assert not list(Path.cwd().iterdir())
