@@ -10,19 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from modeldoctor.cli.options import (
-    Arch,
-    Channels,
-    CropPct,
-    Head,
-    InputSize,
-    Interpolation,
-    Mean,
-    NumClasses,
-    Std,
-    diagnose_config,
-    numbers,
-)
+from modeldoctor.cli import options
+from modeldoctor.cli.options import diagnose_config, numbers
 from modeldoctor.cli.terminal import err, out, shown_progress
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import commented_yaml, load_treat_config
@@ -32,11 +21,11 @@ if TYPE_CHECKING:
     from modeldoctor.results.diagnosis import Diagnosis
     from modeldoctor.runtime.distributed import Team
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 _DEFAULTS = DiagnoseConfig()
-_Workers = Annotated[
-    int | None, typer.Option(help="Processes that read images; by default up to 8 for a GPU. Changes no figure.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -78,7 +67,7 @@ def diagnose(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The diagnosis; a .json summary goes beside it.")
     ] = Path("diagnosis.h5"),
-    arch: Arch = None,
+    arch: options.Arch = None,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -123,24 +112,22 @@ def diagnose(
             help="Object masks: PNG, LabelMe, VOC or YOLO files in the images' folder structure, or a COCO JSON."
         ),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
+    root: options.Root = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a checkpoint or data set that is named and not there.")
     ] = False,
-    input_size: InputSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    interpolation: Interpolation = None,
-    crop_pct: CropPct = None,
-    channels: Channels = None,
-    num_classes: NumClasses = None,
-    head: Head = None,
-    trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="EXECUTE code from the file: only for files from a source you trust.")
-    ] = False,
+    input_size: options.InputSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    interpolation: options.Interpolation = None,
+    crop_pct: options.CropPct = None,
+    channels: options.Channels = None,
+    num_classes: options.NumClasses = None,
+    head: options.Head = None,
+    trust_pickle: options.TrustPickle = False,
     seed: Annotated[int, typer.Option(help="Seed of samples and noise.")] = _DEFAULTS.seed,
     batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
-    workers: _Workers = None,
+    workers: options.Workers = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
     memory: Annotated[
         str | None, typer.Option(help="What a process may take, such as 4GiB; default: a share of what is free.")
@@ -152,6 +139,9 @@ def diagnose(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted run of the same output.")
     ] = False,
+    expect_accuracy: Annotated[
+        float | None, typer.Option(help="What your own evaluation gave, 0 to 1; exit with 3 where this differs.")
+    ] = None,
     json_only: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on stdout, and nothing else.")
     ] = False,
@@ -173,6 +163,7 @@ def diagnose(
         )
     from modeldoctor import diagnosis as diagnosing
     from modeldoctor.cli.render import render_layers
+    from modeldoctor.results.expected import check_expected
     from modeldoctor.zoo import load_model
 
     network = load_model(
@@ -192,13 +183,15 @@ def diagnose(
         )  # fmt: skip
     if context.obj is None or context.obj.is_primary:
         _show(diagnosis, output, json_only)
+    if expect_accuracy is not None:
+        check_expected(diagnosis, expect_accuracy)
 
 
 @app.command()
 def identify(
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, as for diagnose.")],
     download: Annotated[bool, typer.Option("--download", help="Fetch a checkpoint that is named.")] = False,
-    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
+    trust_pickle: options.TrustPickle = False,
     json_only: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")] = False,
 ) -> None:
     """Which architecture do these weights belong to?"""
@@ -243,16 +236,16 @@ def treat(
     masks: Annotated[Path | None, typer.Option(help="Object masks of training images; see `annotate`.")] = None,
     groups: Annotated[Path | None, typer.Option(help="A CSV of path and group, for worst-group accuracy.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The run directory.")] = None,
-    arch: Arch = None,
-    head: Head = None,
-    num_classes: NumClasses = None,
-    channels: Channels = None,
-    input_size: InputSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    interpolation: Interpolation = None,
-    crop_pct: CropPct = None,
-    root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
+    arch: options.Arch = None,
+    head: options.Head = None,
+    num_classes: options.NumClasses = None,
+    channels: options.Channels = None,
+    input_size: options.InputSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    interpolation: options.Interpolation = None,
+    crop_pct: options.CropPct = None,
+    root: options.Root = None,
     download: Annotated[bool | None, typer.Option("--download", help="As for diagnose.", show_default=False)] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key.key=value, for any key of the configuration; repeatable.")
@@ -265,7 +258,7 @@ def treat(
     require_improvement: Annotated[
         bool, typer.Option("--require-improvement", help="Exit with 4 unless the verdict is `improved`.")
     ] = False,
-    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
+    trust_pickle: options.TrustPickle = False,
 ) -> None:
     """Fine-tune under constraints made from a diagnosis, and prove that it helped.
 
@@ -353,20 +346,20 @@ def annotate(
     split: Annotated[str | None, typer.Option(help="Split to choose from.", show_default="train")] = None,
     masks: Annotated[Path | None, typer.Option(help="Masks there are already; their images are left out.")] = None,
     link: Annotated[bool, typer.Option("--link", help="Make symbolic links instead of copies.")] = False,
-    arch: Arch = None,
-    head: Head = None,
-    num_classes: NumClasses = None,
-    channels: Channels = None,
-    input_size: InputSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    interpolation: Interpolation = None,
-    crop_pct: CropPct = None,
-    root: Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")] = None,
+    arch: options.Arch = None,
+    head: options.Head = None,
+    num_classes: options.NumClasses = None,
+    channels: options.Channels = None,
+    input_size: options.InputSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    interpolation: options.Interpolation = None,
+    crop_pct: options.CropPct = None,
+    root: options.Root = None,
     download: Annotated[bool, typer.Option("--download", help="As for diagnose.")] = False,
-    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="EXECUTE code from the file.")] = False,
+    trust_pickle: options.TrustPickle = False,
     batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
-    workers: _Workers = None,
+    workers: options.Workers = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
 ) -> None:
     """Put the images worth annotating into a folder: wrong with confidence first, then right with doubt."""

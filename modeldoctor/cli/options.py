@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,14 @@ Std = Annotated[str | None, typer.Option(help="As --mean.")]
 Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear or bicubic; default as --input-size.")]
 CropPct = Annotated[
     float | None, typer.Option(help="Crop size / resize size, as in timm: 224 px cut from 256 px is 0.875.")
+]
+
+TrustPickle = Annotated[
+    bool, typer.Option("--trust-pickle", help="EXECUTE code from the file: only for files from a source you trust.")
+]
+Root = Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that read images; by default up to 8 for a GPU. Changes no figure.")
 ]
 
 

@@ -275,6 +275,13 @@ def test_help_and_version_are_quick_and_load_no_torch(tmp_path: Path) -> None:
         assert done.stderr == "False"
 
 
+@pytest.mark.parametrize("words", [["-h"], ["diagnose", "-h"], ["treat", "-h"]])
+def test_the_short_word_for_help_is_known_everywhere(call: Call, words: list[str]) -> None:
+    code, out, _ = call(*words)
+    assert code == 0
+    assert "Usage" in out
+
+
 def test_a_terminal_that_cannot_show_a_name_is_no_fault(clinic: Clinic, tmp_path: Path) -> None:
     content = torch.load(clinic.checkpoint, weights_only=True)
     content["class_names"] = [f"{name} 🐈" for name in CLASSES]

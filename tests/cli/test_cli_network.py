@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shlex
 from pathlib import Path
 
 import pytest
+import scipy.stats
 import torch
 from command_line import Call
 from conftest import Clinic
@@ -66,3 +68,19 @@ def test_what_no_preprocessing_has_is_refused(call: Call, clinic: Clinic, option
     assert code == 2
     assert option in err
     assert not list(Path.cwd().iterdir())
+
+
+def test_an_accuracy_that_chance_does_not_explain_ends_with_3(call: Call, clinic: Clinic) -> None:
+    code, out, _ = call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--json")
+    assert code == 0
+    summary = json.loads(out)
+    right = summary["images"] - summary["wrong"]
+    near = scipy.stats.binom(summary["images"], summary["accuracy"]).interval(0.95)[0] / summary["images"]
+    for expected in (summary["accuracy"], near):
+        told = call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--expect-accuracy", expected)
+        assert told[0] == 0, told[2]
+    far = call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--expect-accuracy", "0.05")
+    assert far[0] == 3
+    assert f"{right / summary['images']:.1%}" in far[2]
+    assert "--crop-pct" in far[2]
+    assert call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--expect-accuracy", "79")[0] == 2
