@@ -17,6 +17,10 @@ from modeldoctor.treatment import treat
 from modeldoctor.zoo import load_model
 
 
+# The demo is small: not every class has 100 right, confident images.
+pytestmark = pytest.mark.filterwarnings("ignore:.*images predicted right with confidence")
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     plan = DemoPlan(images=ImageSetPlan(edge=48, train=160, val=60, test=40))
