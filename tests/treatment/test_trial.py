@@ -16,7 +16,6 @@ from modeldoctor.results.trial import Outcome, read_trial
 from modeldoctor.treatment import treat
 from modeldoctor.zoo import load_model
 
-
 # The demo is small: not every class has 100 right, confident images.
 pytestmark = pytest.mark.filterwarnings("ignore:.*images predicted right with confidence")
 
