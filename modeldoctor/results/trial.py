@@ -9,17 +9,29 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from modeldoctor.errors import StoreError
 from modeldoctor.runtime.files import written_aside
 
 SCHEMA = 2
-Record = TypeVar("Record")
+
+Measured = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A figure; NaN where it was not measured, which JSON writes as null."""
+
+
+class Record:
+    """What all records of the file share: unknown fields are damage, and no value is converted to fit."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", strict=True, ser_json_inf_nan="null", use_attribute_docstrings=True
+    )
 
 
 class Metric(StrEnum):
@@ -49,16 +61,16 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Estimate(Record):
     """A share, or a difference of shares, with its 95% interval; NaN where there are no images."""
 
-    value: float
-    low: float
-    high: float
+    value: Measured
+    low: Measured
+    high: Measured
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Cell(Record):
     """The images of one class, one group, or one class within one group.
 
     Attributes:
@@ -79,7 +91,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class Cost(Record):
     """What one run of an arm took.
 
     Attributes:
@@ -87,7 +99,7 @@ class Cost:
         annotations: annotated images that it uses; None likewise.
     """
 
-    seconds: float
+    seconds: Measured
     annotations: int | None
 
 
@@ -95,7 +107,7 @@ UNKNOWN_COST = Cost(seconds=math.nan, annotations=None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmResult:
+class ArmResult(Record):
     """One arm on the held-out images.
 
     Attributes:
@@ -112,7 +124,7 @@ class ArmResult:
     seeds: tuple[int, ...]
     images: int
     metrics: dict[Metric, Estimate]
-    by_seed: dict[Metric, tuple[float, ...]]
+    by_seed: dict[Metric, tuple[Measured, ...]]
     classes: tuple[Cell, ...]
     groups: tuple[Cell, ...]
     class_groups: tuple[Cell, ...]
@@ -134,18 +146,18 @@ def _worst(cells: tuple[Cell, ...]) -> Cell | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class McNemar:
+class McNemar(Record):
     """The paired exact test of one seed's run: discordant images, two-sided binomial p-value."""
 
     seed: int
     wins: int
     """Images that the arm has right and the baseline wrong."""
     losses: int
-    p_value: float
+    p_value: Measured
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Record):
     """One arm against another on the same images.
 
     Attributes:
@@ -160,7 +172,7 @@ class Comparison:
     baseline: str
     metric: Metric
     difference: Estimate
-    p_value: float
+    p_value: Measured
     mcnemar: tuple[McNemar, ...]
 
     @property
@@ -175,7 +187,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ruling:
+class Ruling(Record):
     """The verdict and the comparisons that it stands on."""
 
     outcome: Outcome
@@ -190,7 +202,7 @@ class Ruling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Trial(Record):
     """A treatment's trial.
 
     Attributes:
@@ -216,7 +228,8 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and finite numbers."""
-        return {"schema": SCHEMA, **_plain(self)}
+        plain: dict[str, Any] = json.loads(_trials().dump_json(self))
+        return {"schema": SCHEMA, **plain}
 
     @classmethod
     def from_json(cls, stored: object, *, where: str = "trial.json") -> Trial:
@@ -235,11 +248,20 @@ class Trial:
                 hint="read it with the version of modeldoctor that wrote it, or run the trial again",
             )
         try:
-            return _record(cls, {name: value for name, value in stored.items() if name != "schema"})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(
-                f"a damaged trial ({type(error).__name__}: {error})", where=where, hint="run the trial again"
-            ) from error
+            return _trials().validate_json(json.dumps({name: stored[name] for name in stored if name != "schema"}))
+        except ValidationError as error:
+            raise StoreError(f"a damaged trial ({_first(error)})", where=where, hint="run the trial again") from error
+
+
+@cache
+def _trials() -> TypeAdapter[Trial]:
+    return TypeAdapter(Trial)
+
+
+def _first(error: ValidationError) -> str:
+    """Where the first fault is, and what it is."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg']}"
 
 
 def write_trial(trial: Trial, path: Path) -> None:
@@ -271,47 +293,6 @@ def _upgraded(stored: object) -> object:
     return {
         **stored,
         "schema": SCHEMA,
-        "arms": [{**arm, "cost": _plain(UNKNOWN_COST)} for arm in arms],
+        "arms": [{**arm, "cost": {"seconds": None, "annotations": None}} for arm in arms],
         "ruling": {**ruling, "against_own_control": None},
     }
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, StrEnum) else value
-
-
-def _record(kind: type[Record], value: dict[str, Any]) -> Record:
-    hints = get_type_hints(kind)
-    if value.keys() != hints.keys():
-        raise KeyError(", ".join(sorted(value.keys() ^ hints.keys())))
-    return kind(**{name: _typed(hints[name], item) for name, item in value.items()})
-
-
-def _typed(kind: Any, value: Any) -> Any:
-    """A plain value as the type that a record's field states."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is tuple:
-        return tuple(_typed(inner[0], item) for item in value)
-    if origin is dict:
-        return {_typed(inner[0], key): _typed(inner[1], item) for key, item in value.items()}
-    if origin is UnionType:
-        return None if value is None else _typed(inner[0], value)
-    if kind is float:
-        return math.nan if value is None else float(value)
-    if kind is Any:
-        return value
-    if isinstance(kind, type) and is_dataclass(kind):
-        return _record(kind, value)
-    if issubclass(kind, StrEnum):
-        return kind(value)
-    if not isinstance(value, kind):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
-    return value
