@@ -54,7 +54,7 @@ def read_folder(path: Path, read_file: Callable[[Path], Contents], refuse: Refus
 def _read_shards(index: Path, read_file: Callable[[Path], Contents], refuse: Refuse) -> Contents:
     stated = _read_json(index, refuse).get("weight_map")
     places: dict[str, Any] = stated if isinstance(stated, dict) else {}
-    if not places or any(not isinstance(one, str) or PurePath(one).name != one for one in places.values()):
+    if not places or any(not isinstance(place, str) or PurePath(place).name != place for place in places.values()):
         refuse(index, "an index without a weight_map from tensors to files beside it", _AGAIN, expected=_EXPECTED)
     files = sorted(set(places.values()))
     absent = [name for name in files if not (index.parent / name).is_file()]

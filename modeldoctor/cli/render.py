@@ -127,10 +127,10 @@ def _classes(summary: dict[str, Any]) -> Table:
         table.add_column(head, justify="right")
     table.add_column("most frequent verdict")
     for name in summary["worst_classes"][:_WORST]:
-        one = by_name[name]
-        verdict, count = max(one["verdicts"].items(), key=lambda item: int(item[1]))
+        row = by_name[name]
+        verdict, count = max(row["verdicts"].items(), key=lambda item: int(item[1]))
         table.add_row(
-            escape(name), str(one["images"]), _percent(one["accuracy"]), f"{verdict} ({count})" if count else "–"
+            escape(name), str(row["images"]), _percent(row["accuracy"]), f"{verdict} ({count})" if count else "–"
         )
     return table
 
@@ -203,9 +203,9 @@ def _misfits(candidate: dict[str, Any]) -> str:
         return "–"
     groups = (("missing", "missing"), ("unexpected", "too many"), ("misshapen", "of another shape"))
     said = [
-        f"{one['count']} {what} ({', '.join(one['first'])}{', ...' * (one['count'] > len(one['first']))})"
+        f"{group['count']} {what} ({', '.join(group['first'])}{', ...' * (group['count'] > len(group['first']))})"
         for name, what in groups
-        if (one := candidate[name])["count"]
+        if (group := candidate[name])["count"]
     ]
     return "; ".join(said) or "nothing"
 

@@ -158,7 +158,9 @@ class Canvas:
 def describe(kinds: Counter[str]) -> str:
     """Say how many of which: `2 × line, 1 × point`; the commonest five."""
     more = ", ..." if len(kinds) > 5 else ""
-    return ", ".join(f"{count} × {kind}" for kind, count in sorted(kinds.items(), key=lambda one: -one[1])[:5]) + more
+    return (
+        ", ".join(f"{count} × {kind}" for kind, count in sorted(kinds.items(), key=lambda entry: -entry[1])[:5]) + more
+    )
 
 
 def numbers(values: Any, columns: int | None = None) -> NDArray[np.float64]:

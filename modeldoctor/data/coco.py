@@ -64,7 +64,7 @@ class CocoIndex:
 
     def _match(self, key: _Key) -> _Key | None:
         others = [None] if key.split else SPLIT_ORDER
-        found = [one for one in (_Key(split, key.rest) for split in others) if one in self._rows]
+        found = [other for other in (_Key(split, key.rest) for split in others) if other in self._rows]
         if key in self._rows:
             return key
         # Without its split an image may be any of several: better none than another's.

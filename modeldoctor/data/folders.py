@@ -73,7 +73,7 @@ def _warn_of_passed(root: Path, passed: Counter[str]) -> None:
     if passed:
         kinds = ", ".join(
             f"{count} {ending or 'without an ending'}"
-            for ending, count in sorted(passed.items(), key=lambda one: (-one[1], one[0]))[:10]
+            for ending, count in sorted(passed.items(), key=lambda entry: (-entry[1], entry[0]))[:10]
         )
         warnings.warn(
             f"files in the class folders of {root} that are no pictures are passed over: {kinds}"

@@ -48,7 +48,9 @@ class ListedFiles:
         if not doubtful or (self.root / plain).is_file():
             return plain.as_posix()
         candidates = (plain, PurePosixPath(path.replace("\\", "/")))
-        return next((found for one in candidates if (found := self._look_up(one)) is not None), plain.as_posix())
+        return next(
+            (found for candidate in candidates if (found := self._look_up(candidate)) is not None), plain.as_posix()
+        )
 
     def _look_up(self, path: PurePosixPath) -> str | None:
         if path.is_absolute() or ".." in path.parts:

@@ -29,14 +29,14 @@ def check_depth(root: Path, folder: Path, level: Level) -> None:
         DataError: the classes lie deeper; the text names the folder that fits.
     """
     inside = {name: look(folder / name) for name in level.folders}
-    filled = {name: one for name, one in inside.items() if one.folders or one.images}
-    nested = {name: one for name, one in filled.items() if not one.images}
+    filled = {name: folder for name, folder in inside.items() if folder.folders or folder.images}
+    nested = {name: folder for name, folder in filled.items() if not folder.images}
     fitting = [place for name in nested for place in _fitting(folder / name, _DEEPEST)]
     if not fitting or level.images:
         return
     fitting.sort(key=lambda place: "train" not in place.relative_to(root).as_posix().lower())
     outer = ", ".join(list(nested)[:5]) + (", ..." if len(nested) > 5 else "")
-    if len(filled) == 1 or any(_wraps(name, one) for name, one in nested.items()):
+    if len(filled) == 1 or any(_wraps(name, folder) for name, folder in nested.items()):
         others = f"; the others are {', '.join(map(str, fitting[1:4]))}" if fitting[1:] else ""
         raise DataError(
             f"folders that hold only folders: {outer}",

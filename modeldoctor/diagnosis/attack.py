@@ -86,7 +86,7 @@ def _turned(run: Run, probe: Probe, batch: Batch, preprocessing: Preprocessing) 
     if not keys:
         return []
     shares = measure_stability(run.network, probe, changed[turned], labels[turned], predicted[turned], keys)
-    return [list(one) for one in zip(keys, predicted[turned].tolist(), *shares, strict=True)]
+    return [list(row) for row in zip(keys, predicted[turned].tolist(), *shares, strict=True)]
 
 
 def adversarial(run: Run) -> Adversarial | None:

@@ -31,16 +31,16 @@ _REFERENCES = 200
 
 def warn_of_predictions(run: Run, images: AnySet, classes: tuple[str, ...]) -> None:
     """Warn of an accuracy near chance, with its likely cause, and of images that cannot be read."""
-    one = run.state.predictions[images.split]
-    _, label, predicted, _ = one.table()
+    predictions = run.state.predictions[images.split]
+    _, label, predicted, _ = predictions.table()
     confusion = np.zeros((run.classes, run.classes), dtype=np.int64)
     np.add.at(confusion, (label, predicted), 1)
     if text := accuracy_warning(confusion, classes):
         warnings.warn(f"{images.split}: {text}", ModelDoctorWarning, stacklevel=3)
-    if one.broken:
-        first = shortened([f"{path} ({reason})" for path, reason in one.broken], 3)
+    if predictions.broken:
+        first = shortened([f"{path} ({reason})" for path, reason in predictions.broken], 3)
         warnings.warn(
-            f"{images.split}: {len(one.broken)} images cannot be read and are left out: {first}",
+            f"{images.split}: {len(predictions.broken)} images cannot be read and are left out: {first}",
             ModelDoctorWarning,
             stacklevel=3,
         )
@@ -136,7 +136,7 @@ def collect_samples(run: Run, sets: list[AnySet], used: NDArray[np.int64]) -> tu
     """
     tables = [run.state.predictions[images.split].table() for images in sets]
     starts = np.cumsum([0, *(len(index) for index, *_ in tables)])
-    paths = (one.paths[i] for one, (index, *_) in zip(sets, tables, strict=True) for i in index)
+    paths = (images.paths[i] for images, (index, *_) in zip(sets, tables, strict=True) for i in index)
     used_here = np.zeros(starts[-1], dtype=np.bool_)
     used_here[: starts[1]] = np.isin(tables[0][0], used)
     samples = Samples(
@@ -150,7 +150,7 @@ def collect_samples(run: Run, sets: list[AnySet], used: NDArray[np.int64]) -> tu
         stability=np.full((starts[-1], len(run.config.noise_ranges)), np.nan, dtype=np.float32),
         noise_ranges=np.array(run.config.noise_ranges, dtype=np.float32),
     )
-    return samples, {one.split: int(start) for one, start in zip(sets, starts, strict=False)}
+    return samples, {images.split: int(start) for images, start in zip(sets, starts, strict=False)}
 
 
 def build_diagnosis(

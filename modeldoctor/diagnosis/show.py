@@ -29,12 +29,12 @@ def show(run: Run, images: AnySet, explained: Sequence[Misdiagnosis], first_row:
         first_row: of this split among all samples.
         probe: the layer, and the noise of its maps.
     """
-    chosen = sorted(most_telling(explained, run.config.shown), key=lambda one: one.sample)
+    chosen = sorted(most_telling(explained, run.config.shown), key=lambda image: image.sample)
     if not chosen:
         return None
     index = run.state.predictions[images.split].table()[0]
     places = index[[picked.sample - first_row for picked in chosen]]
-    predicted = {int(place): one.predicted for place, one in zip(places, chosen, strict=True)}
+    predicted = {int(place): image.predicted for place, image in zip(places, chosen, strict=True)}
     layer = next(layer for layer in probe.layers if layer.name == probe.profile.name)
     noise = Noise(seed=probe.seed, delta=probe.delta)
     pictures, maps, seen = [], [], list[int]()

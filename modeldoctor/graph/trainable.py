@@ -144,7 +144,7 @@ class TrainableNetwork:
         """
         loss = criterion(logits)
         if self._weight:
-            loss = loss + self._weight * torch.stack([criterion(one) for one in self._auxiliary]).sum()
+            loss = loss + self._weight * torch.stack([criterion(logits) for logits in self._auxiliary]).sum()
         return loss
 
 

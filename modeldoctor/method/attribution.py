@@ -157,16 +157,16 @@ class _OverDraws(torch.autograd.Function):
         inputs = maps.detach(), [value.detach() for value in alive]
 
         def part(draws: Sequence[int]) -> list[Tensor]:
-            return [one.detach() for one in work.over(draws, noise, *inputs, again=False)]
+            return [sums.detach() for sums in work.over(draws, noise, *inputs, again=False)]
 
-        return tuple(one / _copies(noise, maps) for one in _added(work.rows, noise, maps, part))
+        return tuple(sums / _copies(noise, maps) for sums in _added(work.rows, noise, maps, part))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, noise = ctx.saved_tensors if ctx.with_noise else (*ctx.saved_tensors, None)
         wanted = ctx.needs_input_grad[2:]
-        maps, *alive = (one.detach().requires_grad_(needed) for one, needed in zip(inputs, wanted, strict=True))
+        maps, *alive = (value.detach().requires_grad_(needed) for value, needed in zip(inputs, wanted, strict=True))
         asking = [value for value in (maps, *alive) if value.requires_grad]
         gradients = tuple(gradient / _copies(noise, maps) for gradient in gradients)
 
@@ -196,6 +196,6 @@ def _added(
     return total
 
 
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+def _sum(first: Tensor | None, other: Tensor | None) -> Tensor | None:
     """Not in place: autograd may hand out one tensor for two inputs."""
-    return other if one is None else one if other is None else one + other
+    return other if first is None else first if other is None else first + other

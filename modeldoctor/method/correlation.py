@@ -181,18 +181,18 @@ def update_state(
     return merge_states(state, batch)
 
 
-def merge_states(one: CorrelationState, other: CorrelationState) -> CorrelationState:
+def merge_states(first: CorrelationState, other: CorrelationState) -> CorrelationState:
     """The state of both parts together (Chan, Golub & LeVeque's update of mean and squared deviations)."""
-    count = one.counts + other.counts
+    count = first.counts + other.counts
     share = (other.counts / count.clamp(min=1))[:, None].double()
-    gap = other.mean - one.mean
+    gap = other.mean - first.mean
     return CorrelationState(
         count,
-        one.mean + gap * share,
-        one.squares + other.squares + gap**2 * share * one.counts[:, None],
-        one.signed + other.signed,
-        one.activation + other.activation,
-        one.contribution + other.contribution,
+        first.mean + gap * share,
+        first.squares + other.squares + gap**2 * share * first.counts[:, None],
+        first.signed + other.signed,
+        first.activation + other.activation,
+        first.contribution + other.contribution,
     )
 
 

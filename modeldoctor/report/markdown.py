@@ -76,18 +76,18 @@ def _comparison(report: Report) -> Iterator[str]:
     )
     moved = sorted(
         (change_of_class for change_of_class in change.classes if change_of_class.images),
-        key=lambda one: one.after - one.before,
+        key=lambda row: row.after - row.before,
     )
     yield from _table("Classes that lost most", ["class", "before", "after"], [
-        [text(one.name), percent(one.before), percent(one.after)] for one in moved[:_ROWS] if one.after < one.before
+        [text(row.name), percent(row.before), percent(row.after)] for row in moved[:_ROWS] if row.after < row.before
     ])  # fmt: skip
 
 
 def _diagnosis(found: DiagnosisFigures) -> Iterator[str]:
-    known = sorted((row for row in found.classes if row.images), key=lambda one: one.accuracy)
+    known = sorted((row for row in found.classes if row.images), key=lambda row: row.accuracy)
     yield from _table(f"Worst classes on {text(found.examined)}", ["class", "images", "accuracy", "95% interval"], [
-        [text(one.name), str(one.images), percent(one.accuracy), f"{percent(one.low)} to {percent(one.high)}"]
-        for one in known[:_ROWS]
+        [text(row.name), str(row.images), percent(row.accuracy), f"{percent(row.low)} to {percent(row.high)}"]
+        for row in known[:_ROWS]
     ])  # fmt: skip
     yield from _table(f"Why are images wrong? ({found.explained} explained)", ["verdict", "images", "meaning"], [
         [name, str(found.verdicts[name]), f"{meaning} {TRUST[name]}".strip()]
@@ -102,14 +102,14 @@ def _diagnosis(found: DiagnosisFigures) -> Iterator[str]:
     if found.telling:
         yield from ("", "<details><summary>The most telling wrong images</summary>")
         yield from _table("", ["image", "taken for", "why"], [
-            [text(one.path), text(one.predicted), text(image_sentence(one, found.limits), most=400)]
-            for one in found.telling[:_ROWS]
+            [text(image.path), text(image.predicted), text(image_sentence(image, found.limits), most=400)]
+            for image in found.telling[:_ROWS]
         ])  # fmt: skip
         yield from ("", "</details>")
 
 
-def _interval(one: Estimate) -> str:
-    return f"{percent(one.value)} ({percent(one.low)} to {percent(one.high)})"
+def _interval(estimate: Estimate) -> str:
+    return f"{percent(estimate.value)} ({percent(estimate.low)} to {percent(estimate.high)})"
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

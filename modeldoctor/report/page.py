@@ -143,10 +143,10 @@ def _class_rows(report: Report) -> list[ClassRow]:
         rows = _trial_rows(report.trial, verdicts)
     elif report.diagnosis:
         earlier = {row.name: row for row in report.before.classes} if report.before else {}
-        for one in report.diagnosis.classes:
-            marks = [("before", "arm-0", _estimate(earlier[one.name]))] if one.name in earlier else []
+        for row in report.diagnosis.classes:
+            marks = [("before", "arm-0", _estimate(earlier[row.name]))] if row.name in earlier else []
             name = "after" if report.before else report.diagnosis.examined
-            rows.append(ClassRow(one.name, one.images, (*marks, (name, "arm-1", _estimate(one))), verdicts[one.name]))
+            rows.append(ClassRow(row.name, row.images, (*marks, (name, "arm-1", _estimate(row))), verdicts[row.name]))
     return sorted(rows, key=lambda row: (row.images == 0, row.marks[0][2].value, row.name))
 
 
@@ -163,12 +163,12 @@ def _trial_rows(trial: Trial, verdicts: dict[str, str]) -> list[ClassRow]:
     ]
 
 
-def _estimate(one: ClassFigures) -> Estimate:
-    return Estimate(value=one.accuracy, low=one.low, high=one.high)
+def _estimate(row: ClassFigures) -> Estimate:
+    return Estimate(value=row.accuracy, low=row.low, high=row.high)
 
 
-def _most(one: ClassFigures) -> str:
-    verdict, count = max(one.verdicts.items(), key=lambda item: item[1])
+def _most(row: ClassFigures) -> str:
+    verdict, count = max(row.verdicts.items(), key=lambda item: item[1])
     return f"{verdict} ({count})" if count else ""
 
 
@@ -229,7 +229,7 @@ def _without_arrays(layer: LayerDiagnosis) -> LayerDiagnosis:
 
 
 def _depth_chart(found: DiagnosisFigures) -> Markup | None:
-    layers = sorted(found.layers, key=lambda one: one.depth)
+    layers = sorted(found.layers, key=lambda layer: layer.depth)
     if len({layer.depth for layer in layers}) < 3:
         return None
     points = [(layer.depth, layer.correlated_share) for layer in layers]

@@ -105,8 +105,8 @@ def _open_run(folder: Path, stack: ExitStack) -> Results:
 def _treatment_in(folder: Path) -> Path | None:
     """The folder itself, or the only one below it, that holds a treatment."""
 
-    def holds(one: Path) -> bool:
-        return any((one / name).is_file() for name in _TREATMENT)
+    def holds(folder: Path) -> bool:
+        return any((folder / name).is_file() for name in _TREATMENT)
 
     if holds(folder):
         return folder

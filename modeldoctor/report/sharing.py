@@ -97,8 +97,8 @@ def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
-def _spearman(one: Floats, other: Ints) -> float:
+def _spearman(first: Floats, other: Ints) -> float:
     """NaN where one of them does not vary."""
-    if len(one) < 3 or not np.ptp(one) or not np.ptp(other):
+    if len(first) < 3 or not np.ptp(first) or not np.ptp(other):
         return math.nan
-    return float(stats.spearmanr(one, other).statistic)
+    return float(stats.spearmanr(first, other).statistic)

@@ -63,9 +63,9 @@ def percent(share: float, digits: int = 1) -> str:
 def trial_headline(ruling: Ruling) -> str:
     """What a trial found against the original and the control, in a sentence."""
 
-    def against(one: Comparison, name: str) -> str:
-        word = "better than" if one.better else "worse than" if one.worse else "not proven different from"
-        d = one.difference
+    def against(comparison: Comparison, name: str) -> str:
+        word = "better than" if comparison.better else "worse than" if comparison.worse else "not proven different from"
+        d = comparison.difference
         return f"{word} {name} ({100 * d.value:+.1f} points, 95% interval {100 * d.low:+.1f} to {100 * d.high:+.1f})"
 
     own = ruling.against_own_control
@@ -84,7 +84,7 @@ def diagnosis_headline(found: DiagnosisFigures) -> str:
     known = [row for row in found.classes if row.images]
     said = f"{found.arch} is right on {percent(found.accuracy)} of the {found.images} images of {found.examined}."
     if known:
-        worst = min(known, key=lambda one: one.accuracy)
+        worst = min(known, key=lambda row: row.accuracy)
         said += f" The worst class is {worst.name} with {percent(worst.accuracy)}."
     if found.explained:
         verdict, count = max(found.verdicts.items(), key=lambda item: item[1])

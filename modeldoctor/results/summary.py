@@ -78,7 +78,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
             for there in [diagnosis.rows(split)]
         },
         "classes": classes,
-        "worst_classes": [one["name"] for one in sorted(known, key=lambda one: float(one["accuracy"]))],
+        "worst_classes": [row["name"] for row in sorted(known, key=lambda row: float(row["accuracy"]))],
         "layers": [_layer(layer, float(diagnosis.config["threshold"])) for layer in diagnosis.layers.values()],
         "explained": len(diagnosis.misdiagnosed),
         "verdicts": _verdicts(diagnosis.misdiagnosed),

@@ -49,8 +49,8 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
         module.eval()
         yield
     finally:
-        for one in training:
-            one.training = True
+        for module in training:
+            module.training = True
 
 
 @contextmanager

@@ -210,7 +210,7 @@ class Arm:
                 batch.images, penalty.layers if penalty else (), statistics=not self.remedy.head_only
             )
         smoothing = self.config.training.label_smoothing or 0.0
-        loss = self.context.trainable.loss(logits, lambda one: batch.loss(one.float(), smoothing))
+        loss = self.context.trainable.loss(logits, lambda output: batch.loss(output.float(), smoothing))
         if self.remedy.loss:
             loss = loss + self.remedy.loss(logits, batch)
         terms = penalty.terms(logits, cuts, batch, noise_seed(self.seed, number)) if penalty else {}

@@ -115,7 +115,7 @@ def _peak(cut: Cut, wanted: dict[Attribution, int], draws: int, meter: PeakMeter
     classes = torch.zeros(max(wanted.values()), batch, dtype=torch.int64, device=cut.maps.device)
     noise = cut.maps.detach().repeat(draws, 1, 1, 1).mul_(1e-3)
     found = attribute(cut, classes, noise, wanted, BatchLimit(len(noise)))
-    inputs = [one for one in (cut.maps, *cut.live_values) if one.requires_grad]
+    inputs = [value for value in (cut.maps, *cut.live_values) if value.requires_grad]
     total = torch.stack([term.sum() for term in found.values()]).sum()
     torch.autograd.grad(total, inputs, retain_graph=True, materialize_grads=True)
     return meter.peak() - before

@@ -69,7 +69,9 @@ class Penalty:
         """
         terms = {}
         annotated = int(self.team.all_reduce(batch.annotated.sum()))
-        of_channel, of_space = (Attribution(one.attribution) for one in (self.config.channel, self.config.space))
+        of_channel, of_space = (
+            Attribution(constraint.attribution) for constraint in (self.config.channel, self.config.space)
+        )
         for cut in cuts:
             name, classes, wanted = cut.layer.name, [batch.labels], dict[Attribution, int]()
             if cut.layer in self.space_layers and annotated:

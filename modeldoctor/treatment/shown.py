@@ -105,7 +105,9 @@ def show_arms(
         confidence, predicted = layered.logits(images).softmax(1).max(1)
         noise = Noise(seed=config.seeds[0], delta=config.delta * spread, stream="shown")
         maps = image_maps(cut, predicted, keys, noise=noise, draws=config.noise_draws, rows=BatchLimit(_ROWS))
-        shares = [background_share(one, mask) for one, mask in zip(maps.contribution, masks, strict=True)]
+        shares = [
+            background_share(contribution, mask) for contribution, mask in zip(maps.contribution, masks, strict=True)
+        ]
         of_arm = {name: field.float().numpy() for name, field in maps._asdict().items()}
         of_arm |= {"predicted": predicted.cpu().numpy(), "confidence": confidence.cpu().numpy()}
         for key, value in {**of_arm, "background_share": np.array(shares)}.items():

@@ -164,10 +164,10 @@ def _of(
 ) -> Head:
     alone = len(layers) == 1 and layers[0].kind == LINEAR
     if alone and spec in (None, (LINEAR,)) and layers[0].inputs == features:
-        one = layers[0]
+        layer = layers[0]
         if [path for path in wanted if _within(path, place)] == [head]:  # the network's own layer takes it
-            names = {f"{head}.{part}": f"{one.path}.{part}" for part in one.parts}
-            return Head(names=names, classes=one.outputs, bias="bias" in one.parts)
+            names = {f"{head}.{part}": f"{layer.path}.{part}" for part in layer.parts}
+            return Head(names=names, classes=layer.outputs, bias="bias" in layer.parts)
         return _built_of(place, layers, ("Flatten", LINEAR))
     if spec is None:
         return Head(unnamed=tuple(layers), option=_option(layers))

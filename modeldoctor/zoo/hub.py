@@ -85,7 +85,7 @@ def _of_timm(name: str, download: bool) -> Named:
     wanted = name.partition("/")[2].partition(".")[2]
     config = timm.get_pretrained_cfg(plan.arch.removeprefix("timm/"), allow_unregistered=True)
     if config is None or not config.has_weights or (wanted and not plan.tag):
-        raise _no_weights(name, [f"timm/{one}" for one in timm.list_models(f"{plan.name}.*", pretrained=True)])
+        raise _no_weights(name, [f"timm/{tag}" for tag in timm.list_models(f"{plan.name}.*", pretrained=True)])
     arch = f"timm/{plan.name}.{config.tag}" if config.tag else plan.arch
     if config.hf_hub_id:
         files = [config.hf_hub_filename] if config.hf_hub_filename else WEIGHTS
@@ -97,9 +97,9 @@ def _of_torchvision(name: str, download: bool) -> Named:
     arch, _, wanted = name.partition(":")
     _plan_of(arch)
     weights = get_model_weights(arch.partition("/")[2])
-    known = {one.name: one for one in weights}
+    known = {entry.name: entry for entry in weights}
     if not known or (wanted or "DEFAULT") not in (*known, "DEFAULT"):
-        raise _no_weights(name, [f"{arch}:{one}" for one in known])
+        raise _no_weights(name, [f"{arch}:{tag}" for tag in known])
     entry = known.get(wanted) or weights.DEFAULT
     said = torchvision_preprocessing(entry) | {"class_names": tuple(entry.meta["categories"])}
     return Named(path=_by_url(name, entry.url, download, entry.meta.get("_file_size")), arch=arch, said=said)

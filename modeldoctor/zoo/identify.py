@@ -127,7 +127,9 @@ def identify(checkpoint: Checkpoint, wanted: Wanted | None = None) -> Identifica
     groups = [list(group) for _, group in groupby(matches, key=lambda match: match.score)][:_LISTED]
     compared = _compared(groups, checkpoint, wanted)
     # What was not compared comes last, in its order.
-    order = sorted(range(len(groups)), key=lambda at: one.problems_in_body if (one := compared[at]) else sys.maxsize)
+    order = sorted(
+        range(len(groups)), key=lambda at: found.problems_in_body if (found := compared[at]) else sys.maxsize
+    )
     candidates = tuple(
         Candidate(arch=match.arch, found=match.found, wanted=match.wanted, fit=compared[at])
         for at in order

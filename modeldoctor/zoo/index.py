@@ -84,8 +84,8 @@ class Index:
         known = {name: signature for name, signature in signatures.items() if signature is not None}
         position: dict[int, int] = {}
         for signature in known.values():
-            for one in (*sorted(signature.core), *sorted(signature.detail)):
-                position.setdefault(one, len(position))
+            for shape in (*sorted(signature.core), *sorted(signature.detail)):
+                position.setdefault(shape, len(position))
         return cls(
             versions=versions,
             names=tuple(known),

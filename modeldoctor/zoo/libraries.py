@@ -217,9 +217,9 @@ def _created(name: str, options: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
 
 def _sane(name: str, value: object) -> bool:
     if isinstance(value, Mapping):
-        return all(_sane(name, one) for one in value.values())
+        return all(_sane(name, item) for item in value.values())
     if isinstance(value, list | tuple):
-        return len(value) <= _MOST_LAYERS and all(_sane(name, one) for one in value)
+        return len(value) <= _MOST_LAYERS and all(_sane(name, item) for item in value)
     limit = _MOST_LAYERS if name in ("depth", "depths", "layers") else _WIDEST
     return not isinstance(value, int | float) or abs(value) <= limit
 

@@ -157,10 +157,10 @@ def _projected(node: fx.Node, size: Callable[[Any], int]) -> Projected | None:
         source = source.args[0]  # type: ignore[assignment]
     if source.target is not aten.linear.default or source.meta["val"].ndim != 3:
         return None
-    shape = [size(one) for one in source.meta["val"].shape]
+    shape = [size(length) for length in source.meta["val"].shape]
     found: Any = torch.arange(prod(shape)).view(shape)
     for move in reversed(moves):
-        args, kwargs = fx.node.map_arg((move.args[1:], move.kwargs), lambda one: size(one.meta["val"]))
+        args, kwargs = fx.node.map_arg((move.args[1:], move.kwargs), lambda argument: size(argument.meta["val"]))
         found = move.target(found, *args, **kwargs)  # type: ignore[operator]
     _, heads, tokens, features = found.shape
     rows = int(found[0, 0, 0, 0]) % shape[2]

@@ -17,7 +17,7 @@ def call(graph: fx.Graph, function: Any, *args: Any) -> fx.Node:
 
 def infer(node: fx.Node) -> None:
     """The shape of a node's value, from those of its arguments."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["val"])
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
     with node.all_input_nodes[0].meta["val"].fake_mode:
         node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
 

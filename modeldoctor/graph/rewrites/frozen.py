@@ -82,7 +82,7 @@ class Frozen:
             changed[node] = Operation(_scale_and_shift, (source, *constants), {})
             return
         if node not in self._folded:
-            weight, bias = (None if one is None else self.state[one] for one in (*source.args[1:3], None)[:2])  # type: ignore[index]
+            weight, bias = (None if name is None else self.state[name] for name in (*source.args[1:3], None)[:2])  # type: ignore[index]
             assert weight is not None
             folded = (weight.double() * scale[:, None, None, None]).to(weight)
             self._folded[node] = folded, (shift + (0.0 if bias is None else bias * scale)).to(weight.dtype)

@@ -84,7 +84,7 @@ def find_pooled_head(layer_node: LayerNode, suffix: Sequence[fx.Node], captured:
         return None
     before = node.args[0]
     own, read = before.meta["val"].shape, captured.state[weight].shape[1]  # type: ignore[index,union-attr]
-    inner = [one for one in suffix if one not in _from(node, suffix)]
+    inner = [other for other in suffix if other not in _from(node, suffix)]
     if before not in inner or own != layer_node.node.meta["val"].shape or read != own[1]:
         return None
     alike = all(node.target in _POINTWISE and _shape_of(node) in (own, None) for node in inner)

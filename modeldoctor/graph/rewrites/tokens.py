@@ -78,7 +78,7 @@ def _keep_tokens_apart(graph: fx.Graph) -> None:
         folded = linear.args[0] if linear.target is aten.linear.default and len(linear.users) == 1 else None
         if folded is None or folded.target is not aten.reshape.default or len(folded.users) > 1:
             continue
-        features, *others = (one.meta["val"].shape[-1] for one in (folded, linear, node))
+        features, *others = (part.meta["val"].shape[-1] for part in (folded, linear, node))
         if others[0] != others[1]:
             continue
         with graph.inserting_before(node):
@@ -115,7 +115,7 @@ def _picked(node: fx.Node) -> Tokens | None:
         return None
     dimension, *numbers = node.args[1:]
     size = node.args[0].meta["val"].shape[1]  # type: ignore[union-attr]
-    known = all(isinstance(one, int) for one in (size, *numbers))
+    known = all(isinstance(number, int) for number in (size, *numbers))
     if dimension != 1 or not known or len(numbers) > 2:  # with a step
         return None
     if node.target is aten.select.int:

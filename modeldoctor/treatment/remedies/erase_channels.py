@@ -37,7 +37,7 @@ def make(setting: Setting) -> Remedy:
         (
             name
             for name, weight in setting.network.named_parameters()
-            if any(weight is one for one in setting.trainable.head_parameters())
+            if any(weight is parameter for parameter in setting.trainable.head_parameters())
             and tuple(weight.shape[:2]) == (classes, layer.channels)
             and weight[0, 0].numel() == 1
         ),

@@ -69,9 +69,9 @@ def adapt(module: nn.Module, variant: SmallVariant) -> None:
     for path in variant.unpooled:
         module.set_submodule(path, nn.Identity())
     for path in variant.unstrided:
-        one = module.get_submodule(path)
-        assert isinstance(one, nn.Conv2d | nn.MaxPool2d)
-        one.stride = (1, 1)
+        layer = module.get_submodule(path)
+        assert isinstance(layer, nn.Conv2d | nn.MaxPool2d)
+        layer.stride = (1, 1)
     for submodule in module.modules():
         if type(submodule) is InceptionAux:
             submodule.__class__ = _SmallInceptionAux
