@@ -24,7 +24,7 @@ from modeldoctor.runtime.progress import Progress
 from modeldoctor.treatment import treat
 from modeldoctor.zoo import load_model
 
-__all__ = ["DemoPlan", "DemoResult", "run_demo"]
+__all__ = ["DemoPlan", "DemoResult", "prepare_demo", "run_demo"]
 
 _MARKER = ".modeldoctor-demo"
 _FILES = (
@@ -32,8 +32,6 @@ _FILES = (
     "history.csv", "maps.h5", "trial.json", "treated.pt", "report.html", "report.json", "report.md",
 )  # fmt: skip
 _ARCH = "test_resnet"
-_INPUT_EDGE = 96
-"""Pixels: the network's last maps are 3x3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +39,8 @@ class DemoPlan:
     """The size of a demo; the default takes a minute or two on two cores."""
 
     images: ImageSetPlan = field(default_factory=ImageSetPlan)
+    input_edge: int = 96
+    """Pixels: the network's last maps are 3x3."""
     epochs: int = 10
     treatment_epochs: int = 4
 
@@ -76,10 +76,7 @@ def run_demo(
         InterruptedRunError: Ctrl-C during diagnosis or treatment.
     """
     folder, plan = Path(output), plan or DemoPlan()
-    _clear(folder)
-    draw_image_set(folder, plan.images, seed=seed, progress=progress)
-    checkpoint = folder / "checkpoint.pt"
-    _train(folder / "data", checkpoint, plan, seed, progress)
+    checkpoint = prepare_demo(folder, seed=seed, plan=plan, progress=progress)
     network = load_model(checkpoint)
     diagnosis = diagnose(
         network,
@@ -98,6 +95,18 @@ def run_demo(
         folder=folder,
         report=make_report(folder).files[0],
     )
+
+
+def prepare_demo(
+    output: Path, *, seed: int = 0, plan: DemoPlan | None = None, progress: Progress | None = None
+) -> Path:
+    """Draw the images, their masks and `metadata.csv`, train the network, and return its checkpoint; see `run_demo`."""
+    folder, plan = Path(output), plan or DemoPlan()
+    _clear(folder)
+    draw_image_set(folder, plan.images, seed=seed, progress=progress)
+    checkpoint = folder / "checkpoint.pt"
+    _train(folder / "data", checkpoint, plan, seed, progress)
+    return checkpoint
 
 
 def _treatment(folder: Path, checkpoint: Path, plan: DemoPlan, seed: int) -> TreatConfig:
@@ -140,7 +149,7 @@ def _clear(folder: Path) -> None:
 
 
 def _train(data: Path, checkpoint: Path, plan: DemoPlan, seed: int, progress: Progress | None) -> None:
-    preprocessing = Preprocessing(input_size=(3, _INPUT_EDGE, _INPUT_EDGE), mean=(0.5,) * 3, std=(0.25,) * 3)
+    preprocessing = Preprocessing(input_size=(3, plan.input_edge, plan.input_edge), mean=(0.5,) * 3, std=(0.25,) * 3)
     train = open_data(str(data), preprocessing=preprocessing)["train"]
     images, labels = load_all(train)
     with torch.random.fork_rng(devices=[]):

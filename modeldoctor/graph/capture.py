@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from modeldoctor.errors import GraphError
 from modeldoctor.graph.layers import FEATURES, MapsView, match_module, patch_grid, view_of
+from modeldoctor.graph.recomputation import without_checkpointing
 from modeldoctor.graph.rewrites.attention import attend, attend_from_tokens, attend_macs
 from modeldoctor.graph.rewrites.tokens import drop_unread_tokens
 
@@ -79,7 +80,7 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
     if network.training:
         raise GraphError("the network is in training mode", expected="network.eval() before it is captured")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), without_checkpointing():
             exported = torch.export.export(
                 network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
             ).run_decompositions({})

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from modeldoctor.errors import GraphError
 from modeldoctor.graph.cut import Cut
 from modeldoctor.graph.layers import Layer, MapsView, ModuleLayer, match_module, patch_grid, type_name, view_of
+from modeldoctor.graph.recomputation import runs_again, without_checkpointing
 
 
 class _Call(NamedTuple):
@@ -30,14 +31,20 @@ class HookedNetwork:
     """The same interface and numbers as `CutNetwork`, at the cost of a whole pass for each noise draw.
 
     Args:
-        network: a classifier in eval mode. Hooks are on it only while a call runs, whatever happens in it.
+        network: a classifier in eval mode. Hooks are on it only while a call runs, whatever happens in it. Gradient
+            checkpointing is off while it is measured.
         example: images (B,C,H,W) to find the layers with.
+
+    Raises:
+        GraphError: no row of logits per image, or a part runs again in the backward pass by other means than
+            `torch.utils.checkpoint`.
     """
 
     def __init__(self, network: nn.Module, example: Tensor):
         self._network = network
         self._calls: dict[str, _Call] = {}
         self.layers = self._find_layers(example[:2])
+        self._refuse_recomputation(example[:2])
 
     def logits(self, images: Tensor) -> Tensor:
         """Images (B,C,H,W) to logits (B,N), without a graph."""
@@ -69,8 +76,22 @@ class HookedNetwork:
             self.logits(images)
         return kept[0]
 
+    def _refuse_recomputation(self, example: Tensor) -> None:
+        """Once, behind the first layer, where most of the network is."""
+        for layer in self.layers[:1]:
+            (cut,) = self.cuts(example, [layer])
+            with torch.enable_grad():
+                logits = cut.suffix(cut.maps.detach().requires_grad_(), cut.live_values)
+            if runs_again(logits, self._network):
+                raise GraphError(
+                    "a part of the network runs a second time during the backward pass, where it can't be measured",
+                    expected="a forward pass that keeps its activations",
+                    hint="switch the network's own gradient checkpointing off",
+                )
+
     def _forward(self, images: Tensor) -> Tensor:
-        output = self._network(images)
+        with without_checkpointing():
+            output = self._network(images)
         logits = output if isinstance(output, Tensor) else next(iter(output))
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise GraphError("the network's output is not one row of logits an image", expected="a tensor (B,N)")

@@ -6,20 +6,17 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
-from modeldoctor.demo import DemoPlan, run_demo
+from modeldoctor.demo import DemoPlan, prepare_demo
 from modeldoctor.demo.drawing import ImageSetPlan
-from modeldoctor.errors import ModelDoctorWarning
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "ci_example.sh"
 
 
 def test_a_job_ends_with_a_report_and_the_exit_code_of_its_gates(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ModelDoctorWarning)
-        run_demo(tmp_path / "demo", plan=DemoPlan(images=ImageSetPlan(edge=48, train=24, val=8, test=8), epochs=2))
+    plan = DemoPlan(images=ImageSetPlan(edge=48, train=24, val=8, test=8), input_edge=64, epochs=2)
+    prepare_demo(tmp_path / "demo", plan=plan)
     summary = tmp_path / "summary.md"
     environment = os.environ | {
         "MODELDOCTOR": f"{sys.executable} -m modeldoctor",

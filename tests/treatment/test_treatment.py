@@ -21,7 +21,7 @@ import torch
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import TreatConfig, load_treat_config
 from modeldoctor.data import ImageSet, make_loader, open_data
-from modeldoctor.demo import DemoPlan, run_demo
+from modeldoctor.demo import DemoPlan, prepare_demo
 from modeldoctor.demo.drawing import ImageSetPlan
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import (
@@ -70,7 +70,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     plan = DemoPlan(images=ImageSetPlan(edge=48, train=24, val=8, test=8), epochs=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModelDoctorWarning)  # so few images cannot be predicted well
-        run_demo(folder, plan=plan)
+        prepare_demo(folder, plan=plan)
         network = load_model(folder / "checkpoint.pt")
         config = DiagnoseConfig(
             scan="all", layers="last,features", min_confidence=0.1, samples_per_class=8, max_explained=0, noise_draws=1
