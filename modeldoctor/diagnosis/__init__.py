@@ -33,7 +33,6 @@ from modeldoctor.diagnosis.passes import Run, correlate, examine, measure_scales
 from modeldoctor.diagnosis.scan import scan
 from modeldoctor.diagnosis.setup import (
     command_line,
-    example_of,
     open_chunks,
     open_state,
     partial_of,
@@ -139,7 +138,7 @@ def diagnose(
             state_path=state_path,
             progress=progress or silent,
             stop=stop,
-            chunks=open_chunks(layered, layers, example_of(network, device), config, state, team),
+            chunks=open_chunks(layered, layers, network.example(device), config, state, team),
             team=team,
         )
         found = _run_passes(run, network, classes, read)

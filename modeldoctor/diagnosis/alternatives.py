@@ -16,6 +16,7 @@ from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import ImageSet
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.passes import Run
+from modeldoctor.graph import logits_of
 
 IMAGES = 200
 GOOD_ENOUGH = 0.95
@@ -129,8 +130,7 @@ def _predicted(run: Run, images: Tensor) -> Tensor | None:
     """(B,) classes; None where the network does not take such images."""
     try:
         with torch.no_grad():
-            output = run.module(images)
+            logits = logits_of(run.module, images)
     except (RuntimeError, ValueError, AssertionError, IndexError):
         return None
-    logits = output if isinstance(output, Tensor) else next(iter(output))
     return logits.argmax(1).cpu() if logits.shape[1:] == (run.classes,) else None

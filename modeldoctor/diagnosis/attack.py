@@ -18,6 +18,7 @@ from modeldoctor.data import Batch
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.explain import Probe, measure_stability
 from modeldoctor.diagnosis.passes import Run
+from modeldoctor.graph import logits_of
 from modeldoctor.results.diagnosis import Adversarial
 
 
@@ -39,8 +40,7 @@ def fgsm(
     centre, spread = (torch.tensor(values).to(images).view(1, -1, 1, 1) for values in (mean, std))
     with torch.enable_grad():
         pixels = (images * spread + centre).requires_grad_()
-        output = network((pixels - centre) / spread)
-        logits = output if isinstance(output, Tensor) else next(iter(output))
+        logits = logits_of(network, (pixels - centre) / spread)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")  # each image's own gradient
         (gradient,) = torch.autograd.grad(loss, pixels)
     turned = (pixels.detach() + epsilon * gradient.sign()).clamp(0, 1)

@@ -19,7 +19,6 @@ from modeldoctor.diagnosis.faulty import FaultyKernel, find_faulty, usual_values
 from modeldoctor.diagnosis.looks import find_head, look
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.quality import damage_of
-from modeldoctor.diagnosis.setup import example_of
 from modeldoctor.zoo import Classifier
 
 _RIGHT, _RIGHT_PER_CLASS, _MOST = 500, 10, 2000
@@ -59,7 +58,7 @@ def compare(
     wrong = np.intersect1d(explained, index[label != predicted])
     if not len(wrong):
         return Compared()
-    head = find_head(run.module, example_of(network, run.device))
+    head = find_head(run.module, network.example(run.device))
     references = look(run, source, _references(run, source, used), head, f"look at {source.split}")
     others = np.setdiff1d(index[label == predicted], used if source is examined else [])
     chosen = np.union1d(wrong, _at_random(others, max(_RIGHT, _RIGHT_PER_CLASS * run.classes), run.config.seed))

@@ -19,6 +19,7 @@ from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.quality import image_quality
 from modeldoctor.diagnosis.state import Looks
+from modeldoctor.graph import logits_of
 from modeldoctor.method.correlation import Noise
 
 PIXEL_NOISE = 14 / 255
@@ -60,7 +61,7 @@ def find_head(network: nn.Module, example: Tensor) -> Head | None:
     ]
     try:
         with torch.no_grad():
-            logits = _logits(network, example)
+            logits = logits_of(network, example)
     finally:
         for hook in hooks:
             hook.remove()
@@ -104,7 +105,7 @@ def _with_features(network: nn.Module, head: Head | None, images: Tensor) -> tup
     hook = head and head.module.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     try:
         with torch.no_grad():
-            logits = _logits(network, images)
+            logits = logits_of(network, images)
     finally:
         if hook:
             hook.remove()
@@ -132,10 +133,5 @@ def _altered_logits(run: Run, images: Tensor, preprocessing: Preprocessing, keys
         interpolate(small, size=pixels.shape[2:], mode="bicubic"),
     )
     with torch.no_grad():
-        found = [_logits(run.module, (copy.clamp(0, 1) - mean) / std).float() for copy in copies]
+        found = [logits_of(run.module, (copy.clamp(0, 1) - mean) / std).float() for copy in copies]
     return torch.stack(found).mean(0)
-
-
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    output = network(images)
-    return output if isinstance(output, Tensor) else next(iter(output))

@@ -17,7 +17,7 @@ from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.chunks import Chunks, measure_costs, plan_chunks
 from modeldoctor.diagnosis.state import KeptChunks, RunState, fingerprint_of
 from modeldoctor.errors import ModelDoctorWarning, UsageError
-from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network
+from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network, refuse_unsteady
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit, default_budget
 from modeldoctor.zoo import Classifier
@@ -96,16 +96,11 @@ def with_usable_masks(read: Sequence[AnySet]) -> list[AnySet]:
 def take_apart(network: Classifier, config: DiagnoseConfig, device: torch.device) -> LayeredNetwork:
     """The network, in eval mode, on its device, cut at the layers of the configuration, or behind hooks."""
     module = network.module.to(device)
-    example = example_of(network, device)
+    example = network.example(device)
+    refuse_unsteady(module, example)
     if config.hooks:
         return HookedNetwork(module, example)
     return open_network(module, example, config.layers, bfloat16=config.precision == "bfloat16")
-
-
-def example_of(network: Classifier, device: torch.device) -> Tensor:
-    """Two images (2,C,H,W) of noise; a generator of its own leaves the caller's random state alone."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, *network.preprocessing.input_size, generator=generator).to(device)
 
 
 def open_chunks(

@@ -12,6 +12,7 @@ from modeldoctor.graph.capture import capture
 from modeldoctor.graph.cut import Cut, CutNetwork, LayeredNetwork
 from modeldoctor.graph.hooks import HookedNetwork
 from modeldoctor.graph.layers import Layer, select_layers
+from modeldoctor.graph.logits import logits_of, refuse_unsteady
 from modeldoctor.graph.rewrites.pooled import PooledHead
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "Layer",
     "LayeredNetwork",
     "PooledHead",
+    "logits_of",
     "open_network",
+    "refuse_unsteady",
     "select_layers",
 ]
 
@@ -45,8 +48,7 @@ def open_network(
     try:
         cut = CutNetwork(capture(network, example))
         with torch.no_grad():
-            expected = network(example)
-        logits = expected if isinstance(expected, Tensor) else next(iter(expected))
+            logits = logits_of(network, example)
         cut.verify(example, logits, select_layers(cut.layers, selection))
         cut.bfloat16 = bfloat16
         return cut

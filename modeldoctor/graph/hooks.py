@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from modeldoctor.errors import GraphError
 from modeldoctor.graph.cut import Cut
 from modeldoctor.graph.layers import Layer, MapsView, ModuleLayer, match_module, patch_grid, type_name, view_of
+from modeldoctor.graph.logits import logits_of
 from modeldoctor.graph.recomputation import runs_again, without_checkpointing
 
 
@@ -91,11 +92,7 @@ class HookedNetwork:
 
     def _forward(self, images: Tensor) -> Tensor:
         with without_checkpointing():
-            output = self._network(images)
-        logits = output if isinstance(output, Tensor) else next(iter(output))
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise GraphError("the network's output is not one row of logits an image", expected="a tensor (B,N)")
-        return logits
+            return logits_of(self._network, images)
 
     def _find_layers(self, example: Tensor) -> tuple[Layer, ...]:
         found = self._executed(example)

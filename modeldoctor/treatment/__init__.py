@@ -26,6 +26,7 @@ from modeldoctor.data import open_data
 from modeldoctor.data.identity import changed, identify_data
 from modeldoctor.data.outputs import in_network_classes
 from modeldoctor.errors import DataError, ModelDoctorWarning, StoreError, UsageError
+from modeldoctor.graph import refuse_unsteady
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.results import run_directory
 from modeldoctor.results.diagnosis import Diagnosis
@@ -342,7 +343,8 @@ def run_trial(
             stacklevel=3,
         )
     with in_eval_mode(module), _weights_given_back(module) as original:
-        example = _example(network).to(device)
+        example = network.example(device)
+        refuse_unsteady(module, example)
         context = TrialContext(
             network=module,
             trainable=TrainableNetwork(module, example, team),
@@ -372,11 +374,6 @@ def run_trial(
         if team.is_primary:
             write_shown(network, context, config, runs)
         return found
-
-
-def _example(network: Classifier) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, *network.preprocessing.input_size, generator=generator)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import make_loader
 from modeldoctor.errors import InterruptedRunError, ModelDoctorWarning
+from modeldoctor.graph import logits_of
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.files import written_aside
@@ -334,7 +335,7 @@ def answered(
     for batch in loader:
         if len(batch.labels):
             with torch.no_grad():
-                logits = network(batch.images.to(device)).float()
+                logits = logits_of(network, batch.images.to(device)).float()
             yield batch.indices.numpy(), logits.argmax(1).cpu().numpy(), logits.softmax(1).amax(1).cpu().numpy()
 
 

@@ -52,6 +52,11 @@ class Classifier:
     options: Mapping[str, str] = field(default_factory=dict)
     """What the user said of the network and its preprocessing, as options of the command line without their dashes."""
 
+    def example(self, device: torch.device) -> Tensor:
+        """Two images (2,C,H,W) of noise; a generator of its own leaves the caller's random state alone."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(2, *self.preprocessing.input_size, generator=generator).to(device)
+
 
 def load_model(
     path: str | Path | nn.Module,
