@@ -29,7 +29,7 @@ from modeldoctor.diagnosis.setup import splits_to_use, take_apart
 from modeldoctor.diagnosis.state import RunState
 from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError
 from modeldoctor.graph import select_layers
-from modeldoctor.runtime.files import check_writable, written_aside
+from modeldoctor.runtime.files import check_writable, locked, written_aside
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, resolve_device
@@ -118,9 +118,22 @@ def annotate(
     """
     config, output = config or DiagnoseConfig(), Path(output)
     _check_request(data, output, per_class)
-    progress = progress or silent
     if isinstance(data, str | Path):
         data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
+    with locked(output):
+        return _annotate(network, data, output, per_class, config, link, progress or silent)
+
+
+def _annotate(
+    network: Classifier,
+    data: Mapping[str, AnySet],
+    output: Path,
+    per_class: int,
+    config: DiagnoseConfig,
+    link: bool,
+    progress: Progress,
+) -> AnnotationPlan:
+    """See `annotate`; the output is this run's alone."""
     splits, classes = in_network_classes(data, network.class_names, network.num_classes)
     images = random_access(splits_to_use(splits, config)[0])
     annotated = _annotated(images)

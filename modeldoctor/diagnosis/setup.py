@@ -25,6 +25,10 @@ from modeldoctor.zoo import Classifier
 _CHANGE_NO_FIGURE = {"batch_size", "workers", "device", "memory"}
 
 
+_DEEP = 0.5
+"""Depth up to which a network's deepest layer is said to be shallow."""
+
+
 def splits_to_use(splits: Mapping[str, AnySet], config: DiagnoseConfig) -> tuple[AnySet, AnySet]:
     """The split for the class correlation and the split to examine; the test split only where it is asked for.
 
@@ -99,8 +103,24 @@ def take_apart(network: Classifier, config: DiagnoseConfig, device: torch.device
     example = network.example(device)
     refuse_unsteady(module, example)
     if config.hooks:
-        return HookedNetwork(module, example)
-    return open_network(module, example, config.layers, bfloat16=config.precision == "bfloat16")
+        layered: LayeredNetwork = HookedNetwork(module, example)
+    else:
+        layered = open_network(module, example, config.layers, bfloat16=config.precision == "bfloat16")
+    _warn_if_shallow(layered.layers)
+    return layered
+
+
+def _warn_if_shallow(layers: Sequence[Layer]) -> None:
+    """Warn where the parts that decide are none that can be measured, as in a family whose blocks are not known."""
+    deepest = max(layers, key=lambda layer: layer.depth, default=None)
+    if deepest is not None and deepest.depth < _DEEP:
+        warnings.warn(
+            f"the deepest layer that can be measured, {deepest.name}, lies at {deepest.depth:.0%} of the network's"
+            " depth: the blocks behind it hand on no feature maps that are known here, so that its kernels say little"
+            " of what decides",
+            ModelDoctorWarning,
+            stacklevel=4,
+        )
 
 
 def open_chunks(

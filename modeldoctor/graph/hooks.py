@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +123,8 @@ class HookedNetwork:
 
         def note(path: str, row: ModuleLayer | None) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-                if not isinstance(output, Tensor):
+                output = _tensor_of(output)
+                if output is None:
                     return
                 numbers[path] += 1
                 name = path if numbers[path] == 1 else f"{path}#{numbers[path]}"
@@ -161,11 +162,16 @@ def _on_output(call: _Call, change: Callable[[Tensor], Tensor]) -> Iterator[None
     """While this lasts, the output of one call of a module goes through `change`."""
     number = 0
 
-    def hook(module: nn.Module, args: object, output: Tensor) -> Tensor | None:
+    def hook(module: nn.Module, args: object, output: Any) -> Any:
         nonlocal number
         number += 1
+        if number != call.number:
+            return None
         # The clone keeps an in-place activation behind the layer from overwriting the caller's maps.
-        return change(output).clone() if number == call.number else None
+        if isinstance(output, Tensor):
+            return change(output).clone()
+        first, *others = output
+        return change(first).clone(), *others
 
     handle = call.module.register_forward_hook(hook)
     try:
@@ -185,6 +191,12 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
+
+
+def _tensor_of(output: object) -> Tensor | None:
+    """A module's output, or the first of a tuple: blocks that hand on tokens beside the size of their grid."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    return first if isinstance(first, Tensor) else None
 
 
 def _is_pooled(module: nn.Module, args: tuple[object, ...]) -> bool:

@@ -92,6 +92,9 @@ MODULE_LAYERS: tuple[ModuleLayer, ...] = (
     ModuleLayer(
         "token-block", "tokens", ("timm.models.pvt_v2.Block", "timm.models.twins.Block", "timm.models.tnt.Block")
     ),
+    ModuleLayer("attention-block", "tokens", ("timm.models.levit.LevitBlock", "timm.models.mvitv2.MultiScaleBlock")),
+    ModuleLayer("attention-block", "channels_last", ("*.hieradet_sam2.MultiScaleBlock",)),
+    ModuleLayer("attention-block", "maps", ("timm.models.nest.NestLevel",)),
     ModuleLayer("attention-block", "channels_last", ("*.gcvit.GlobalContextVitBlock", "*.sequencer.Sequencer2dBlock")),
     ModuleLayer("attention-block", "channels_last", ("*.volo.Transformer", "*.volo.Outlooker", "*.TinyVitBlock")),
     ModuleLayer("attention-block", "maps", ("*.davit.SpatialBlock", "*.davit.ChannelBlock")),

@@ -55,8 +55,8 @@ from modeldoctor.results.diagnosis import (
     Shown,
     Verdict,
 )
+from modeldoctor.results.hdf5_file import new_hdf5
 from modeldoctor.results.verdicts import DAMAGES
-from modeldoctor.runtime.files import written_aside
 
 SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
@@ -84,7 +84,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
     Raises:
         UsageError: the folder cannot be written to.
     """
-    with written_aside(Path(path)) as aside, h5py.File(aside, "w") as file:
+    with new_hdf5(Path(path)) as file:
         file.attrs.update(
             schema=SCHEMA,
             modeldoctor=diagnosis.versions.get("modeldoctor", ""),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from modeldoctor.errors import StoreError
 from modeldoctor.results.checked import DAMAGED, check_shapes, check_storage
 from modeldoctor.results.diagnosis import Bools, Floats, Ints
-from modeldoctor.runtime.files import written_aside
+from modeldoctor.results.hdf5_file import new_hdf5
 
 _BY_ARM = ("predicted", "confidence", "background_share")
 SCHEMA = 1
@@ -68,7 +68,7 @@ class TrialMaps:
 
 def write_maps(maps: TrialMaps, path: Path) -> None:
     """Write `maps.h5`, whole or not at all."""
-    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+    with new_hdf5(path) as file:
         file.attrs.update(schema=SCHEMA, layer=maps.layer, split=maps.split, seed=maps.seed)
         file.create_dataset("arms", data=np.array(maps.arms, dtype=object), dtype=_TEXT)
         file.create_dataset("path", data=maps.path, dtype=_TEXT)

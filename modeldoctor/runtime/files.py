@@ -10,8 +10,9 @@ import re
 import secrets
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -99,36 +100,56 @@ def _remove_leftovers(path: Path) -> None:
 def locked(path: Path | None) -> Iterator[None]:
     """Keep other runs out of an output until this one ends, however it ends; None is no output.
 
-    The lock is the system's, on a hidden file beside the output. Where there is no folder yet, or its file system has
-    no locks, nothing is kept out.
+    The lock is the system's, on a hidden file beside the output; folders that are made for it go again if nothing else
+    came into them. Where the file system has no locks, nothing is kept out.
 
     Raises:
         UsageError: another run holds it.
     """
-    if path is None or fcntl is None or not path.absolute().parent.is_dir():
+    if path is None or fcntl is None:
         yield
         return
-    lock = path.absolute().with_name(f".{path.name}.lock")
+    parent = path.absolute().parent
+    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    lock = parent / f".{path.name}.lock"
     try:
-        file = lock.open("ab")
+        parent.mkdir(parents=True, exist_ok=True)
+        file = _held(lock)
+    except BlockingIOError as error:
+        raise UsageError(
+            "another run is writing this output",
+            where=str(path),
+            hint="wait until it has ended, or choose another place for the output",
+        ) from error
     except OSError:
-        yield  # who cannot write here is told so by what writes
-        return
-    with file:
+        file = None  # who cannot write here is told so by what writes
+    try:
+        yield
+    finally:
+        if file is not None:
+            with file:
+                lock.unlink(missing_ok=True)
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _held(lock: Path) -> IO[bytes]:
+    """The lock file, locked: opened again where the run that held it removed it in between."""
+    while True:
+        file = lock.open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                "another run is writing this output",
-                where=str(path),
-                hint="wait until it has ended, or choose another place for the output",
-            ) from error
-        except OSError:
-            pass
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        except FileNotFoundError:
+            pass  # removed between the two questions
+        except OSError as error:
+            if isinstance(error, BlockingIOError) or error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
+                file.close()
+                raise
+            return file  # no locks on this file system
+        file.close()
 
 
 def check_writable(path: Path) -> None:

@@ -118,6 +118,8 @@ FURTHER = {
     "edgenext_xx_small": ("stages.3.blocks.1", (168, 2, 2)),
     "tiny_vit_5m_224": ("stages.3.blocks.1", (320, 2, 2)),
     "swinv2_cr_tiny_ns_224": ("stages.3.blocks.1", (768, 2, 2)),
+    "mvitv2_tiny": ("stages.3.blocks.1", (768, 2, 2)),  # each block hands on tokens and the size of their grid
+    "levit_128s": ("stages.2.blocks.3", (384, 1, 1)),
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -112,7 +114,7 @@ def test_hdf5_has_the_systems_number_in_its_words(tmp_path: Path) -> None:
 
 
 def test_a_second_run_into_the_same_output_is_refused_and_a_killed_one_leaves_it_free(tmp_path: Path) -> None:
-    target = tmp_path / "out.h5"
+    target = tmp_path / "new" / "folder" / "out.h5"
     holds = "import sys, pathlib; from modeldoctor.runtime.files import locked\n"
     holds += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", holds, str(target)]
@@ -126,4 +128,27 @@ def test_a_second_run_into_the_same_output_is_refused_and_a_killed_one_leaves_it
         other.kill()
     with locked(target), locked(None):
         pass
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # the killed one's folders stay
+
+
+def test_a_lock_that_its_owner_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, lock, flock = tmp_path / "out.h5", tmp_path / ".out.h5.lock", fcntl.flock
+    gone = []
+
+    def after_the_owner(file: IO[bytes], how: int) -> None:
+        flock(file, how)
+        if not gone:  # the owner ends between our opening and our locking
+            gone.append(lock.unlink())
+
+    monkeypatch.setattr(fcntl, "flock", after_the_owner)
+    with locked(target):
+        assert lock.exists()  # so that a third run meets it
+        with pytest.raises(UsageError, match="another run"), locked(target):
+            pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_made_for_a_lock_stays_if_something_came_into_it(tmp_path: Path) -> None:
+    with locked(tmp_path / "new" / "out.h5"):
+        (tmp_path / "new" / "x").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x"]
