@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from torch import Tensor
 
 from modeldoctor.checkpoint import foreign
+from modeldoctor.runtime.files import regular
 
 if TYPE_CHECKING:
     from modeldoctor.checkpoint.container import Contents
@@ -82,7 +83,7 @@ def _read_json(path: Path, refuse: Refuse) -> dict[str, Any]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         refuse(path, f"a {path.name} of absurd size", _AGAIN, expected=_EXPECTED)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(regular(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         refuse(path, f"not JSON ({error})", _AGAIN, expected=_EXPECTED)
     if not isinstance(config, dict):

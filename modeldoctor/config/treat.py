@@ -23,6 +23,7 @@ from modeldoctor.config.arms import ARMS, PLAIN, own_control
 from modeldoctor.config.diagnose import Interpolation, Model
 from modeldoctor.errors import ConfigError
 from modeldoctor.results.trial import Metric
+from modeldoctor.runtime.files import regular
 
 Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
 
@@ -282,7 +283,7 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
     """
     where = str(path) if path else "the options"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
+        content = yaml.safe_load(regular(path).read_text(encoding="utf-8")) if path else {}
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"no readable YAML: {error}", where=where, expected="a file as `modeldoctor config` prints it"

@@ -105,7 +105,7 @@ class ImageSet(Dataset[Sample | Broken]):
         mask = self._mask(mask_file, index, picture.size) if mask_file else None
         try:
             image, mask = transform(picture, mask)
-        except (MemoryError, OSError, RuntimeError, ValueError) as error:  # whatever this one image does to it
+        except Exception as error:  # whatever this one image does to it
             return Broken(index, f"{type(error).__name__}: {error}")
         return Sample(image, int(self.labels[index]), index, mask)
 
@@ -129,7 +129,16 @@ class ImageSet(Dataset[Sample | Broken]):
     def _mask(self, mask: Path, index: int, size: tuple[int, int]) -> Tensor:
         if self.masks is None:
             raise ValueError("an image set without masks")
-        return self.masks.read(mask, size, self.pictures.orientation(index))
+        try:
+            return self.masks.read(mask, size, self.pictures.orientation(index))
+        except MaskError:
+            raise
+        except Exception as error:  # whatever this one annotation does to what reads it
+            raise MaskError(
+                f"it cannot be read ({type(error).__name__}: {error})",
+                where=str(mask),
+                hint="make it again, or remove it: the image then counts as not annotated",
+            ) from error
 
     def masked_at(self, indices: Iterable[int]) -> Self:
         """Return the same images of which these alone have their masks read."""

@@ -208,16 +208,24 @@ class PictureStreams:
 
     def read(self, index: int, mode: str) -> Image.Image:
         """See `Pictures.read`."""
-        try:
-            stream = self.open_stream(index)
-        except (OSError, AssertionError) as error:
-            raise UnreadableError(f"{type(error).__name__}: {error}") from error
-        return read_picture(stream, mode)
+        return read_picture(self._open(index), mode)
 
     def size(self, index: int) -> tuple[int, int] | None:
         """See `Pictures.size`."""
-        return picture_size(self.open_stream(index))
+        try:
+            return picture_size(self._open(index))
+        except UnreadableError:
+            return None
 
     def orientation(self, index: int) -> int:
         """See `Pictures.orientation`."""
-        return picture_orientation(self.open_stream(index))
+        try:
+            return picture_orientation(self._open(index))
+        except UnreadableError:
+            return STORED
+
+    def _open(self, index: int) -> BinaryIO:
+        try:
+            return self.open_stream(index)
+        except Exception as error:  # of the library that holds the data
+            raise UnreadableError(f"{type(error).__name__}: {error}") from error

@@ -12,6 +12,7 @@ from modeldoctor.data.content import Content, Listing, file_contents, sorted_cla
 from modeldoctor.data.listed import ListedFiles
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.errors import DataError
+from modeldoctor.runtime.files import regular
 
 _PROBED = 100
 _NUMBER = re.compile(r"[0-9]+(\.0+)?")
@@ -53,7 +54,7 @@ def open_mini_imagenet(root: Path) -> dict[str, Content] | None:
 def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line, row), with the keys `path`, `class` and, where the file has it, `split`."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with regular(file).open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, restval="")
             columns = _columns(file, list(reader.fieldnames or ()), path_columns)
             for raw in reader:

@@ -18,6 +18,7 @@ from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import open_diagnosis
 from modeldoctor.results.maps import TrialMaps, read_maps
 from modeldoctor.results.trial import Trial, read_trial
+from modeldoctor.runtime.files import regular
 
 _TREATMENT = (run_directory.TRIAL, run_directory.CONFIG)
 
@@ -148,7 +149,7 @@ def _read_config(run: Path, trial: Trial | None) -> dict[str, Any]:
     if not path.is_file():
         return dict(trial.provenance.get("config", {})) if trial else {}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
         content = yaml.safe_load(text)
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__}")
@@ -163,7 +164,7 @@ def _read_history(path: Path) -> tuple[HistoryRow, ...]:
     if not path.is_file():
         return ()
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with regular(path).open(newline="", encoding="utf-8") as file:
             return tuple(_epoch(row) for row in csv.DictReader(file))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(

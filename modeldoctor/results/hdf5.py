@@ -57,6 +57,7 @@ from modeldoctor.results.diagnosis import (
 )
 from modeldoctor.results.hdf5_file import new_hdf5
 from modeldoctor.results.verdicts import DAMAGES
+from modeldoctor.runtime.files import regular
 
 SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
@@ -139,7 +140,7 @@ def open_diagnosis(path: str | Path) -> Iterator[Diagnosis]:
     """
     with ExitStack() as stack:
         with _readable(path):
-            file = stack.enter_context(h5py.File(path, "r"))
+            file = stack.enter_context(h5py.File(regular(Path(path)), "r"))
             schema = file.attrs.get("schema")
             if schema != SCHEMA:
                 raise StoreError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 
 from modeldoctor.errors import UsageError
-from modeldoctor.runtime.files import check_writable
+from modeldoctor.runtime.files import check_writable, regular
 
 _ELSEWHERE = "choose another place with -o"
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
@@ -68,18 +68,18 @@ def check_ours(output: Path) -> None:
 
 
 def _hdf5(path: Path) -> bool:
-    with h5py.File(path, "r") as file:
+    with h5py.File(regular(path), "r") as file:
         return "modeldoctor" in file.attrs or "schema" in file.attrs
 
 
 def _text(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with regular(path).open(encoding="utf-8", errors="replace") as file:
         beginning = file.read(_BEGINNING)
     return any(mark in beginning for mark in ("modeldoctor", '"checkpoint_sha256"', '"outcome"', "# Of the checkpoint"))
 
 
 def _table(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with regular(path).open(encoding="utf-8", errors="replace") as file:
         return file.readline(_BEGINNING).startswith(_TABLES)
 
 

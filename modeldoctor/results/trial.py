@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from modeldoctor.errors import StoreError
-from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.files import regular, written_aside
 
 SCHEMA = 2
 
@@ -277,7 +277,7 @@ def read_trial(path: Path) -> Trial:
         StoreError: it cannot be read, is of another schema, or damaged.
     """
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"it cannot be read ({error})", where=str(path), hint="run the trial again") from error
     return Trial.from_json(stored, where=str(path))

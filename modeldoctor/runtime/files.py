@@ -30,6 +30,19 @@ _OF_WRITING = frozenset(
 )
 
 
+def regular(path: Path) -> Path:
+    """The path, unless reading it would wait for somebody or never end: of a pipe, a device or a socket.
+
+    What the shell has opened itself, as in `<(command)`, is read.
+
+    Raises:
+        OSError: it is such a thing.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir() or path.as_posix().startswith("/dev/fd/")):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
+
+
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` on success, remove it on failure.
@@ -156,11 +169,12 @@ def check_writable(path: Path) -> None:
     """Say before a long computation that its result could not be written; nothing is made.
 
     Raises:
-        UsageError: it is a folder, or the nearest folder that exists cannot be written to.
+        UsageError: it is no file, or the nearest folder that exists cannot be written to.
     """
     there = next(folder for folder in path.absolute().parents if folder.exists())
     problems = {
         "it is a folder": path.is_dir(),
+        "it is no regular file": path.exists() and not path.is_file() and not path.is_dir(),
         f"{there} is no folder": not there.is_dir(),
         f"{there} cannot be written to": there.is_dir() and not os.access(there, os.W_OK | os.X_OK),
     }

@@ -34,7 +34,7 @@ from modeldoctor.results.outputs import check_outputs
 from modeldoctor.results.run_directory import written_files
 from modeldoctor.results.trial import Trial, write_trial
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.runtime.files import locked, written_aside
+from modeldoctor.runtime.files import locked, regular, written_aside
 from modeldoctor.runtime.interrupts import StopRequest, graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import in_eval_mode, resolve_device
@@ -269,7 +269,7 @@ def _begin(prepared: Prepared, network: Classifier, resume: bool) -> None:
 def _check_same(path: Path, text: str, data: dict[str, str]) -> None:
     """Whether the trial to resume had this configuration and this data."""
     try:
-        before = path.read_text(encoding="utf-8")
+        before = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(
             f"the configuration of the interrupted trial cannot be read ({type(error).__name__})",

@@ -22,6 +22,7 @@ from modeldoctor.errors import DataError, MaskError
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.trial import Metric
+from modeldoctor.runtime.files import regular
 
 _HELD_BACK = 0.15
 _LEAST = 2
@@ -170,7 +171,7 @@ def with_groups(splits: Splits, data: DataConfig) -> Splits:
 
 def _read_table(table: Path, column: str) -> dict[str, str]:
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
+        with regular(table).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"path", column} <= set(reader.fieldnames or ()):
                 raise DataError(
