@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": {"errors"},
     "guide": {"errors"},
     "results": {"errors", "runtime"},
-    "config": {"errors", "results"},
+    "config": {"errors", "runtime", "results"},
     "checkpoint": {"errors", "runtime"},
     "graph": {"errors", "runtime"},
     "method": {"errors", "runtime", "graph"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,14 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from modeldoctor.cli.commands import app
-from modeldoctor.cli.terminal import interrupted, show_warning
+from modeldoctor.cli.terminal import show_warning
 from modeldoctor.errors import ExitCode, ModelDoctorError
 
 
-def main() -> NoReturn:
-    """The console script: run a command, turn what goes wrong into a message and an exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupted)
+def run() -> NoReturn:
+    """Run a command, turn what goes wrong into a message and an exit code."""
     warnings.showwarning = show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

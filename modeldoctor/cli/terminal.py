@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from modeldoctor.errors import ExitCode, ModelDoctorWarning, printable
+from modeldoctor.errors import ModelDoctorWarning, printable
 from modeldoctor.runtime.progress import Progress
 
 out = Console()
@@ -63,8 +63,3 @@ def show_warning(message: Warning | str, category: type[Warning], *rest: Any, **
     """Our warnings are for the user; other libraries' are not."""
     if issubclass(category, ModelDoctorWarning):
         err.print(f"[yellow]warning:[/] {escape(printable(str(message)))}", highlight=False, soft_wrap=True)
-
-
-def interrupted(number: int, frame: object) -> NoReturn:
-    """A signal handler: end, with the exit code that says why."""
-    raise SystemExit(ExitCode.INTERRUPTED)

@@ -110,6 +110,19 @@ class TrialContext:
     stop: StopRequest
     team: Team = field(default_factory=Team)
 
+    def stop_if_asked(self, where: str) -> None:
+        """End here if the user, or any process's scheduler, asked for it.
+
+        Raises:
+            InterruptedRunError: with `where` in its message.
+        """
+        if any(self.team.all_gather(self.stop.requested)):
+            raise InterruptedRunError(
+                f"interrupted in {where}",
+                where=f"whole epochs are kept in {self.states}",
+                hint="the same command with --resume goes on from the last whole epoch",
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -232,12 +245,7 @@ class Arm:
         figures = zip(("loss", "channel", "space"), means.tolist(), strict=True)
         said = ", ".join(f"{name} {value:.2f}" for name, value in figures if not math.isnan(value))
         self.context.progress(f"{stage} · {said}", epoch * self._steps() + steps, total)
-        if any(self.context.team.all_gather(self.context.stop.requested)):
-            raise InterruptedRunError(
-                f"interrupted in epoch {epoch + 1} of {stage}",
-                where=f"whole epochs are kept in {self.context.states}",
-                hint="the same command with --resume goes on from the last whole epoch",
-            )
+        self.context.stop_if_asked(f"epoch {epoch + 1} of {stage}")
 
     def _judge(self, network: nn.Module) -> tuple[float, float]:
         """Accuracy and the metric that chooses, on validation."""

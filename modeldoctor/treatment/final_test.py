@@ -41,7 +41,13 @@ def judge(
     original, splits = context.original, context.splits
     checkpoint, untreated = _stored(network, original)
 
+    done, total = 0, 1 + sum(map(len, runs.values()))
+
     def answers(weights: dict[str, Tensor]) -> NDArray[np.int64]:
+        nonlocal done
+        context.progress("test", done, total)
+        done += 1
+        context.stop_if_asked("the final test")
         stored = as_stored(checkpoint, weights, untreated=untreated)
         context.network.load_state_dict({name: stored.get(name, tensor) for name, tensor in weights.items()})
         return predict_subset(context.network, splits.test, config, context.device, context.team)

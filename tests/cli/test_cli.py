@@ -334,4 +334,23 @@ def test_ctrl_c_is_resumable(clinic: Clinic, tmp_path: Path) -> None:
     assert read_diagnosis(tmp_path / "out" / "d.h5")["layer2.0.conv1"].count.tolist() == [10] * 4
 
 
+@pytest.mark.parametrize("module", ["typer", "modeldoctor.cli.commands", "torch", "timm", "h5py"])
+def test_ctrl_c_while_libraries_load_ends_with_its_code_alone(clinic: Clinic, tmp_path: Path, module: str) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from modeldoctor import cli\n"
+        "cli.main()\n"
+    )
+    process = start(
+        "diagnose", clinic.checkpoint, "--data", clinic.data, "-o", "d.h5", cwd=tmp_path, program=("-c", program)
+    )
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, out, err) == (130, "", "")
+    assert not list(tmp_path.iterdir())
+
+
 # --- treat ------------------------------------------------------------------------------------------------------
