@@ -129,7 +129,9 @@ def compare(
 def verdict(
     against_original: Comparison, against_control: Comparison, against_own_control: Comparison | None = None
 ) -> Ruling:
-    """`improved` if the treatment is better than all at 95%, `harmed` if worse than one, else `no-benefit`.
+    """`improved` if the treatment is better than all, `harmed` if worse than one, each at 95%, else `no-benefit`.
+
+    To be better than all needs no correction, to be worse than one of several does.
 
     Args:
         against_original, against_control: the treatment against the original and against `continue`.
@@ -142,7 +144,7 @@ def verdict(
     metrics = sorted({str(comparison.metric) for comparison in compared})
     if len(metrics) > 1:
         raise ValueError(f"comparisons of {' and of '.join(metrics)}")
-    if any(comparison.worse for comparison in compared):
+    if any(comparison.worse_among(len(compared)) for comparison in compared):
         outcome = Outcome.HARMED
     elif all(comparison.better for comparison in compared):
         outcome = Outcome.IMPROVED

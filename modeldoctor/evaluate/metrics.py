@@ -132,15 +132,18 @@ class Patterns:
         cells: (C,) the cells that have images.
     """
 
-    size: Ints
+    size: Ints | Floats
     right: Ints
     starts: Ints
     cells: Ints
 
     @classmethod
-    def of(cls, cells: Ints, right: Bools) -> Patterns:
-        """From each image's cell (S,) and whether each run has it right (A,S)."""
-        rows, size = np.unique(np.column_stack([cells, right.T]).astype(np.int32), axis=0, return_counts=True)
+    def of(cls, cells: Ints, right: Bools, weights: Floats | None = None) -> Patterns:
+        """From each image's cell (S,), whether each run has it right (A,S), and for how many it counts (S,)."""
+        keys = np.column_stack([cells, right.T]).astype(np.int32)
+        rows, pattern, size = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+        if weights is not None:
+            size = np.bincount(pattern, weights)
         present, starts = np.unique(rows[:, 0], return_index=True)
         return cls(size, np.ascontiguousarray(rows[:, 1:].T), starts, present)
 
@@ -149,7 +152,7 @@ class Patterns:
         step = max(1, CHUNK // len(self.size))
         yield from (min(step, resamples - done) for done in range(0, resamples, step))
 
-    def metric(self, hits: Ints, total: Ints, rule: Rule, held_out: HeldOut) -> Floats:
+    def metric(self, hits: Ints | Floats, total: Ints | Floats, rule: Rule, held_out: HeldOut) -> Floats:
         """(D,) from the right images (D,U) and all images (D,U) of each pattern; empty cells count for nothing."""
         with np.errstate(invalid="ignore"):
             accuracy = np.add.reduceat(hits, self.starts, axis=1) / np.add.reduceat(total, self.starts, axis=1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from statistics import NormalDist
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
@@ -183,7 +184,15 @@ class Comparison(Record):
     @property
     def worse(self) -> bool:
         """Whether interval and test both say so at 95%."""
-        return self.difference.high < 0 and self.p_value < 0.05
+        return self.worse_among(1)
+
+    def worse_among(self, comparisons: int) -> bool:
+        """The same at 95% for so many comparisons together (Bonferroni): the test's level is divided by their number,
+        and the interval is wider by the ratio of the normal quantiles."""
+        level = 0.05 / comparisons
+        wider = NormalDist().inv_cdf(1 - level / 2) / NormalDist().inv_cdf(0.975)
+        high = self.difference.value + wider * (self.difference.high - self.difference.value)
+        return high < 0 and self.p_value < level
 
 
 @dataclass(frozen=True, kw_only=True)

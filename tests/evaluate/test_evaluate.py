@@ -21,7 +21,7 @@ from modeldoctor.evaluate import (
     verdict,
     wilson,
 )
-from modeldoctor.results.trial import Metric, Outcome
+from modeldoctor.results.trial import Comparison, Estimate, Metric, Outcome
 
 GROUPS = np.array(["sea", "land"])[[0, 0, 0, 1, 1, 1, 1, 0, 1, 1]]
 SHARES = {"land": 0.25, "sea": 0.75}
@@ -127,12 +127,57 @@ def test_all_right_has_wilsons_interval_and_not_none() -> None:
     assert found[Metric.WORST_CLASS] == wilson(4, 4)
 
 
+def test_a_handful_of_pairs_has_the_interval_of_agresti_and_min() -> None:
+    """n = 6, all of them for the arm: (6.5 - 0.5) / 8 and its standard error, not +100 to +100 points."""
+    labels = np.zeros(6, int)
+    held = HeldOut(labels=labels, classes=("a",))
+    found = compare(arm("a", np.ones((1, 6), bool), labels), arm("b", np.zeros((1, 6), bool), labels), held).difference
+    half = stats.norm.ppf(0.975) * math.sqrt((7 / 8 - 0.75**2) / 8)
+    assert found.value == found.high == 1
+    assert found.low == pytest.approx(0.75 - half, abs=0.03)
+
+
+def test_weights_on_a_group_of_a_few_images_leave_an_interval() -> None:
+    """The training images are all of a group that has 2 of 400 test images: many resamples hold none of it."""
+    generator, groups = np.random.default_rng(0), np.where(np.arange(400) < 2, "rare", "common")
+    held = HeldOut(labels=np.arange(400) % 3, classes=CLASSES, groups=groups, group_shares={"rare": 1.0})
+    better, worse = generator.random((3, 400)) < 0.9, generator.random((3, 400)) < 0.5
+    found = compare(arm("a", better, held.labels), arm("b", worse, held.labels), held, metric=Metric.WEIGHTED)
+    assert -1 <= found.difference.low < found.difference.value <= found.difference.high <= 1
+    assert found.difference.high - found.difference.low > 0.5  # of two images nothing is known for sure
+
+
+@pytest.mark.parametrize("runs", [2, 3])
+def test_of_several_comparisons_one_is_rarely_worse_by_chance(runs: int) -> None:
+    generator, found = np.random.default_rng(runs), []
+    for trial in range(200):
+        held, rights = simulated(generator, (0.8, 0.8, 0.8), runs=runs, images=200, spread=0.05)
+        o, t, c = (arm(n, r, held.labels) for n, r in zip(("original", "treat", "continue"), rights, strict=True))
+        found.append(verdict(*(compare(t, base, held, resamples=200, seed=trial) for base in (o, c))).outcome)
+    assert found.count(Outcome.HARMED) <= 200 * 0.025 + 5  # three standard errors
+    assert found.count(Outcome.IMPROVED) <= 200 * 0.01 + 4
+
+
+def test_worse_among_several_is_bonferronis() -> None:
+    def comparison(high: float, p: float) -> Comparison:
+        found = Estimate(value=-0.10, low=-0.2 - high, high=high)
+        return Comparison(arm="a", baseline="b", metric=Metric.ACCURACY, difference=found, p_value=p, mcnemar=())
+
+    ratio = stats.norm.ppf(1 - 0.0125) / stats.norm.ppf(0.975)
+    edge = -0.10 + 0.10 / ratio  # where the wider interval ends at 0
+    assert comparison(edge - 1e-6, 0.02).worse_among(2)
+    assert not comparison(edge + 1e-6, 0.02).worse_among(2)
+    assert not comparison(edge - 1e-6, 0.03).worse_among(2)
+    assert comparison(-0.001, 0.04).worse
+
+
 def test_results_depend_on_the_seed_alone() -> None:
     first = evaluate_arm(arm("a", RIGHT), held_out())
     compare(arm("a", RIGHT), arm("b", ~RIGHT), held_out(), metric=Metric.WORST_GROUP)
     np.random.default_rng().random(5)
     assert evaluate_arm(arm("a", RIGHT), held_out()) == first
-    assert evaluate_arm(arm("a", RIGHT), held_out(), seed=1) != first
+    one_run = arm("a", RIGHT[:1])  # two of ten images each say nothing: their interval is all of [0, 1]
+    assert evaluate_arm(one_run, held_out(), seed=1) != evaluate_arm(one_run, held_out())
     order = np.random.default_rng(0).permutation(10)
     shuffled = held_out(labels=LABELS[order], groups=GROUPS[order])
     assert evaluate_arm(arm("a", RIGHT[:, order], LABELS[order]), shuffled) == first
