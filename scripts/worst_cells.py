@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from modeldoctor.config.treat import load_treat_config
+from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.evaluate.metrics import class_groups
 from modeldoctor.results.trial import read_trial
 from modeldoctor.treatment import prepare

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -17,10 +19,19 @@ _INTERRUPTED = 130  # ExitCode.INTERRUPTED, before anything is imported
 def main() -> NoReturn:
     """The console script: from its first moment on Ctrl-C ends it with a code, not a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(_INTERRUPTED))
+        signal.signal(number, _end)
     from modeldoctor.cli.entry import run
 
     run()
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """End with the code that says why; at once while libraries are imported, whose C code hides an exception."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os._exit(_INTERRUPTED)
+        frame = frame.f_back
+    sys.exit(_INTERRUPTED)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from modeldoctor.cli import options
 from modeldoctor.cli.options import diagnose_config, numbers
 from modeldoctor.cli.terminal import err, out, shown_progress
 from modeldoctor.config.diagnose import DiagnoseConfig
-from modeldoctor.config.treat import commented_yaml, load_treat_config
+from modeldoctor.config.treat_file import commented_yaml, load_treat_config
 from modeldoctor.errors import GateError, UsageError
 
 if TYPE_CHECKING:
@@ -314,26 +314,27 @@ def report(
         Path | None, typer.Option("-o", "--output", help="The folder to write to.", show_default="beside the results")
     ] = None,
     formats: Annotated[str, typer.Option("--format", help="html, json, md: some of them.")] = "html,json,md",
-    fail_under: Annotated[
-        list[str] | None, typer.Option(help="FIGURE=NUMBER: exit with 4 where it is less; may be given again.")
-    ] = None,
-    fail_on: Annotated[
-        list[str] | None, typer.Option(help="FIGURE>NUMBER (or < >= <= == !=): exit with 4 where it holds.")
-    ] = None,
+    fail_under: options.FailUnder = None,
+    fail_on: options.FailOn = None,
+    junit: options.Junit = None,
+    github: options.Github = False,
 ) -> None:
     """One page for people, JSON and Markdown for CI jobs; gates for their exit code.
 
     A FIGURE is accuracy, worst_class, worst_group, gain, gain_over_control, isolated, background, resembles_class,
     foreign_kernels, unclear, broken, classes_without_samples, or the path of any number in report.json.
     """
-    from modeldoctor.report import make_report, require
+    from modeldoctor.report import add_to_summary, github_annotations, make_report, require
 
     made = make_report(
         path, later, output=output, formats=[part.strip() for part in formats.split(",")],
-        fail_under=fail_under or [], fail_on=fail_on or [],
+        fail_under=fail_under or [], fail_on=fail_on or [], junit=junit,
     )  # fmt: skip
     out.print(f"[bold]{made.report.verdict}[/]: {escape(made.report.headline)}", highlight=False)
     out.print(f"written: {', '.join(escape(str(file)) for file in made.files)}", highlight=False, soft_wrap=True)
+    if github:
+        sys.stdout.writelines(f"{line}\n" for line in github_annotations(made.report))
+        add_to_summary(made.report)
     require(made.report.gates)
 
 

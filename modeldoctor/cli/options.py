@@ -65,3 +65,14 @@ def numbers(text: str | None, option: str) -> list[float] | None:
         raise UsageError(
             f"{text!r} is no list of numbers", where=option, expected="0.5 or 0.485,0.456,0.406"
         ) from error
+
+
+# Of a report.
+FailUnder = Annotated[
+    list[str] | None, typer.Option(help="FIGURE=NUMBER: exit with 4 where it is less; may be given again.")
+]
+FailOn = Annotated[list[str] | None, typer.Option(help="FIGURE>NUMBER (or < >= <= == !=): exit with 4 where it holds.")]
+Junit = Annotated[Path | None, typer.Option(help="Write the gates to this file as JUnit's test cases.")]
+Github = Annotated[
+    bool, typer.Option("--github", help="Print annotations for GitHub, and add the report to its step summary.")
+]

@@ -56,6 +56,8 @@ def render_trial(trial: Trial) -> Iterator[RenderableType]:
     table.caption_justify = "left"
     yield table
     yield f"[bold]{trial.ruling.outcome}[/]: {escape(trial.ruling.reason)}"
+    if trial.caution:
+        yield trial.caution
     yield f"the treated checkpoint holds the weights of: {trial.handed_back}"
 
 

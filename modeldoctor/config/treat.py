@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ByteSize,
     Field,
-    ValidationError,
+    JsonValue,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -21,9 +18,7 @@ from pydantic import (
 
 from modeldoctor.config.arms import ARMS, PLAIN, own_control
 from modeldoctor.config.diagnose import Interpolation, Model
-from modeldoctor.errors import ConfigError
 from modeldoctor.results.trial import Metric
-from modeldoctor.runtime.files import regular
 
 Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
 
@@ -80,11 +75,15 @@ class DataConfig(Model):
     """The groups' column."""
 
 
+_BY_MASKS: dict[str, JsonValue] = {"printed": None}
+"""A default that depends on whether there are masks: `modeldoctor config` prints null for it."""
+
+
 class ChannelConfig(Model):
     """The channel constraint, Eq. 5."""
 
-    weight: Weight = 0.0
-    """α >= 0, in units of its value at the start; 0 leaves it out, auto lets a pilot pick. Without masks 0.1."""
+    weight: Weight = Field(default=0.0, json_schema_extra=_BY_MASKS)
+    """α >= 0, in units of its value at the start; 0 leaves it out, auto: a pilot picks; null: 0, without masks 0.1."""
     layers: str = "last"
     """As in a diagnosis."""
     attribution: Literal["gradient", "gradient_x_activation"] = "gradient"
@@ -96,8 +95,8 @@ class ChannelConfig(Model):
 class SpaceConfig(Model):
     """The space constraint, Eq. 6; it needs object masks."""
 
-    weight: Weight = 1.0
-    """β >= 0, in units of its value at the start; 0 leaves it out, auto lets a pilot pick. Without masks 0."""
+    weight: Weight = Field(default=1.0, json_schema_extra=_BY_MASKS)
+    """β >= 0, in units of its value at the start; 0 leaves it out, auto: a pilot picks; null: 1, without masks 0."""
     layers: str = "features"
     """As in a diagnosis; `features` are the maps that the head pools, `last` is the paper's last convolution."""
     attribution: Literal["gradient", "gradient_x_activation"] = "gradient_x_activation"
@@ -207,13 +206,14 @@ class TreatConfig(Model):
     def _without_masks(cls, values: Any) -> Any:
         """Nothing says where the objects are: what is left is the channel constraint."""
         data = values.get("data") if isinstance(values, dict) else None
-        if not isinstance(data, dict) or data.get("masks") is not None:
+        if not isinstance(data, dict):
             return values
-        weights = {"channel": 0.1, "space": 0.0}
-        given = {name: values[name] for name in weights if isinstance(values.get(name), dict)}
-        if set(weights) & set(values) - set(given):
-            return values
-        return {**values, **{name: {"weight": weights[name], **given.get(name, {})} for name in weights}}
+        weights = {"channel": 0.1, "space": 0.0} if data.get("masks") is None else {"channel": 0.0, "space": 1.0}
+        for name, weight in weights.items():
+            given = values.get(name, {})
+            if isinstance(given, dict) and given.get("weight") is None:
+                values = {**values, name: {**given, "weight": weight}}
+        return values
 
     @field_validator("arms")
     @classmethod
@@ -268,105 +268,3 @@ class TreatConfig(Model):
 
 def _oversampled(channel: ChannelConfig, space: SpaceConfig) -> bool:
     return bool(space.weight) or channel.exclude_background
-
-
-def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: Any) -> TreatConfig:
-    """Read a treatment's YAML file.
-
-    Args:
-        path: the file; None begins with nothing.
-        changes: `key.key=value` texts that replace what the file says; values are YAML.
-        values: `key__key=value` that replace both; None is left out.
-
-    Raises:
-        ConfigError: the file or a change is not YAML, or a key or value is wrong.
-    """
-    where = str(path) if path else "the options"
-    try:
-        content = yaml.safe_load(regular(path).read_text(encoding="utf-8")) if path else {}
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"no readable YAML: {error}", where=where, expected="a file as `modeldoctor config` prints it"
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"a {type(content).__name__}", where=where, expected="keys and values")
-    for change in changes:
-        _set(content, *_parsed(change))
-    for key, value in values.items():
-        if value is not None:
-            _set(content, key.replace("__", "."), value)
-    try:
-        return TreatConfig(**content)
-    except (ValidationError, TypeError) as error:
-        problems = "; ".join(_problems(error)) if isinstance(error, ValidationError) else str(error)
-        raise ConfigError(
-            problems, where=where, hint="`modeldoctor config` prints every key with its default"
-        ) from error
-
-
-def commented_yaml(model: type[BaseModel] = TreatConfig, indent: str = "") -> str:
-    """Every key of a configuration with its default, what it means, and its range, as a YAML file."""
-    lines: list[str] = []
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            lines += [
-                f"{indent}# {(inner.__doc__ or '').strip()}",
-                f"{indent}{name}:",
-                commented_yaml(inner, indent + "  "),
-            ]
-            continue
-        ranges = ", ".join(_range(field.metadata))
-        lines.append(f"{indent}# {(field.description or '').strip()}" + (f" ({ranges})" if ranges else ""))
-        if field.is_required():
-            lines.append(f"{indent}{name}: ???")
-        else:
-            default = str(field.default) if isinstance(field.default, Path | Metric) else field.default
-            default = list(default) if isinstance(default, tuple) else default
-            text = yaml.safe_dump(default, default_flow_style=True).strip().removesuffix("...").strip()
-            lines.append(f"{indent}{name}: {text}")
-    return "\n".join(lines)
-
-
-def _range(metadata: Sequence[Any]) -> Iterator[str]:
-    for mark, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
-        for field in metadata:
-            if getattr(field, mark, None) is not None:
-                yield f"{sign} {getattr(field, mark)}"
-
-
-def _parsed(change: str) -> tuple[str, Any]:
-    key, sign, value = change.partition("=")
-    if not sign:
-        raise ConfigError(f"{change!r} has no value", where="--set", expected="key.key=value")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except (RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"no readable YAML: {error}", where=f"--set {change}", expected="key.key=value") from error
-
-
-def _set(content: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        content = content.setdefault(parent, {})
-        if not isinstance(content, dict):
-            raise ConfigError(f"{parent} holds no keys", where=key, expected="key.key=value")
-    content[last] = value
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"] if part not in ("float", "literal['auto']"))
-        near = ""
-        if problem["type"] == "extra_forbidden":
-            known = _keys_beside(problem["loc"])
-            close = get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
-            near = f" (nearest: {close[0]})" if close else ""
-        yield f"{key or 'the configuration'}: {problem['msg']}{near}"
-
-
-def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
-    fields: Mapping[str, Any] = TreatConfig.model_fields
-    for part in loc[:-1]:
-        fields = getattr(fields[str(part)].annotation, "model_fields", {}) if str(part) in fields else {}
-    return list(fields)

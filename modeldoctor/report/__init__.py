@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modeldoctor.errors import StoreError, UsageError
+from modeldoctor.report.ci import add_to_summary, github_annotations, write_junit
 from modeldoctor.report.collect import collect
 from modeldoctor.report.compare import compare
 from modeldoctor.report.gates import check_gates, parse_gates, require
@@ -19,7 +20,17 @@ from modeldoctor.report.results import Results, open_results
 from modeldoctor.results.outputs import check_outputs
 from modeldoctor.runtime.files import written_aside
 
-__all__ = ["FORMATS", "GateResult", "Made", "Report", "json_schema", "make_report", "require"]
+__all__ = [
+    "FORMATS",
+    "GateResult",
+    "Made",
+    "Report",
+    "add_to_summary",
+    "github_annotations",
+    "json_schema",
+    "make_report",
+    "require",
+]
 
 FORMATS = ("html", "json", "md")
 
@@ -40,6 +51,7 @@ def make_report(
     formats: Sequence[str] = FORMATS,
     fail_under: Sequence[str] = (),
     fail_on: Sequence[str] = (),
+    junit: str | Path | None = None,
 ) -> Made:
     """Report on a diagnosis, on a trial at any stage, or on what changed between two diagnoses.
 
@@ -50,6 +62,7 @@ def make_report(
             which the (later) diagnosis lies.
         formats: which of them.
         fail_under, fail_on: gates such as `accuracy=0.9` and `isolated>0.05`; `require` raises for those not met.
+        junit: a file for the gates as JUnit's test cases.
 
     Raises:
         UsageError: an unknown format, a gate on a figure that the report does not have, or no place to write to.
@@ -62,7 +75,8 @@ def make_report(
     path, later = Path(path), None if later is None else Path(later)
     folder = _beside(later or path) if output is None else Path(output)
     files = {name: folder / f"report.{name}" for name in formats}
-    check_outputs(files.values(), (path if path.is_file() else None, later))
+    also = [Path(junit)] if junit is not None else []
+    check_outputs([*files.values(), *also], (path if path.is_file() else None, later))
     with ExitStack() as stack:
         results = stack.enter_context(open_results(path))
         if later is None:
@@ -80,7 +94,9 @@ def make_report(
     for file, text in texts.items():
         with written_aside(file) as aside:
             aside.write_text(text, encoding="utf-8", errors="replace")
-    return Made(report, tuple(files.values()))
+    for file in also:
+        write_junit(report, file)
+    return Made(report, (*files.values(), *also))
 
 
 def _with_diagnosis(results: Results) -> Results:

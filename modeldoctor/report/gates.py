@@ -17,6 +17,9 @@ _SIGNS = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt
 }  # fmt: skip
 _OPPOSITE = {">=": "<", "<=": ">", "==": "!=", "!=": "==", ">": "<=", "<": ">="}
+_SHARES = {f"figures.{name}" for name in KeyFigures.model_fields} - {
+    "figures.broken", "figures.classes_without_samples"
+}  # fmt: skip
 # What may name an item of a list: a class, a layer, a run, a cell, an image.
 _NAMES = (("name",), ("arm",), ("arm", "seed"), ("label",), ("group",), ("label", "group"), ("path",))
 
@@ -93,6 +96,13 @@ def check_gates(gates: Sequence[Gate], report: dict[str, Any]) -> tuple[GateResu
 
 def _check(gate: Gate, found: dict[str, float]) -> GateResult:
     figure = _find(gate, found)
+    if figure in _SHARES and abs(gate.bound) >= 2:
+        raise UsageError(
+            f"{gate.bound:g} as a bound of {gate.figure}, which is a share",
+            where=gate.text,
+            expected="a number between 0 and 1",
+            hint=f"for {gate.bound:g}% write {gate.bound / 100:g}",
+        )
     value = found[figure]
     return GateResult(
         gate=gate.text,
@@ -129,7 +139,7 @@ def require(results: Sequence[GateResult]) -> None:
         raise GateError(
             "; ".join(f"{gate.figure} is {_text(gate.found)}, wanted {gate.wanted}" for gate in failed),
             where=", ".join(gate.gate for gate in failed),
-            expected=f"all {len(results)} gates met",
+            expected="the gate met" if len(results) == 1 else f"all {len(results)} gates met",
         )
 
 

@@ -56,6 +56,8 @@ def _trial(trial: Trial) -> Iterator[str]:
         for arm in trial.arms
     ]
     yield from _table(f"Test split, {trial.arms[0].images} images, 95% intervals", heads, rows)
+    if trial.caution:
+        yield from ("", trial.caution)
 
 
 def _comparison(report: Report) -> Iterator[str]:

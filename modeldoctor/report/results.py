@@ -68,6 +68,13 @@ def open_results(path: Path) -> Iterator[Results]:
     Raises:
         StoreError: there is nothing to report on, or it is damaged.
     """
+    if not path.exists():
+        raise StoreError(
+            "there is no such file or folder",
+            where=str(path),
+            expected="a diagnosis such as diagnosis.h5, or a run directory of `modeldoctor treat`",
+            hint="correct the path, or make a diagnosis with `modeldoctor diagnose`",
+        )
     with ExitStack() as stack:
         if path.is_dir():
             yield _open_run(path, stack)

@@ -160,8 +160,9 @@ def _readable(path: str | Path) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
+        gone = not Path(path).exists()
         raise StoreError(
-            f"no readable diagnosis: {error}",
+            "there is no such file" if gone else f"no readable diagnosis: {error}",
             where=str(path),
             expected=f"an HDF5 file of schema {SCHEMA}",
             hint="make it with `modeldoctor diagnose`",

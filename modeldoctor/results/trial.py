@@ -235,6 +235,15 @@ class Trial(Record):
     def __getitem__(self, arm: str) -> ArmResult:
         return next(result for result in self.arms if result.arm == arm)
 
+    @property
+    def caution(self) -> str:
+        """What so few seeds leave open; empty for three and more."""
+        return {
+            1: "One seed: the intervals are about the images alone, while another run would differ by luck, too."
+            " Three seeds show both.",
+            2: "Two seeds say little about the luck of a run, so that the intervals are wide. Three find more.",
+        }.get(max(len(result.seeds) for result in self.arms), "")
+
     def to_json(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and finite numbers."""
         plain: dict[str, Any] = json.loads(_trials().dump_json(self))

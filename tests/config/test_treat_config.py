@@ -15,7 +15,8 @@ from conftest import Clinic
 from pydantic import BaseModel
 
 from modeldoctor.config.diagnose import DiagnoseConfig
-from modeldoctor.config.treat import TreatConfig, commented_yaml, load_treat_config
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.config.treat_file import commented_yaml, load_treat_config
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ConfigError, ModelDoctorWarning
 from modeldoctor.results.diagnosis import Diagnosis

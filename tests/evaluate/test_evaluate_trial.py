@@ -122,6 +122,15 @@ def test_damaged_trials_are_refused(tmp_path: Path, change: dict[str, Any], said
         read_trial(path)
 
 
+@pytest.mark.parametrize(("seeds", "said"), [(1, "One seed: "), (2, "Two seeds "), (3, "")])
+def test_few_seeds_are_said(seeds: int, said: str) -> None:
+    trial = trial_of((0.8, 0.8, 0.8))
+    arms = tuple(replace(arm, seeds=tuple(range(1 if arm.arm == "original" else seeds))) for arm in trial.arms)
+    caution = replace(trial, arms=arms).caution
+    assert caution.startswith(said)
+    assert bool(caution) == bool(said)
+
+
 def test_files_that_are_no_trial(tmp_path: Path) -> None:
     for content in ("", "[1]", "{", "3"):
         (tmp_path / "trial.json").write_text(content)

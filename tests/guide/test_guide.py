@@ -6,16 +6,20 @@ import re
 import shlex
 import shutil
 import sys
+import textwrap
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
+from command_line import Call
 from conftest import Clinic
 from typer.testing import CliRunner
 
 from modeldoctor.cli import app
-from modeldoctor.errors import UsageError
+from modeldoctor.errors import ModelDoctorWarning, UsageError
 from modeldoctor.guide import TOPICS, read_page
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,6 +48,40 @@ def test_commands_name_only_what_exists(page: str, words: list[str]) -> None:
     options = {name for parameter in known[words[0]].params for name in parameter.opts}
     named = {word.partition("=")[0].strip("[]") for word in words if word.strip("[").startswith("-")}
     assert named <= options
+
+
+def workflows() -> dict[str, list[str]]:
+    """The shell lines of each workflow in the guide's page on CI, by the name of its file."""
+    found = {}
+    for block in re.findall(r"(?m)(?:^    .*\n|^\n)+", PAGES["ci"]):
+        lines = textwrap.dedent(block).strip("\n")
+        if not lines.startswith("# ."):
+            continue
+        (job,) = [jobs for jobs in yaml.safe_load(lines).values() if isinstance(jobs, dict)]
+        job = job.get("classifier", job)
+        found[lines.splitlines()[0]] = job.get("script") or [step["run"] for step in job["steps"] if "run" in step]
+    return found
+
+
+def test_the_workflows_of_the_guide_run(
+    clinic: Clinic, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [name.rpartition("/")[2] for name in workflows()] == ["classifier.yml", "# .gitlab-ci.yml"]
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    for lines in workflows().values():
+        for line in lines:
+            words = shlex.split(line)
+            if words[0] != "modeldoctor":
+                assert line == "pip install modeldoctor-vision"
+                continue
+            here = {"ckpt.pt": clinic.checkpoint, "photos": clinic.data}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ModelDoctorWarning)
+                code, _, err = call(*(here.get(word, word) for word in words[1:]))
+            assert code == (4 if words[1] == "report" else 0), err  # a third of its images are blends of two classes
+        assert (Path("out") / "report.html").is_file()
+    assert Path("out/gates.xml").is_file()
+    assert (tmp_path / "summary.md").is_file()
 
 
 def test_there_are_commands_to_look_at() -> None:

@@ -11,7 +11,7 @@ import pytest
 from conftest import Clinic, make_diagnosis
 
 from modeldoctor.config.diagnose import DiagnoseConfig
-from modeldoctor.config.treat import load_treat_config
+from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import UsageError
 from modeldoctor.report import make_report

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Clinic
 
-from modeldoctor.config.treat import load_treat_config
+from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.data import open_data
 from modeldoctor.errors import InputError, UsageError
 from modeldoctor.report import make_report

@@ -13,7 +13,8 @@ import torch
 import yaml
 from conftest import CLASSES, EDGE, Clinic
 
-from modeldoctor.config.treat import TreatConfig, load_treat_config
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.errors import DataError, ModelDoctorWarning, StoreError, UsageError
 from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.trial import read_trial

@@ -19,7 +19,8 @@ import timm
 import torch
 
 from modeldoctor.config.diagnose import DiagnoseConfig
-from modeldoctor.config.treat import TreatConfig, load_treat_config
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.data import ImageSet, make_loader, open_data
 from modeldoctor.demo import DemoPlan, prepare_demo
 from modeldoctor.demo.drawing import ImageSetPlan

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeldoctor.config.treat import load_treat_config
+from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.demo import DemoPlan, DemoResult, run_demo
 from modeldoctor.demo.drawing import ImageSetPlan
 from modeldoctor.results.hdf5 import read_diagnosis

@@ -1,0 +1,154 @@
+"""A treatment's YAML file: written with every key and its meaning, read with the changes of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.errors import ConfigError
+from modeldoctor.results.trial import Metric
+from modeldoctor.runtime.files import regular
+
+_TO_FILL = "???"
+
+
+def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: Any) -> TreatConfig:
+    """Read a treatment's YAML file.
+
+    Args:
+        path: the file; None begins with nothing. Inputs that it names are looked for beside it first.
+        changes: `key.key=value` texts that replace what the file says; values are YAML.
+        values: `key__key=value` that replace both; None is left out.
+
+    Raises:
+        ConfigError: the file or a change is not YAML, or a key or value is wrong.
+    """
+    where = str(path) if path else "the options"
+    try:
+        content = yaml.safe_load(regular(path).read_text(encoding="utf-8")) if path else {}
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"no readable YAML: {error}", where=where, expected="a file as `modeldoctor config` prints it"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"a {type(content).__name__}", where=where, expected="keys and values")
+    if path:
+        _find_beside(content, path.parent)
+    for change in changes:
+        _set(content, *_parsed(change))
+    for key, value in values.items():
+        if value is not None:
+            _set(content, key.replace("__", "."), value)
+    if unfilled := list(_unfilled(content)):
+        raise ConfigError(
+            f"{' and '.join(unfilled)} {'is' if len(unfilled) == 1 else 'are'} not filled in ({_TO_FILL})",
+            where=where,
+            hint="write the values in their places",
+        )
+    try:
+        return TreatConfig(**content)
+    except (ValidationError, TypeError) as error:
+        problems = "; ".join(_problems(error)) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(
+            problems, where=where, hint="`modeldoctor config` prints every key with its default"
+        ) from error
+
+
+_INPUTS = ("checkpoint", "diagnosis", "data.path", "data.root", "data.masks", "data.groups")
+
+
+def _find_beside(content: dict[str, Any], folder: Path) -> None:
+    """Paths of inputs count from the file's folder where something is there, else from where the command runs."""
+    for key in _INPUTS:
+        *parents, last = key.split(".")
+        holder: Any = content
+        for parent in parents:
+            holder = holder.get(parent) if isinstance(holder, dict) else None
+        named = holder.get(last) if isinstance(holder, dict) else None
+        if isinstance(named, str) and named and (folder / named).exists():
+            holder[last] = str(folder / named)
+
+
+def _unfilled(content: dict[str, Any], above: str = "") -> Iterator[str]:
+    """The keys that still have the place holder of `modeldoctor config`."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _unfilled(value, f"{above}{key}.")
+        elif value == _TO_FILL:
+            yield f"{above}{key}"
+
+
+def commented_yaml(model: type[BaseModel] = TreatConfig, indent: str = "") -> str:
+    """Every key of a configuration with its default, what it means, and its range, as a YAML file."""
+    lines: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            lines += [
+                f"{indent}# {(inner.__doc__ or '').strip()}",
+                f"{indent}{name}:",
+                commented_yaml(inner, indent + "  "),
+            ]
+            continue
+        ranges = ", ".join(_range(field.metadata))
+        lines.append(f"{indent}# {(field.description or '').strip()}" + (f" ({ranges})" if ranges else ""))
+        if field.is_required():
+            lines.append(f"{indent}{name}: {_TO_FILL}")
+        else:
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            default = str(field.default) if isinstance(field.default, Path | Metric) else field.default
+            default = extra.get("printed", default)
+            default = list(default) if isinstance(default, tuple) else default
+            text = yaml.safe_dump(default, default_flow_style=True).strip().removesuffix("...").strip()
+            lines.append(f"{indent}{name}: {text}")
+    return "\n".join(lines)
+
+
+def _range(metadata: Sequence[Any]) -> Iterator[str]:
+    for mark, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+        for field in metadata:
+            if getattr(field, mark, None) is not None:
+                yield f"{sign} {getattr(field, mark)}"
+
+
+def _parsed(change: str) -> tuple[str, Any]:
+    key, sign, value = change.partition("=")
+    if not sign:
+        raise ConfigError(f"{change!r} has no value", where="--set", expected="key.key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except (RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"no readable YAML: {error}", where=f"--set {change}", expected="key.key=value") from error
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"{parent} holds no keys", where=key, expected="key.key=value")
+    content[last] = value
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"] if part not in ("float", "literal['auto']"))
+        near = ""
+        if problem["type"] == "extra_forbidden":
+            known = _keys_beside(problem["loc"])
+            close = get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
+            near = f" (nearest: {close[0]})" if close else ""
+        yield f"{key or 'the configuration'}: {problem['msg']}{near}"
+
+
+def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
+    fields: Mapping[str, Any] = TreatConfig.model_fields
+    for part in loc[:-1]:
+        fields = getattr(fields[str(part)].annotation, "model_fields", {}) if str(part) in fields else {}
+    return list(fields)

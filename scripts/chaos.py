@@ -1,0 +1,135 @@
+"""Kill and interrupt diagnose, treat and report at random moments; each must go on to the result of an undisturbed run.
+
+    scripts/chaos.py DEMO [--runs 30] [--seed 0]
+
+DEMO is a folder of `modeldoctor demo`; it is read, and what is made lies in a temporary folder. A disturbed run gets
+SIGKILL or SIGINT once, sometimes twice, at a random share of the time that the undisturbed one took, and is then run
+to its end with --resume. Figures, tensors and pages are compared bit for bit, without times and clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeldoctor.results.hdf5 import read_diagnosis
+
+_CLOCK = {"created", "seconds", "started", "output", "command"}
+_OPTIONS = ("--layers", "last", "--samples-per-class", "20", "--max-explained", "40", "--batch-size", "8")
+
+
+def command(name: str, demo: Path, out: Path) -> list[str]:
+    """The arguments of one of the three commands, writing into `out`."""
+    if name == "diagnose":
+        return [name, str(demo / "checkpoint.pt"), "--data", str(demo / "data"), *_OPTIONS, "-o", str(out / "d.h5")]
+    if name == "treat":
+        small = ("training.epochs=2", "pilot.epochs=1", f"diagnosis={demo / 'diagnosis.h5'}")
+        changes = [word for change in small for word in ("--set", change)]
+        return [name, "--config", str(demo / "config.yaml"), "-o", str(out / "run"), *changes]
+    return [name, str(demo), "-o", str(out / "page")]
+
+
+def run(arguments: list[str], *, disturb: tuple[float, signal.Signals] | None = None) -> int:
+    """Its exit code; a negative signal number if it was killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modeldoctor", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    if disturb is not None:
+        try:
+            process.wait(timeout=disturb[0])
+        except subprocess.TimeoutExpired:
+            process.send_signal(disturb[1])
+    said = process.communicate()[1]
+    if "Traceback" in said:
+        print(said)
+    return process.returncode
+
+
+def outcome(name: str, out: Path) -> Any:
+    """What a command made, as plain values that can be compared."""
+    if name == "diagnose":
+        return plain(read_diagnosis(out / "d.h5"))
+    if name == "treat":
+        treated = torch.load(out / "run" / "treated.pt", weights_only=True)["state_dict"]
+        trial = plain(json.loads((out / "run" / "trial.json").read_text()))
+        return {"trial": trial, "weights": {key: tensor.numpy().tobytes() for key, tensor in treated.items()}}
+    return plain(json.loads((out / "page" / "report.json").read_text()))
+
+
+def plain(value: Any) -> Any:
+    """Without what a clock says; arrays as their bytes."""
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value) if field.name not in _CLOCK}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key not in _CLOCK}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes() if value.dtype != object else value.tolist()
+    return repr(value)
+
+
+def strays(out: Path) -> list[str]:
+    """What a finished command should not leave."""
+    return [path.name for path in out.rglob("*") if path.name.endswith((".tmp", ".lock", ".partial", ".old"))]
+
+
+def disturbed(name: str, demo: Path, out: Path, took: float, choose: random.Random) -> str:
+    """Disturb a command, then let it end; the signals, in words."""
+    resume = ["--resume"] if name != "report" else []
+    told = []
+    for attempt in range(choose.choice((1, 1, 2))):
+        kind = choose.choice((signal.SIGKILL, signal.SIGINT))
+        moment = choose.uniform(0, took)
+        code = run(command(name, demo, out) + (resume if attempt else []), disturb=(moment, kind))
+        told.append(f"{kind.name} at {moment:.1f} s ({code})")
+    code = run(command(name, demo, out) + resume)
+    if code not in (0, 4):
+        told.append(f"then {code}")
+    return ", ".join(told)
+
+
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="chaos-"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("demo", type=Path)
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    demo, choose, wrong = options.demo.resolve(), random.Random(options.seed), 0
+    undisturbed: dict[str, tuple[Any, float]] = {}
+    for name in ("diagnose", "treat", "report"):
+        out, begun = _folder(), time.monotonic()
+        run(command(name, demo, out))
+        undisturbed[name] = outcome(name, out), time.monotonic() - begun
+        shutil.rmtree(out)
+    for number in range(options.runs):
+        name, out = choose.choice(("diagnose", "diagnose", "treat", "report")), _folder()
+        told = disturbed(name, demo, out, undisturbed[name][1], choose)
+        same, left = outcome(name, out) == undisturbed[name][0], strays(out)
+        wrong += not same or bool(left)
+        said = f"{told}; left: {', '.join(left)}" if left else told
+        print(f"{number + 1:3} {name:9}{'equal' if same else 'DIFFERS':8}{said}", flush=True)
+        shutil.rmtree(out)
+    print(f"{options.runs - wrong} of {options.runs} went on to the same result and left nothing behind")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
