@@ -268,6 +268,7 @@ def _known_order(confusion: NDArray[np.int64], class_names: Sequence[str], best:
 
 def _best_by_chance(confusion: NDArray[np.int64]) -> float:
     """Return what reordering classes could give to predictions that know nothing: mean + 4 deviations, same margins."""
-    drawn = random_table(confusion.sum(axis=1), confusion.sum(axis=0)).rvs(_NULL_DRAWS, random_state=0)
+    tables, generator = random_table(confusion.sum(axis=1), confusion.sum(axis=0)), np.random.default_rng(0)
+    drawn = (tables.rvs(random_state=generator) for _ in range(_NULL_DRAWS))  # one at a time: each is (N,N)
     best = np.array([table[linear_sum_assignment(table, maximize=True)].sum() for table in drawn])
     return float(best.mean() + 4 * best.std()) / float(confusion.sum())

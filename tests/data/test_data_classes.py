@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -202,3 +203,16 @@ def test_a_network_trained_in_number_order_is_recognised() -> None:
     for name in names:
         counts[names.index(name), natural.index(name)] = 50
     assert "with the classes in number order (class 0, class 1, class 2" in accuracy_warning(counts, names)
+
+
+def test_the_check_of_the_order_holds_a_few_tables_at_a_time() -> None:
+    classes = 500
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    counts[np.arange(classes), (np.arange(classes) + 1) % classes] = 5
+    tracemalloc.start()
+    try:
+        assert "if the classes were in another order" in accuracy_warning(counts, list(map(str, range(classes))))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * counts.nbytes
