@@ -34,8 +34,8 @@ class CheckpointMetadata:
     """Constructor arguments that the file records."""
     transformers: Mapping[str, Any] = field(default_factory=dict)
     """The configuration, where the file is of Hugging Face transformers."""
-    stretched: bool = False
-    """Whether images were stretched to the input's shape in training."""
+    resize_mode: str | None = None
+    """As in `Preprocessing`; squash, where the file says that images were stretched to the input's shape."""
     training: Mapping[str, Scalar] = field(default_factory=dict)
     """Plain training arguments under the names of `TRAINING`."""
 
@@ -50,6 +50,15 @@ def _count(value: object) -> int | None:
 
 def _share(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and 0 < value <= 1 else None
+
+
+CROP_MODES = {"center": "shortest", "squash": "squash", "border": "pad"}
+"""timm's names for how a picture of another shape becomes the input, and ours."""
+
+
+def _resize_mode(value: object) -> str | None:
+    name = CROP_MODES.get(value, value) if isinstance(value, str) else None
+    return name if name in CROP_MODES.values() else None
 
 
 def _floats(value: object) -> tuple[float, ...] | None:
@@ -113,6 +122,7 @@ FIELDS: dict[str, tuple[tuple[str, ...], Callable[[object], Any]]] = {
     "std": (("std",), _floats),
     "interpolation": (("interpolation",), _name),
     "crop_pct": (("crop_pct",), _share),
+    "resize_mode": (("resize_mode", "crop_mode"), _resize_mode),
 }
 BUILD: dict[str, tuple[tuple[str, ...], Callable[[object], Any]]] = {
     "global_pool": (("gp", "global_pool"), _name),
@@ -152,7 +162,7 @@ def read_metadata(root: object, described: Mapping[str, Any]) -> CheckpointMetad
     elif size is not None and found["in_chans"] is None:
         found["in_chans"] = size[0]
     found["transformers"] = {} if "architecture" in described or "model_type" not in described else dict(described)
-    found["stretched"] = _stretches(images)
+    found["resize_mode"] = "squash" if _stretches(images) else found["resize_mode"]
     found["multi_label"] = bool(_first(places, MULTI_LABEL, _multi_label))
     found["model_args"] = _build_options(places)
     found["training"] = {

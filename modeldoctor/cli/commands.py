@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from modeldoctor.cli import options
+from modeldoctor.cli import options, texts
 from modeldoctor.cli.options import diagnose_config, numbers
 from modeldoctor.cli.terminal import err, out, shown_progress
 from modeldoctor.config.diagnose import DiagnoseConfig
-from modeldoctor.config.treat_file import commented_yaml, load_treat_config
+from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.errors import GateError, UsageError
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def diagnose(
     std: options.Std = None,
     interpolation: options.Interpolation = None,
     crop_pct: options.CropPct = None,
+    resize_mode: options.ResizeMode = None,
     channels: options.Channels = None,
     num_classes: options.NumClasses = None,
     head: options.Head = None,
@@ -169,7 +170,7 @@ def diagnose(
     network = load_model(
         checkpoint, arch=arch, num_classes=num_classes, channels=channels, head=head, input_size=input_size,
         mean=numbers(mean, "--mean"), std=numbers(std, "--std"), interpolation=interpolation, crop_pct=crop_pct,
-        download=download, trust_pickle=trust_pickle,
+        resize_mode=resize_mode, download=download, trust_pickle=trust_pickle,
     )  # fmt: skip
     for note in network.notes:
         err.print(f"[dim]note: {escape(note)}[/]", highlight=False)
@@ -245,6 +246,7 @@ def treat(
     std: options.Std = None,
     interpolation: options.Interpolation = None,
     crop_pct: options.CropPct = None,
+    resize_mode: options.ResizeMode = None,
     root: options.Root = None,
     download: Annotated[bool | None, typer.Option("--download", help="As for diagnose.", show_default=False)] = None,
     changes: Annotated[
@@ -269,7 +271,8 @@ def treat(
         data__root=root, data__download=download, output=output, network__arch=arch, network__head=head,
         network__num_classes=num_classes, network__channels=channels, network__input_size=input_size,
         network__mean=numbers(mean, "--mean"), network__std=numbers(std, "--std"), network__crop_pct=crop_pct,
-        network__interpolation=interpolation, network__download=download, memory=memory, tensorboard=tensorboard,
+        network__interpolation=interpolation, network__resize_mode=resize_mode, network__download=download,
+        memory=memory, tensorboard=tensorboard,
     )  # fmt: skip
     from modeldoctor.cli.render import render_trial
     from modeldoctor.treatment.pipeline import load_and_treat
@@ -283,27 +286,8 @@ def treat(
         raise GateError(f"the verdict is {trial.ruling.outcome}", where="--require-improvement", expected="improved")
 
 
-@app.command()
-def guide(
-    topic: Annotated[str | None, typer.Argument(help="Which page; without one, the list of pages.")] = None,
-) -> None:
-    """Read the guide: one page per topic."""
-    from rich.markdown import Markdown
-
-    from modeldoctor.guide import TOPICS, read_page
-
-    if topic is None:
-        for name, about in TOPICS.items():
-            out.print(f"[bold]{name:12}[/] {about}", highlight=False)
-        return
-    text = read_page(topic)
-    out.print(Markdown(text)) if out.is_terminal else sys.stdout.write(text)
-
-
-@app.command("config")
-def print_config() -> None:
-    """Print a treatment's configuration with every key, its default, meaning and range."""
-    sys.stdout.write(commented_yaml() + "\n")
+app.command()(texts.guide)
+app.command("config")(texts.print_config)
 
 
 @app.command()
@@ -356,6 +340,7 @@ def annotate(
     std: options.Std = None,
     interpolation: options.Interpolation = None,
     crop_pct: options.CropPct = None,
+    resize_mode: options.ResizeMode = None,
     root: options.Root = None,
     download: Annotated[bool, typer.Option("--download", help="As for diagnose.")] = False,
     trust_pickle: options.TrustPickle = False,
@@ -371,7 +356,7 @@ def annotate(
     network = load_model(
         checkpoint, arch=arch, num_classes=num_classes, channels=channels, head=head, input_size=input_size,
         mean=numbers(mean, "--mean"), std=numbers(std, "--std"), interpolation=interpolation, crop_pct=crop_pct,
-        download=download, trust_pickle=trust_pickle,
+        resize_mode=resize_mode, download=download, trust_pickle=trust_pickle,
     )  # fmt: skip
     with shown_progress() as progress:
         plan = annotating.annotate(

@@ -29,6 +29,10 @@ Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear or bi
 CropPct = Annotated[
     float | None, typer.Option(help="Crop size / resize size, as in timm: 224 px cut from 256 px is 0.875.")
 ]
+ResizeMode = Annotated[
+    str | None,
+    typer.Option(help="shortest (edge, then cropped), squash (to the input's shape) or pad; default as --input-size."),
+]
 
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="EXECUTE code from the file: only for files from a source you trust.")

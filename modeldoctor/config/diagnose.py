@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+ResizeMode = Literal["shortest", "squash", "pad"]
 
 
 class Model(BaseModel):
@@ -27,6 +28,9 @@ class Preprocessing(Model):
     interpolation: Interpolation = "bicubic"
     crop_pct: float = 1.0
     """Crop size / resize size, as in timm; 1.0 keeps the whole short side."""
+    resize_mode: ResizeMode = "shortest"
+    """`shortest` edge to the resize size, `squash` both edges to it whatever the picture's shape, or `pad` what the
+    longest edge at the resize size leaves; then the centre is cropped. timm's crop modes center, squash and border."""
 
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> Preprocessing:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from modeldoctor.config.arms import ARMS, PLAIN, own_control
-from modeldoctor.config.diagnose import Interpolation, Model
+from modeldoctor.config.diagnose import Interpolation, Model, ResizeMode
 from modeldoctor.results.trial import Metric
 
 Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
@@ -56,6 +56,8 @@ class NetworkConfig(Model):
     """nearest, bilinear or bicubic; null: the file's, else the library's."""
     crop_pct: float | None = Field(default=None, gt=0, le=1)
     """Crop size / resize size, as in timm; null: the file's, else the library's."""
+    resize_mode: ResizeMode | None = None
+    """shortest, squash or pad; null: the file's, else shortest."""
 
 
 class DataConfig(Model):

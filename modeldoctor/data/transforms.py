@@ -50,6 +50,11 @@ def picture_mode(preprocessing: Preprocessing) -> str:
 def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
     """Return (height, width) in pixels to which a picture is resized before the centre crop, as timm does it."""
     target_h, target_w = (math.floor(side / preprocessing.crop_pct) for side in preprocessing.input_size[1:])
+    if preprocessing.resize_mode == "squash":
+        return target_h, target_w
+    if preprocessing.resize_mode == "pad":
+        ratio = max(height / target_h, width / target_w)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
     if target_h == target_w:
         long_side = int(target_h * max(width, height) / min(width, height))
         return (target_h, long_side) if height <= width else (long_side, target_h)
@@ -87,12 +92,22 @@ def fitted(
     picture, mask = _without_ends(picture, mask, preprocessing)
     size, crop = list(resized_size(*picture.size, preprocessing)), list(preprocessing.input_size[1:])
     resized = F.resize(picture, size, InterpolationMode(preprocessing.interpolation), antialias=True)
-    cropped = F.center_crop(resized, crop)
+    cropped = F.center_crop(_padded(resized, crop, preprocessing), crop)
     if mask is None:
         return cropped, None
     # Pillow samples cell centres; torchvision's nearest for tensors shifts masks by up to half a cell.
     outline = F.resize(F.to_pil_image(mask.to(torch.uint8)), size, InterpolationMode.NEAREST)
     return cropped, F.pil_to_tensor(F.center_crop(outline, crop))[0] > 0
+
+
+def _padded(picture: Image.Image, size: list[int], preprocessing: Preprocessing) -> Image.Image:
+    """A picture that is smaller than the crop (height, width), with the mean colour around it, as timm pads."""
+    missing_y, missing_x = (max(0, wanted - side) for wanted, side in zip(size, picture.size[::-1], strict=True))
+    if preprocessing.resize_mode != "pad" or not (missing_x or missing_y):
+        return picture
+    around = [missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2]
+    padded: Image.Image = F.pad(picture, around, fill=[round(255 * value) for value in preprocessing.mean])
+    return padded
 
 
 def _without_ends(
@@ -104,6 +119,8 @@ def _without_ends(
     """
     width, height = picture.size
     target = preprocessing.input_size[1:]
+    if preprocessing.resize_mode != "shortest":  # which sees the ends, too
+        return picture, mask
     longest = _MOST_RATIO * min(width, height) * max(target) // min(target)
     if max(width, height) <= longest:
         return picture, mask

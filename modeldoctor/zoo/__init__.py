@@ -70,6 +70,7 @@ def load_model(
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     crop_pct: float | None = None,
+    resize_mode: str | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     download: bool = False,
@@ -95,6 +96,7 @@ def load_model(
         std: as `mean`.
         interpolation: nearest, bilinear or bicubic.
         crop_pct: crop size / resize size.
+        resize_mode: shortest, squash or pad.
         preprocessing: all of it at once, in place of the five options before.
         class_names: in the order of the logits, in place of the file's.
         download: fetch the weights of a name that are not in the cache.
@@ -109,6 +111,7 @@ def load_model(
     if preprocessing is not None:
         input_size, mean, std = preprocessing.input_size[1:], preprocessing.mean, preprocessing.std
         interpolation, crop_pct = preprocessing.interpolation, preprocessing.crop_pct
+        resize_mode = preprocessing.resize_mode
         channels = channels or preprocessing.input_size[0]
     live = isinstance(path, nn.Module)
     if isinstance(path, nn.Module):
@@ -124,7 +127,14 @@ def load_model(
         built, checkpoint, notes = _rebuilt(checkpoint, arch, wanted)
     classes = _logits(built, checkpoint, num_classes)
     preprocessing, assumed = resolve_preprocessing(
-        {"input_size": size, "mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct},
+        {
+            "input_size": size,
+            "mean": mean,
+            "std": std,
+            "interpolation": interpolation,
+            "crop_pct": crop_pct,
+            "resize_mode": resize_mode,
+        },
         checkpoint.metadata,
         built.defaults,
         channels=built.plan.channels or channels or checkpoint.metadata.in_chans or 3,
@@ -155,6 +165,7 @@ def load_model(
             std=std,
             interpolation=interpolation,
             crop_pct=crop_pct,
+            resize_mode=resize_mode,
         ),
     )
 

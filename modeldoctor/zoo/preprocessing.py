@@ -12,12 +12,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from modeldoctor.checkpoint import CheckpointMetadata
+from modeldoctor.checkpoint.metadata import CROP_MODES
 from modeldoctor.config.diagnose import Interpolation, Preprocessing
 from modeldoctor.errors import CheckpointError, UsageError
 
 _MEAN = re.compile(r"(.*\.|)(\w*_)?mean")
 _CHANNELS = 16
 FIELDS = ("input_size", "mean", "std", "interpolation", "crop_pct")
+"""Those that every library states; of the resize mode most say nothing."""
 
 
 def resolve_preprocessing(
@@ -45,9 +47,10 @@ def resolve_preprocessing(
     """
     stated = {name: value for name, value in stated.items() if value is not None}
     known, notes = _understood(recorded)
-    if recorded.stretched:
-        notes.append("the file says that images are stretched to its size; here the short side is resized, and cropped")
-    values = {**{name: defaults[name] for name in FIELDS}, **known, **stated}
+    mode = recorded.resize_mode or CROP_MODES[defaults.get("crop_mode", "center")]
+    if mode != "shortest" and "resize_mode" not in stated:
+        notes.append(f"resize mode {mode}, as {'the file' if recorded.resize_mode else 'the library'} says")
+    values = {"resize_mode": mode, **{name: defaults[name] for name in FIELDS}, **known, **stated}
     size = fixed_size or tuple(values["input_size"][-2:])
     assumed = [name for name in FIELDS if name not in known and name not in stated]
     for name in ("mean", "std"):
@@ -65,7 +68,7 @@ def resolve_preprocessing(
             f"the preprocessing does not fit the network: {'; '.join(each['msg'] for each in error.errors())}",
             where=str(path),
             expected=f"a size, and one mean and std for each of {channels} channel(s)",
-            hint="check --input-size, --mean, --std, --interpolation and --crop-pct",
+            hint="check --input-size, --mean, --std, --interpolation, --crop-pct and --resize-mode",
         ) from error
 
 

@@ -22,6 +22,7 @@ from modeldoctor.zoo import load_model
 
 QUICK = ("--layers", "layer3.0.conv3", "--noise-draws", "0", "--samples-per-class", "5", "--device", "cpu", "--hooks")
 STATED = ("--mean", "0.4,0.5,0.6", "--std", "0.2,0.25,0.3", "--interpolation", "bilinear", "--crop-pct", "0.75")
+STATED += ("--resize-mode", "squash")
 
 
 def test_they_are_the_same_in_every_command_that_loads_a_network() -> None:
@@ -61,7 +62,8 @@ def test_images_are_prepared_as_torchvision_does_it(clinic: Clinic) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--interpolation", "lanczos"), ("--crop-pct", "1.5"), ("--crop-pct", "0")]
+    ("option", "value"),
+    [("--interpolation", "lanczos"), ("--crop-pct", "1.5"), ("--crop-pct", "0"), ("--resize-mode", "stretch")],
 )
 def test_what_no_preprocessing_has_is_refused(call: Call, clinic: Clinic, option: str, value: str) -> None:
     code, _, err = call("diagnose", clinic.checkpoint, "--data", clinic.data, option, value)

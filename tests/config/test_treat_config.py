@@ -131,6 +131,7 @@ ELSEWHERE = {
     "network.download": "test_zoo_hub.py",
     "network.std": "test_pipeline.py", "network.interpolation": "test_pipeline.py",
     "network.crop_pct": "test_pipeline.py",
+    "network.resize_mode": "test_pipeline.py",
     "training.mixup": "test_batches.py", "training.amp": "test_trainable.py",
     "pilot.ladder": "test_pilot.py", "pilot.epochs": "test_pilot.py", "arms": "test_treatment.py",
     "metric": "test_treatment.py", "tensorboard": "test_treatment.py", "workers": "test_batches.py",

@@ -34,6 +34,39 @@ def test_equals_timms_evaluation_transform(size, interpolation, crop_pct, input_
     torch.testing.assert_close(result, oracle(image), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("mode", "theirs"), [("squash", "squash"), ("pad", "border")])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+@pytest.mark.parametrize("input_size", [(3, 64, 64), (3, 48, 80)])
+def test_further_resize_modes_equal_timms(size, mode, theirs, crop_pct, input_size):
+    image, given = picture(*size), {"input_size": input_size, "mean": MEAN, "std": STD, "crop_pct": crop_pct}
+    oracle = create_transform(is_training=False, interpolation="bilinear", crop_mode=theirs, **given)
+    mine = make_transform(Preprocessing(interpolation="bilinear", resize_mode=mode, **given))
+    torch.testing.assert_close(mine(image)[0], oracle(image), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["squash", "pad"])
+def test_a_mask_takes_the_way_of_every_resize_mode(mode):
+    """White where the mask is, in a picture three times as wide as high; the corners are seen in both modes."""
+    inside = np.zeros((40, 120), dtype=bool)
+    inside[:10, :30] = inside[-10:, -30:] = True
+    image = Image.fromarray((inside * 255).astype(np.uint8)).convert("RGB")
+    given = Preprocessing(
+        input_size=(3, 60, 60), mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="nearest", resize_mode=mode
+    )
+    result, mask = make_transform(given)(image, torch.from_numpy(inside))
+    assert mask.any()
+    assert torch.equal(result[0] > 0.5, mask)
+    assert mask.sum() == (2 * 15 * 15 if mode == "squash" else 2 * 5 * 15)
+
+
+@pytest.mark.parametrize("mode", ["squash", "pad"])
+def test_a_thread_of_a_picture_takes_no_memory(mode):
+    """Its long side is never enlarged."""
+    given = Preprocessing(input_size=(3, 32, 32), mean=MEAN, std=STD, resize_mode=mode)
+    assert make_transform(given)(picture(30000, 1))[0].shape == (3, 32, 32)
+
+
 def test_grey_equals_timms():
     image = picture(50, 70, channels=1)
     oracle = create_transform((1, 32, 32), is_training=False, interpolation="bicubic", mean=(0.3,), std=(0.2,))

@@ -90,6 +90,21 @@ def test_timm_training_checkpoint_end_to_end(tmp_path: Path) -> None:
     assert network.checkpoint_sha256 == read_checkpoint(path).sha256
 
 
+@pytest.mark.parametrize(("crop_mode", "mode"), [("border", "pad"), ("squash", "squash"), ("center", "shortest")])
+def test_timms_crop_mode_is_the_files_and_can_be_replaced(tmp_path: Path, crop_mode: str, mode: str) -> None:
+    path = timm_training_file(tmp_path, timm_network(), img_size=64, crop_mode=crop_mode)
+    assert load_model(path).preprocessing.resize_mode == mode
+    assert load_model(path, resize_mode="squash").preprocessing.resize_mode == "squash"
+
+
+def test_without_a_word_in_the_file_the_crop_mode_is_that_of_timms_own_weights(tmp_path: Path) -> None:
+    torch.save({"state_dict": timm_network().state_dict()}, tmp_path / "bare.pt")
+    assert load_model(tmp_path / "bare.pt", arch="resnet10t").preprocessing.resize_mode == "shortest"
+    module = timm.create_model("test_vit")
+    module.pretrained_cfg = {**module.pretrained_cfg, "crop_mode": "squash"}
+    assert load_model(module).preprocessing.resize_mode == "squash"
+
+
 def test_torchvision_reference_checkpoint_end_to_end(tmp_path: Path) -> None:
     source = torchvision_network("mobilenet_v3_small")
     network = load_model(torchvision_reference_file(tmp_path / "m.pth", source, "mobilenet_v3_small"))

@@ -1,0 +1,32 @@
+"""The commands that only print: the guide, and a configuration with every key."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from modeldoctor.cli.terminal import out
+from modeldoctor.config.treat_file import commented_yaml
+
+
+def guide(
+    topic: Annotated[str | None, typer.Argument(help="Which page; without one, the list of pages.")] = None,
+) -> None:
+    """Read the guide: one page per topic."""
+    from rich.markdown import Markdown
+
+    from modeldoctor.guide import TOPICS, read_page
+
+    if topic is None:
+        for name, about in TOPICS.items():
+            out.print(f"[bold]{name:12}[/] {about}", highlight=False)
+        return
+    text = read_page(topic)
+    out.print(Markdown(text)) if out.is_terminal else sys.stdout.write(text)
+
+
+def print_config() -> None:
+    """Print a treatment's configuration with every key, its default, meaning and range."""
+    sys.stdout.write(commented_yaml() + "\n")
