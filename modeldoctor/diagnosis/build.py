@@ -195,6 +195,7 @@ def build_diagnosis(
         warnings=(),
         seed=run.config.seed,
         config=run.config.model_dump(mode="json"),
+        preprocessing=network.preprocessing.model_dump(mode="json"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         device=str(run.device),
         versions=used_versions(),

@@ -37,14 +37,14 @@ def compare(before: Results, after: Results) -> Report:
     earlier = diagnosis_figures(before.diagnosis, str(before.diagnosis_path))
     later = diagnosis_figures(after.diagnosis, str(after.diagnosis_path))
     changes = _changes(before.diagnosis, after.diagnosis, earlier, later)
-    outcome = _outcome(changes.images)
+    outcome = _outcome(changes)
     figures = key_figures(later).model_copy(update={"gain": later.accuracy - earlier.accuracy})
     return Report(
         modeldoctor=own_version(),
         kind="comparison",
         state="complete",
         verdict=outcome,
-        headline=comparison_headline(earlier, later, changes.images, outcome),
+        headline=comparison_headline(earlier, later, changes, outcome),
         figures=figures,
         diagnosis=later,
         before=earlier,
@@ -53,8 +53,11 @@ def compare(before: Results, after: Results) -> Report:
     )
 
 
-def _outcome(images: ImageChanges) -> Outcome:
-    """By McNemar's test at 95% on the images that both have."""
+def _outcome(changes: ComparisonFigures) -> Outcome:
+    """By McNemar's test at 95% on the images that both have; of two networks that were fed alike."""
+    images = changes.images
+    if changes.same_checkpoint or not changes.same_preprocessing:
+        return Outcome.NO_BENEFIT
     if not images.p_value < 0.05:  # also where it is NaN
         return Outcome.NO_BENEFIT
     return Outcome.IMPROVED if images.turned_right > images.turned_wrong else Outcome.HARMED
@@ -66,6 +69,8 @@ def _changes(
     old, new = ({row.name: row for row in figures.classes} for figures in (earlier, later))
     return ComparisonFigures(
         same_checkpoint=before.checkpoint_sha256 == after.checkpoint_sha256,
+        same_preprocessing=before.preprocessing == after.preprocessing
+        or not (before.preprocessing and after.preprocessing),
         same_settings=before.config == after.config,
         images=_images(before, after),
         classes=tuple(
@@ -139,7 +144,9 @@ def _notes(changes: ComparisonFigures, earlier: DiagnosisFigures, later: Diagnos
         "the same. A trial (modeldoctor treat) runs one."
     ]
     if changes.same_checkpoint:
-        said.insert(0, "Both diagnoses are of the same checkpoint.")
+        said.insert(0, "Both diagnoses are of the same checkpoint: nothing was improved, whatever the figures.")
+    if not changes.same_preprocessing:
+        said.insert(0, "Images were prepared in different ways: what changed is that, or the network, or both.")
     if not changes.same_settings:
         said.append("The two were measured with different settings; figures of kernels may differ for that alone.")
     if changes.images.common < max(earlier.images, later.images):

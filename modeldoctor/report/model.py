@@ -186,6 +186,8 @@ class DiagnosisFigures(Model):
     created: str
     seed: int
     config: dict[str, Any]
+    preprocessing: dict[str, Any]
+    """How images became the network's input; empty in older files."""
     versions: dict[str, str]
     device: str
     warnings: tuple[str, ...]
@@ -282,6 +284,8 @@ class ComparisonFigures(Model):
     """What changed between two diagnoses."""
 
     same_checkpoint: bool
+    same_preprocessing: bool
+    """Whether images became the networks' input in the same way; true where a file is too old to say."""
     same_settings: bool
     """Whether both measured in the same way."""
     images: ImageChanges

@@ -6,8 +6,8 @@ import math
 
 from modeldoctor.report.image_model import ImageFigures, LimitFigures
 from modeldoctor.report.model import (
+    ComparisonFigures,
     DiagnosisFigures,
-    ImageChanges,
     ProgressFigures,
     Report,
     StabilityFigures,
@@ -98,11 +98,18 @@ def diagnosis_headline(found: DiagnosisFigures) -> str:
     return said
 
 
-def comparison_headline(before: DiagnosisFigures, after: DiagnosisFigures, images: ImageChanges, outcome: str) -> str:
+def comparison_headline(
+    before: DiagnosisFigures, after: DiagnosisFigures, changes: ComparisonFigures, outcome: str
+) -> str:
     """What changed between two diagnoses, in a sentence."""
     words = {"improved": "Better", "harmed": "Worse", "no-benefit": "No proven change"}
+    said, images = words[outcome], changes.images
+    if not changes.same_preprocessing:
+        said = "Not comparable, images were prepared in different ways"
+    elif changes.same_checkpoint:
+        said = "The same checkpoint"
     return (
-        f"{words[outcome]}: accuracy was {percent(before.accuracy)} on {before.images} images of {before.examined} and "
+        f"{said}: accuracy was {percent(before.accuracy)} on {before.images} images of {before.examined} and "
         f"is {percent(after.accuracy)} on {after.images} of {after.examined}. Of {images.common} images in both, "
         f"{images.turned_right} turned right and {images.turned_wrong} turned wrong."
     )

@@ -318,6 +318,7 @@ class Diagnosis:
         shown: a few of the wrong images with maps; None where none was wanted or explained.
         adversarial: how images turned by FGSM bear noise; None where it was not measured.
         seed, config, created, versions, device: how it was made.
+        preprocessing: how images became the network's input, by the names of `Preprocessing`; empty in older files.
         command: the command line that makes it again; empty if it was made from Python objects.
     """
 
@@ -337,6 +338,7 @@ class Diagnosis:
     created: str
     device: str
     versions: dict[str, str] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     shown: Shown | None = None
     adversarial: Adversarial | None = None

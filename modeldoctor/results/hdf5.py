@@ -6,7 +6,8 @@ a new schema number.
 
 - The root MUST have the attributes `schema` (int), `modeldoctor`, `created` (UTC, ISO 8601), `arch`,
   `checkpoint_sha256`, `num_classes`, `seed`, `config` (JSON), `torch`, `device`, `examined` (split), `wrong` (int),
-  `splits` (JSON list), `versions` (JSON). It MAY have `command`: the command line that makes it again, and
+  `splits` (JSON list), `versions` (JSON). It MAY have `command`: the command line that makes it again,
+  `preprocessing` (JSON): how images became the network's input, and
   `unread` (JSON): splits that were not read to the end, and how many images that left unread (null: not known).
 - `/classes` MUST hold the N names in the network's order. `/warnings` MUST hold what the user was warned of.
 - `/layers/<name>` MUST hold `correlation`, `variance`, `signed`, `activation`, `contribution` (N,K) f4 and `count` (N)
@@ -102,6 +103,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
             wrong=diagnosis.wrong,
             splits=json.dumps(diagnosis.samples.splits),
             command=_storable(diagnosis.command),
+            preprocessing=json.dumps(diagnosis.preprocessing),
         )
         if diagnosis.unread:
             file.attrs["unread"] = json.dumps(dict(diagnosis.unread))
@@ -315,6 +317,7 @@ def _read(file: h5py.File, path: str | Path) -> Diagnosis:
         device=str(attributes["device"]),
         versions=json.loads(attributes["versions"]),
         command=str(attributes.get("command", "")),
+        preprocessing=dict(json.loads(attributes.get("preprocessing", "{}"))),
         unread=json.loads(attributes.get("unread", "{}")),
         findings=_read_findings(file),
         shown=_read_shown(file["shown"]) if "shown" in file else None,

@@ -61,6 +61,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "created": diagnosis.created,
         "seed": diagnosis.seed,
         "config": diagnosis.config,
+        "preprocessing": diagnosis.preprocessing,
         "versions": diagnosis.versions,
         "device": diagnosis.device,
         "warnings": list(diagnosis.warnings),

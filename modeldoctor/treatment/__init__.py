@@ -361,6 +361,7 @@ def run_trial(
         arms = Arms(context, diagnosis, History(config, writes=team.is_primary))
         config, rungs = pick_weights(config, arms.pilot)
         provenance = {
+            "preprocessing": network.preprocessing.model_dump(mode="json"),
             "arch": network.arch,
             "checkpoint_sha256": network.checkpoint_sha256,
             "config": config.model_dump(mode="json"),

@@ -1,0 +1,42 @@
+"""Two diagnoses side by side: what is an improvement, and what cannot be one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_diagnosis
+
+from modeldoctor.report import make_report
+from modeldoctor.results.hdf5 import write_diagnosis
+
+OTHER = {"input_size": [3, 32, 32], "mean": [0.4, 0.5, 0.5], "resize_mode": "squash"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "said"),
+    [
+        ({"checkpoint_sha256": "cd" * 32}, "improved", "Better: accuracy was 0.0%"),
+        ({}, "no-benefit", "The same checkpoint: accuracy was 0.0%"),
+        (
+            {"checkpoint_sha256": "cd" * 32, "preprocessing": OTHER},
+            "no-benefit",
+            "Not comparable, images were prepared in different ways: accuracy was 0.0%",
+        ),
+        # A file that is too old to say.
+        ({"checkpoint_sha256": "cd" * 32, "preprocessing": {}}, "improved", "Better: accuracy was 0.0%"),
+    ],
+)
+def test_six_images_turned_right(tmp_path: Path, changes: dict[str, Any], verdict: str, said: str) -> None:
+    """All six were wrong and are right, p = 2 / 64: an improvement, if it is one of another network, fed alike."""
+    before = make_diagnosis()
+    samples = before.samples
+    for name, change, label in (("before", {}, (samples.label + 1) % 3), ("after", changes, samples.label)):
+        diagnosis = make_diagnosis(samples=replace(samples, predicted=label), misdiagnosed=(), wrong=6, **change)
+        write_diagnosis(diagnosis, tmp_path / f"{name}.h5")
+    report = make_report(tmp_path / "before.h5", tmp_path / "after.h5", output=tmp_path / "page").report
+    assert report.comparison is not None
+    assert report.comparison.images.turned_right == 6
+    assert (report.verdict, report.headline[: len(said)]) == (verdict, said)
