@@ -7,8 +7,8 @@ in which they load. A module that was pickled whole keeps its own pickle, in whi
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -27,7 +27,7 @@ from modeldoctor.checkpoint.container import Container, Contents, read_contents
 from modeldoctor.checkpoint.folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS, split
 from modeldoctor.checkpoint.names import copies
 from modeldoctor.errors import CheckpointError, ModelDoctorWarning, UsageError, shortened
-from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.files import aside_of, noted, remove_leftovers, written_aside
 
 STATISTICS = ("running_mean", "running_var")
 COUNTER = "num_batches_tracked"
@@ -203,8 +203,9 @@ def _folder_aside(output: Path) -> Iterator[Path]:
             where=str(output),
             hint="choose another place for the output",
         )
-    aside, old = (output.with_name(f".{output.name}.{secrets.token_hex(4)}.{kind}") for kind in ("tmp", "old"))
+    aside, old = aside_of(output), aside_of(output)
     aside.mkdir(parents=True)
+    remove_leftovers(output)
     try:
         yield aside
         if output.exists():
@@ -242,7 +243,7 @@ def _save_into(folder: Path, contents: Contents) -> None:
 def _save_around_objects(contents: Contents, path: Path) -> None:
     """The archive with other storages: what the file's own objects are is nobody's business but its reader's."""
     reader = torch._C.PyTorchFileReader(str(contents.weights_path))
-    with path.open("wb") as file:
+    with noted(path) as file:
         writer = torch._C.PyTorchFileWriter(file)
         for name in reader.get_all_records():
             folder, _, key = name.rpartition("/")
@@ -261,13 +262,19 @@ def _save_torch(contents: Contents, path: Path) -> None:
         _save_around_objects(contents, path)
         return
     # By an open file: the archive would carry the temporary path's name otherwise.
-    with path.open("wb") as file:
+    with noted(path) as file:
         torch.save(contents.root, file, _use_new_zipfile_serialization=contents.container is Container.TORCH)
 
 
 def _save_safetensors(contents: Contents, path: Path) -> None:
     assert isinstance(contents.root, dict)
-    save_file(contents.root, path, metadata=dict(contents.described) or None)
+    try:
+        save_file(contents.root, path, metadata=dict(contents.described) or None)
+    except SafetensorError as error:
+        # It has the system's number in its text alone.
+        if said := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(said[1]), os.strerror(int(said[1])), str(path)) from error
+        raise
 
 
 SAVERS: dict[Container, Callable[[Contents, Path], None]] = {

@@ -122,6 +122,7 @@ def diagnose(
     interpolation: options.Interpolation = None,
     crop_pct: options.CropPct = None,
     resize_mode: options.ResizeMode = None,
+    model_options: options.ModelOption = None,
     channels: options.Channels = None,
     num_classes: options.NumClasses = None,
     head: options.Head = None,
@@ -170,7 +171,8 @@ def diagnose(
     network = load_model(
         checkpoint, arch=arch, num_classes=num_classes, channels=channels, head=head, input_size=input_size,
         mean=numbers(mean, "--mean"), std=numbers(std, "--std"), interpolation=interpolation, crop_pct=crop_pct,
-        resize_mode=resize_mode, download=download, trust_pickle=trust_pickle,
+        resize_mode=resize_mode, model_options=options.read_model_options(model_options), download=download,
+        trust_pickle=trust_pickle,
     )  # fmt: skip
     for note in network.notes:
         err.print(f"[dim]note: {escape(note)}[/]", highlight=False)
@@ -247,6 +249,7 @@ def treat(
     interpolation: options.Interpolation = None,
     crop_pct: options.CropPct = None,
     resize_mode: options.ResizeMode = None,
+    model_options: options.ModelOption = None,
     root: options.Root = None,
     download: Annotated[bool | None, typer.Option("--download", help="As for diagnose.", show_default=False)] = None,
     changes: Annotated[
@@ -272,7 +275,7 @@ def treat(
         network__num_classes=num_classes, network__channels=channels, network__input_size=input_size,
         network__mean=numbers(mean, "--mean"), network__std=numbers(std, "--std"), network__crop_pct=crop_pct,
         network__interpolation=interpolation, network__resize_mode=resize_mode, network__download=download,
-        memory=memory, tensorboard=tensorboard,
+        network__model_options=options.read_model_options(model_options), memory=memory, tensorboard=tensorboard,
     )  # fmt: skip
     from modeldoctor.cli.render import render_trial
     from modeldoctor.treatment.pipeline import load_and_treat
@@ -341,6 +344,7 @@ def annotate(
     interpolation: options.Interpolation = None,
     crop_pct: options.CropPct = None,
     resize_mode: options.ResizeMode = None,
+    model_options: options.ModelOption = None,
     root: options.Root = None,
     download: Annotated[bool, typer.Option("--download", help="As for diagnose.")] = False,
     trust_pickle: options.TrustPickle = False,
@@ -356,7 +360,8 @@ def annotate(
     network = load_model(
         checkpoint, arch=arch, num_classes=num_classes, channels=channels, head=head, input_size=input_size,
         mean=numbers(mean, "--mean"), std=numbers(std, "--std"), interpolation=interpolation, crop_pct=crop_pct,
-        resize_mode=resize_mode, download=download, trust_pickle=trust_pickle,
+        resize_mode=resize_mode, model_options=options.read_model_options(model_options), download=download,
+        trust_pickle=trust_pickle,
     )  # fmt: skip
     with shown_progress() as progress:
         plan = annotating.annotate(

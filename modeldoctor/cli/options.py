@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from pydantic import ValidationError
 
 from modeldoctor.config.diagnose import DiagnoseConfig
@@ -33,6 +34,13 @@ ResizeMode = Annotated[
     str | None,
     typer.Option(help="shortest (edge, then cropped), squash (to the input's shape) or pad; default as --input-size."),
 ]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-option",
+        help="key=value: an argument of the network's constructor, such as output_stride=8; repeatable.",
+    ),
+]
 
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="EXECUTE code from the file: only for files from a source you trust.")
@@ -55,6 +63,24 @@ def diagnose_config(**options: Any) -> DiagnoseConfig:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"{first['input']!r}: {first['msg']}", where=option, hint="see --help") from error
+
+
+def read_model_options(texts: list[str] | None) -> dict[str, Any] | None:
+    """Arguments from `key=value`, whose values are YAML.
+
+    Raises:
+        UsageError: a text is something else.
+    """
+    found = {}
+    for text in texts or ():
+        key, sign, value = text.partition("=")
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except (RecursionError, yaml.YAMLError):
+            sign = ""
+        if not (sign and key.strip().isidentifier()):
+            raise UsageError(f"{text!r}", where="--model-option", expected="key=value, such as output_stride=8")
+    return found or None
 
 
 def numbers(text: str | None, option: str) -> list[float] | None:

@@ -58,6 +58,8 @@ class NetworkConfig(Model):
     """Crop size / resize size, as in timm; null: the file's, else the library's."""
     resize_mode: ResizeMode | None = None
     """shortest, squash or pad; null: the file's, else shortest."""
+    model_options: dict[str, Any] = Field(default={})
+    """Further arguments for the network's constructor, such as output_stride: 8; for what no weight shows."""
 
 
 class DataConfig(Model):

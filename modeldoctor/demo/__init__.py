@@ -19,7 +19,7 @@ from modeldoctor.errors import UsageError
 from modeldoctor.report import make_report
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.trial import Metric, Trial
-from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.files import noted, written_aside
 from modeldoctor.runtime.progress import Progress
 from modeldoctor.treatment import treat
 from modeldoctor.zoo import load_model
@@ -160,5 +160,5 @@ def _train(data: Path, checkpoint: Path, plan: DemoPlan, seed: int, progress: Pr
     content = classifier_checkpoint(
         network, arch=_ARCH, class_names=train.class_names, preprocessing=preprocessing, recipe=recipe
     )
-    with written_aside(checkpoint) as aside, aside.open("wb") as file:
+    with written_aside(checkpoint) as aside, noted(aside) as file:
         torch.save(content, file)

@@ -182,7 +182,8 @@ def command_line(
     options |= dict(network.options)
     words = [
         word
-        for name, value in options.items()
+        for name, values in options.items()
+        for value in (values if isinstance(values, list) else [values])
         if value is not None and value is not False
         for word in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
     ]

@@ -20,7 +20,7 @@ from torch import Tensor
 from modeldoctor.data.identity import changed
 from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import CorrelationState
-from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.files import noted, written_aside
 
 _FORMAT = 6
 
@@ -157,8 +157,8 @@ class RunState:
             "alternatives": self.alternatives,
             "chunks": None if self.chunks is None else tuple(self.chunks),
         }
-        with written_aside(path) as aside:
-            torch.save(content, aside)
+        with written_aside(path) as aside, noted(aside) as file:
+            torch.save(content, file)
 
     @classmethod
     def load(cls, path: Path, fingerprint: str, data: dict[str, str]) -> RunState:

@@ -8,15 +8,20 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO, UnsupportedOperation
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import psutil
 
 from modeldoctor.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 try:
     import fcntl
@@ -52,10 +57,10 @@ def written_aside(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: the folder cannot be written to, or the disk is full.
     """
-    aside = path.with_name(f".{path.name}.{_HERE}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    aside = aside_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        remove_leftovers(path)
         aside.touch()
     except OSError as error:
         raise UsageError(
@@ -75,6 +80,56 @@ def written_aside(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def noted(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file for C code to fill, which crashes or says anything where it cannot write: HDF5, PyTorch.
+
+    It writes through Python, which notes the first failure and lets it go on; what it wrote is then to be discarded.
+
+    Raises:
+        OSError: the first failure, whatever else the code raised.
+    """
+    with _NotedFile(path, "wb+") as file:
+        try:
+            yield file
+        finally:
+            if file.failure is not None:
+                raise file.failure
+
+
+class _NotedFile(FileIO):
+    """Never says that it cannot be written to; `failure` is the first error of the system's, if there was one."""
+
+    failure: OSError | None = None
+
+    def fileno(self) -> int:
+        """None: C code that had it would write past this."""
+        raise UnsupportedOperation("fileno")
+
+    def write(self, data: Buffer) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failure = self.failure or error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+    def readinto(self, buffer: Any) -> int:
+        """What was not written is zero."""
+        found = super().readinto(buffer) or 0
+        memoryview(buffer).cast("B")[found:] = bytes(len(buffer) - found)
+        return len(buffer)
 
 
 def _sync(path: Path) -> None:
@@ -101,11 +156,20 @@ def _reason(error: OSError) -> str:
     return os.strerror(number) if number in _OF_WRITING else ""
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what processes of this machine that have ended wrote aside for this file."""
+def aside_of(path: Path) -> Path:
+    """A new hidden name beside a file or folder, which says which process of which machine gave it."""
+    return path.with_name(f".{path.name}.{_HERE}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes of this machine that have ended wrote aside for this file or folder."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{_HERE}-*.tmp"):
         process = left.name.removesuffix(".tmp").split("-")[-2]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
+        if not process.isdecimal() or psutil.pid_exists(int(process)):
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
             left.unlink(missing_ok=True)
 
 

@@ -25,7 +25,7 @@ from modeldoctor.errors import InterruptedRunError, ModelDoctorWarning
 from modeldoctor.graph import logits_of
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.files import noted, written_aside
 from modeldoctor.runtime.interrupts import StopRequest
 from modeldoctor.runtime.memory import told_when_short
 from modeldoctor.runtime.progress import Progress
@@ -300,8 +300,8 @@ class Arm:
         if not self.context.team.is_primary:
             return
         content = {**vars(done), "history": [asdict(epoch) for epoch in done.history]}
-        with written_aside(self._state_path) as aside:
-            torch.save(content, aside)
+        with written_aside(self._state_path) as aside, noted(aside) as file:
+            torch.save(content, file)
 
     def _load(self) -> ArmState:
         if not self._state_path.exists():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +51,9 @@ class Classifier:
     """What was assumed where neither the user nor the file said it, as sentences."""
     training: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     """What the file says of its own training, under the names of `checkpoint_metadata.TRAINING`."""
-    options: Mapping[str, str] = field(default_factory=dict)
-    """What the user said of the network and its preprocessing, as options of the command line without their dashes."""
+    options: Mapping[str, str | list[str]] = field(default_factory=dict)
+    """What the user said of the network and its preprocessing, as options of the command line without their dashes; a
+    list where one is repeated."""
 
     def example(self, device: torch.device) -> Tensor:
         """Two images (2,C,H,W) of noise; a generator of its own leaves the caller's random state alone."""
@@ -71,6 +74,7 @@ def load_model(
     interpolation: str | None = None,
     crop_pct: float | None = None,
     resize_mode: str | None = None,
+    model_options: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     download: bool = False,
@@ -97,6 +101,7 @@ def load_model(
         interpolation: nearest, bilinear or bicubic.
         crop_pct: crop size / resize size.
         resize_mode: shortest, squash or pad.
+        model_options: further arguments for the network's constructor, such as output_stride; for what no weight shows.
         preprocessing: all of it at once, in place of the five options before.
         class_names: in the order of the logits, in place of the file's.
         download: fetch the weights of a name that are not in the cache.
@@ -120,7 +125,9 @@ def load_model(
         checkpoint, named = read_named(path, download=download, trust_pickle=trust_pickle)
     arch = arch or named
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    wanted = Wanted(num_classes=num_classes, channels=channels, size=size, head=parse_head(head))
+    wanted = Wanted(
+        num_classes=num_classes, channels=channels, size=size, head=parse_head(head), options=model_options or {}
+    )
     if checkpoint.module is not None:
         built, notes = _whole(checkpoint)
     else:
@@ -166,13 +173,15 @@ def load_model(
             interpolation=interpolation,
             crop_pct=crop_pct,
             resize_mode=resize_mode,
+            model_option=[f"{name}={json.dumps(value)}" for name, value in (model_options or {}).items()] or None,
         ),
     )
 
 
-def _options(**stated: object) -> dict[str, str]:
-    """Those that the user stated, as the command line takes them."""
-    return {
+def _options(*, model_option: list[str] | None, **stated: object) -> dict[str, str | list[str]]:
+    """Those that the user stated, as the command line takes them; a list is given word by word."""
+    repeated: dict[str, str | list[str]] = {} if model_option is None else {"model_option": model_option}
+    return repeated | {
         name: ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
         for name, value in stated.items()
         if value is not None

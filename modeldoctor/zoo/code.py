@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -30,12 +30,13 @@ def names_code(arch: str) -> bool:
     return ":" in arch and not arch.startswith(("hf-hub:", "hf_hub:"))
 
 
-def build_from_code(name: str, num_classes: int | None) -> nn.Module:
+def build_from_code(name: str, num_classes: int | None, further: Mapping[str, Any] | None = None) -> nn.Module:
     """Call what the name means.
 
     Args:
         name: as above; a path is relative to the working directory.
         num_classes: given to the callable if it takes `num_classes`.
+        further: arguments that the user states.
 
     Raises:
         ArchitectureError: there is no such callable, it fails, or returns no module.
@@ -46,7 +47,7 @@ def build_from_code(name: str, num_classes: int | None) -> nn.Module:
         parameter = takes.get("num_classes")
         demanded = parameter is not None and parameter.default is inspect.Parameter.empty
         options = {"num_classes": num_classes or _ANY_CLASSES} if parameter and (num_classes or demanded) else {}
-        module = make(**options)
+        module = make(**{**options, **(further or {})})
     if not isinstance(module, nn.Module):
         raise ArchitectureError(f"{name} returned {type(module).__name__}", where="--arch", expected=_EXPECTED)
     return module

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class Wanted:
     size: tuple[int, int] | None = None
     head: tuple[str, ...] | None = None
     """Of `parse_head`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the constructor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,8 @@ def fitted(
         ArchitectureError: the library refuses these options.
     """
     size = wanted.size or (metadata.input_size[-2:] if metadata.input_size else None)
-    plan = replace(plan, image_size=size, auxiliary=True, model_args={**plan.model_args, **metadata.model_args})
+    arguments = {**plan.model_args, **metadata.model_args}
+    plan = replace(plan, image_size=size, auxiliary=True, model_args=arguments, options=wanted.options)
     draft = build(plan, meta=True)
     children = [name for name, _ in draft.module.named_children()]
     located = locate(draft.module.state_dict(), tensors, children)

@@ -69,6 +69,9 @@ class Plan:
     auxiliary: bool = False
     """With the auxiliary heads that some networks have in training."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
+    """What the file says of the constructor's arguments; those that change the network are used."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the user says of them; all are used."""
 
     @property
     def arch(self) -> str:
@@ -161,12 +164,14 @@ def build(plan: Plan, *, meta: bool = False) -> Built:
         raise
     except Exception as error:  # each architecture has its own way to refuse an option
         options = ", ".join(
-            f"{name} {value}" for name in ("num_classes", "channels", "image_size") if (value := getattr(plan, name))
+            f"{name} {value}"
+            for name in ("num_classes", "channels", "image_size", "options")
+            if (value := getattr(plan, name))
         )
         raise ArchitectureError(
             f"{plan.library} cannot build {plan.name} ({type(error).__name__}: {error})",
             where=f"{plan.arch} with {options or 'its defaults'}",
-            hint="check --arch, --input-size, --channels and --num-classes",
+            hint="check --arch, --input-size, --channels, --num-classes and --model-option",
         ) from error
 
 
@@ -187,7 +192,10 @@ def _build_timm(plan: Plan) -> Built:
     fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size")
     if plan.image_size and (fixed or "img_size" in options):
         options["img_size"] = plan.image_size
-    module, notes = _created(name, {"num_classes": plan.num_classes, "in_chans": plan.channels, **options})
+    options |= plan.options
+    module, notes = _created(
+        name, {"num_classes": plan.num_classes, "in_chans": plan.channels, **options}, plan.options
+    )
     cfg = module.pretrained_cfg
     size = options.get("img_size", cfg["input_size"][-2:])
     return Built(
@@ -201,15 +209,15 @@ def _build_timm(plan: Plan) -> Built:
     )
 
 
-def _created(name: str, options: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
-    """The network, without the options that its constructor does not know, and what is to be said of these."""
+def _created(name: str, options: dict[str, Any], stated: Collection[str]) -> tuple[Any, tuple[str, ...]]:
+    """The network, without the file's options that its constructor does not know, and what is to be said of these."""
     notes: list[str] = []
     while True:
         try:
             return timm.create_model(name, pretrained=False, **options), tuple(notes)
         except TypeError as error:
             unknown = _UNKNOWN_OPTION.search(str(error))
-            if unknown is None or unknown[1] not in TIMM_ARGS or unknown[1] not in options:
+            if unknown is None or unknown[1] not in TIMM_ARGS or unknown[1] not in options or unknown[1] in stated:
                 raise
             notes.append(f"{name} has no option {unknown[1]}: what the file says of it is not used")
             del options[unknown[1]]
@@ -240,6 +248,7 @@ def _build_torchvision(plan: Plan) -> Built:
         if fixed[2] and size[0] != size[1]:
             raise ValueError(f"it takes square images only, not {size[0]}x{size[1]}")
         options[fixed[1]] = size[0] if fixed[2] else size
+    options |= plan.options
     module = get_model(plan.name, weights=None, **options)
     layers = [(name, m) for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     stem = next((name for name, layer in layers if isinstance(layer, nn.Conv2d)), None)
@@ -290,6 +299,8 @@ _OWN_NAMES = (*OWN, *SMALL)
 
 
 def _build_own(plan: Plan) -> Built:
+    if plan.options:
+        raise ValueError(f"{plan.arch} has no options")
     small = SMALL.get(plan.name)
     if small:
         base = plan_of(small.base)
@@ -309,7 +320,7 @@ def _build_own(plan: Plan) -> Built:
 
 
 def _build_code(plan: Plan) -> Built:
-    module = build_from_code(plan.name, plan.num_classes)
+    module = build_from_code(plan.name, plan.num_classes, plan.options)
     layers = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     stem = next((name for name, layer in layers if isinstance(layer, nn.Conv2d)), None)
     return Built(

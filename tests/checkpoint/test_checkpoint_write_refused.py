@@ -82,8 +82,11 @@ def test_an_interrupted_exchange_of_folders_keeps_the_old_one(tmp_path: Path, mo
     write_checkpoint(original, original.tensors, output)
     before, rename = read_checkpoint(output).sha256, Path.rename
 
+    interrupted = []
+
     def once(self: Path, target: Path) -> Path:
-        if self.name.endswith(".tmp"):
+        if target == output and not interrupted:  # the new one on its way to its place
+            interrupted.append(self)
             raise KeyboardInterrupt
         return rename(self, target)
 

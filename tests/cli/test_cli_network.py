@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
+import timm
 import torch
 from command_line import Call
 from conftest import Clinic
@@ -44,6 +45,33 @@ def test_the_printed_command_gives_the_same_diagnosis(call: Call, clinic: Clinic
     same, other = (read_diagnosis(Path(name)).samples.confidence for name in ("again.h5", "plain.h5"))
     assert same.tolist() == first.samples.confidence.tolist()
     assert other.tolist() != first.samples.confidence.tolist()
+
+
+def test_a_network_is_built_as_the_options_say(call: Call, clinic: Clinic) -> None:
+    """No weight shows the output stride: the maps of the last layer do, and so do the answers."""
+    words = ("--model-option", "output_stride=8", "--model-option", "drop_rate=0.5")
+    code, _, err = call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, *words, "-o", "fine.h5")
+    assert code == 0, err
+    fine = read_diagnosis(Path("fine.h5"))
+    assert call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "-o", "coarse.h5")[0] == 0
+    coarse = read_diagnosis(Path("coarse.h5"))
+    network = timm.create_model("test_resnet", num_classes=4, output_stride=8)
+    network.load_state_dict(torch.load(clinic.checkpoint, weights_only=True)["state_dict"])
+    with torch.no_grad():
+        heights = network.eval().layer3(network.layer2(network.layer1(network.maxpool(network.act1(network.bn1(
+            network.conv1(torch.zeros(1, 3, 32, 32)))))))).shape[2]  # fmt: skip
+    assert (fine["layer3.0.conv3"].height, coarse["layer3.0.conv3"].height) == (heights, heights // 2)
+    again = call(*shlex.split(fine.command)[1:-2], "-o", "again.h5")
+    assert again[0] == 0, again[2]
+    assert read_diagnosis(Path("again.h5")).samples.confidence.tolist() == fine.samples.confidence.tolist()
+
+
+@pytest.mark.parametrize("text", ["output_stride", "=8", "output stride=8", "a=[", "output_strid=8"])
+def test_an_option_that_no_network_has_is_refused(call: Call, clinic: Clinic, text: str) -> None:
+    code, _, err = call("diagnose", clinic.checkpoint, "--data", clinic.data, "--model-option", text)
+    assert code in (2, 3)
+    assert "--model-option" in err
+    assert not list(Path().iterdir())
 
 
 def test_images_are_prepared_as_torchvision_does_it(clinic: Clinic) -> None:

@@ -132,6 +132,7 @@ ELSEWHERE = {
     "network.std": "test_pipeline.py", "network.interpolation": "test_pipeline.py",
     "network.crop_pct": "test_pipeline.py",
     "network.resize_mode": "test_pipeline.py",
+    "network.model_options": "test_pipeline.py",
     "training.mixup": "test_batches.py", "training.amp": "test_trainable.py",
     "pilot.ladder": "test_pilot.py", "pilot.epochs": "test_pilot.py", "arms": "test_treatment.py",
     "metric": "test_treatment.py", "tensorboard": "test_treatment.py", "workers": "test_batches.py",
