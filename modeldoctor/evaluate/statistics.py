@@ -96,16 +96,16 @@ def _interval(
     value = float(by_seed.mean())
     if np.isnan(value):
         return UNDEFINED
-    centre, resampled = _resampled_images(right, baseline, rule, held_out, resamples, seed)
-    of_images = resampled - centre
-    deviations = _with_runs(of_images, by_seed, seed)
+    small = bool(np.unique(rule.cells(held_out), return_counts=True)[1].min() < _SMALL)
+    centre, resampled = _resampled_images(right, baseline, rule, held_out, resamples, seed, completed=small)
+    deviations = _with_runs(resampled - centre, by_seed, seed)
     tail = 0.5 + LEVEL / 2
-    if centre == value:
-        low, high = centre - np.quantile(deviations, [tail, 1 - tail])
-    else:  # few images, where quantiles are steps
+    if small:  # quantiles would be steps
         half = float(np.std(deviations) * stats.norm.ppf(tail))
-        low, high = centre - half, centre + half
-    return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)))
+        low, high = min(centre - half, value), max(centre + half, value)
+    else:
+        low, high = value - np.quantile(deviations, [tail, 1 - tail])
+    return Estimate(value=value, low=float(low), high=float(high))
 
 
 def _with_runs(of_images: Floats, by_seed: Floats, seed: int) -> Floats:
@@ -123,14 +123,22 @@ def _with_runs(of_images: Floats, by_seed: Floats, seed: int) -> Floats:
 
 
 def _resampled_images(
-    right: Bools, baseline: Bools | None, rule: Rule, held_out: HeldOut, resamples: int, seed: int
+    right: Bools,
+    baseline: Bools | None,
+    rule: Rule,
+    held_out: HeldOut,
+    resamples: int,
+    seed: int,
+    *,
+    completed: bool,
 ) -> tuple[float, Floats]:
-    """The mean over the runs, less the baseline's: of the images, completed where cells are small; and (D,) of
-    resamples of them, but for those in which no image counts."""
+    """The mean over the runs, less the baseline's: of the images, or of what completes them; and (D,) of resamples of
+    these, but for those in which no image counts."""
     runs = right if baseline is None else np.vstack([right, baseline])
     sign = np.ones(len(runs)) / len(right)
     sign[len(right) :] *= -1
-    patterns = _completed(rule.cells(held_out), runs, len(right))
+    cells = rule.cells(held_out)
+    patterns = _completed(cells, runs, len(right)) if completed else Patterns.of(cells, runs)
 
     def means(images: Floats | Ints) -> Floats:
         """Of (D,U) images of each pattern."""
@@ -148,11 +156,8 @@ def _resampled_images(
 
 
 def _completed(cells: Ints, runs: Bools, arms_runs: int) -> Patterns:
-    """The images (A,S), and what is added to each cell where one is small; the first `arms_runs` are one arm's."""
-    patterns = Patterns.of(cells, runs)
-    found, images = np.unique(cells, return_counts=True)
-    if images.min() >= _SMALL:
-        return patterns
+    """The images (A,S) and two more for each cell; the first `arms_runs` runs are one arm's."""
+    found = np.unique(cells)
     of_arm = np.arange(len(runs)) < arms_runs
     added = np.array([np.where(of_arm, first, second) for first in (True, False) for second in (True, False)]).T
     everywhere, weights = np.tile(added, len(found)), np.ones(len(cells))

@@ -127,6 +127,19 @@ def test_all_right_has_wilsons_interval_and_not_none() -> None:
     assert found[Metric.WORST_CLASS] == wilson(4, 4)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_alike_runs_have_the_interval_of_one(seed: int) -> None:
+    """Which is scipy's basic bootstrap: nothing but the number of images decides how an interval is taken."""
+    generator, labels = np.random.default_rng(seed), np.zeros(100 + 37 * seed, int)
+    held = HeldOut(labels=labels, classes=("a",))
+    better, worse = (generator.random((1, len(labels))) < share for share in (0.95, 0.9))
+    one, three = (
+        compare(arm("a", better.repeat(runs, 0), labels), arm("b", worse.repeat(runs, 0), labels), held).difference
+        for runs in (1, 3)
+    )
+    assert (three.low, three.high) == pytest.approx((one.low, one.high), abs=1e-12)
+
+
 def test_a_handful_of_pairs_has_the_interval_of_agresti_and_min() -> None:
     """n = 6, all of them for the arm: (6.5 - 0.5) / 8 and its standard error, not +100 to +100 points."""
     labels = np.zeros(6, int)
