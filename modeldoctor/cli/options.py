@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
 
 from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.config.treat_file import key_and_value
 from modeldoctor.errors import UsageError
 
 # How the network is built and fed: the same in every command that loads one.
@@ -71,15 +71,14 @@ def read_model_options(texts: list[str] | None) -> dict[str, Any] | None:
     Raises:
         UsageError: a text is something else.
     """
-    found = {}
-    for text in texts or ():
-        key, sign, value = text.partition("=")
-        try:
-            found[key.strip()] = yaml.safe_load(value)
-        except (RecursionError, yaml.YAMLError):
-            sign = ""
-        if not (sign and key.strip().isidentifier()):
-            raise UsageError(f"{text!r}", where="--model-option", expected="key=value, such as output_stride=8")
+    try:
+        found = dict(map(key_and_value, texts or ()))
+        if wrong := [key for key in found if not key.isidentifier()]:
+            raise ValueError(f"{wrong[0]!r} is no name of an argument")
+    except ValueError as error:
+        raise UsageError(
+            str(error), where=f"--model-option {' '.join(texts or ())}", expected="key=value, such as output_stride=8"
+        ) from error
     return found or None
 
 

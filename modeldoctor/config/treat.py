@@ -57,7 +57,7 @@ class NetworkConfig(Model):
     crop_pct: float | None = Field(default=None, gt=0, le=1)
     """Crop size / resize size, as in timm; null: the file's, else the library's."""
     resize_mode: ResizeMode | None = None
-    """shortest, squash or pad; null: the file's, else shortest."""
+    """shortest, squash or pad; null: the file's, else the library's."""
     model_options: dict[str, Any] = Field(default={})
     """Further arguments for the network's constructor, such as output_stride: 8; for what no weight shows."""
 
@@ -207,8 +207,8 @@ class TreatConfig(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_masks(cls, values: Any) -> Any:
-        """Nothing says where the objects are: what is left is the channel constraint."""
+    def _weights_by_masks(cls, values: Any) -> Any:
+        """Weights that were left open. Where nothing says where the objects are, the channel constraint is left."""
         data = values.get("data") if isinstance(values, dict) else None
         if not isinstance(data, dict):
             return values

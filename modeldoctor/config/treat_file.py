@@ -118,13 +118,25 @@ def _range(metadata: Sequence[Any]) -> Iterator[str]:
 
 
 def _parsed(change: str) -> tuple[str, Any]:
-    key, sign, value = change.partition("=")
+    try:
+        return key_and_value(change)
+    except ValueError as error:
+        raise ConfigError(str(error), where=f"--set {change}", expected="key.key=value") from error
+
+
+def key_and_value(text: str) -> tuple[str, Any]:
+    """The two sides of `key=value`, the value read as YAML.
+
+    Raises:
+        ValueError: there is no value, or it is no YAML.
+    """
+    key, sign, value = text.partition("=")
     if not sign:
-        raise ConfigError(f"{change!r} has no value", where="--set", expected="key.key=value")
+        raise ValueError(f"{text!r} has no value")
     try:
         return key.strip(), yaml.safe_load(value)
     except (RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"no readable YAML: {error}", where=f"--set {change}", expected="key.key=value") from error
+        raise ValueError(f"no readable YAML: {error}") from error
 
 
 def _set(content: dict[str, Any], key: str, value: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 from modeldoctor.errors import printable
+from modeldoctor.report.gates import outcome_of
 from modeldoctor.report.markdown import render_markdown
 from modeldoctor.report.model import GateResult, Report
 from modeldoctor.runtime.files import written_aside
@@ -36,7 +36,7 @@ def write_junit(report: Report, path: Path) -> None:
 def _case(gate: GateResult) -> ElementTree.Element:
     case = ElementTree.Element("testcase", _named(gate.gate))
     if not gate.met:
-        ElementTree.SubElement(case, "failure", message=_found(gate))
+        ElementTree.SubElement(case, "failure", message=printable(outcome_of(gate)))
     return case
 
 
@@ -44,16 +44,11 @@ def _named(name: str) -> dict[str, str]:
     return {"classname": "modeldoctor", "name": printable(name)}
 
 
-def _found(gate: GateResult) -> str:
-    found = "not measured" if math.isnan(gate.found) else f"{gate.found:.6g}"
-    return printable(f"{gate.figure} is {found}, wanted {gate.wanted}")
-
-
 def github_annotations(report: Report) -> Iterator[str]:
     """Lines that GitHub shows beside a job: an error for each gate not met, a warning for each of the report's."""
     for gate in report.gates:
         if not gate.met:
-            yield f"::error title={_escaped(gate.gate, ':,')}::{_escaped(_found(gate))}"
+            yield f"::error title={_escaped(gate.gate, ':,')}::{_escaped(printable(outcome_of(gate)))}"
     for warning in report.diagnosis.warnings if report.diagnosis else ():
         yield f"::warning title=modeldoctor::{_escaped(warning)}"
 

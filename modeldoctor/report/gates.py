@@ -137,14 +137,16 @@ def require(results: Sequence[GateResult]) -> None:
     failed = [result for result in results if not result.met]
     if failed:
         raise GateError(
-            "; ".join(f"{gate.figure} is {_text(gate.found)}, wanted {gate.wanted}" for gate in failed),
+            "; ".join(map(outcome_of, failed)),
             where=", ".join(gate.gate for gate in failed),
             expected="the gate met" if len(results) == 1 else f"all {len(results)} gates met",
         )
 
 
-def _text(value: float) -> str:
-    return "not measured" if math.isnan(value) else f"{value:.6g}"
+def outcome_of(gate: GateResult) -> str:
+    """What a gate found and wanted, in words."""
+    found = "not measured" if math.isnan(gate.found) else f"{gate.found:.6g}"
+    return f"{gate.figure} is {found}, wanted {gate.wanted}"
 
 
 def numbers(content: Any, path: str = "") -> Iterator[tuple[str, float]]:

@@ -235,7 +235,7 @@ def _put_together(tensors: Mapping[str, Tensor], by_place: Mapping[tuple[str, in
             tensor = tensors[name]
             network[target] = tensor.flatten() if ".grn." in target else tensor
         elif third == 0 and None not in thirds:
-            network[target] = torch.cat([tensors[third] for third in thirds if third is not None])
+            network[target] = torch.cat([tensors[part] for part in thirds if part is not None])
     return network
 
 
