@@ -51,7 +51,7 @@ from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.files import check_writable, locked
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
-from modeldoctor.runtime.session import in_eval_mode, recorded_warnings, resolve_device
+from modeldoctor.runtime.session import in_eval_mode, recorded_warnings, repeatable, resolve_device
 from modeldoctor.zoo import Classifier, load_model
 
 __all__ = ["diagnose", "list_layers"]
@@ -107,11 +107,13 @@ def diagnose(
         folder = data if isinstance(data, str | Path) else None
         written = (output, output.with_suffix(".json"), wrong_beside(output), partial_of(output))
         check_outputs(written, (*files, folder, masks), inside=True)
+    device = resolve_device(config.device, team.local_rank)
     with (
         locked(output if team.is_primary else None),
         recorded_warnings() as said,
         graceful_stop(patient=team.world_size > 1) as stop,
         in_eval_mode(network.module),
+        repeatable(device),
     ):
         command = ""
         if isinstance(data, str | Path):
@@ -120,7 +122,6 @@ def diagnose(
         splits, classes = in_network_classes(data, network.class_names, network.num_classes)
         source, examined = splits_to_use(splits, config)
         warn_of_familiar(splits, examined, config)
-        device = resolve_device(config.device, team.local_rank)
         layered = take_apart(network, config, device)
         layers = select_layers(layered.layers, config.layers)
         read = with_usable_masks([source] if source is examined else [source, examined])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,38 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """While this lasts, a GPU's arithmetic is float32 throughout, and the same from one run to the next.
+
+    PyTorch's own defaults on a GPU are neither: convolutions round their factors to ten bits (TF32), and several
+    backward passes add in whatever order threads arrive. An operation that has no repeatable form is warned of by
+    PyTorch and runs. On a CPU nothing changes. Where cuBLAS has run before, `CUBLAS_WORKSPACE_CONFIG` has to be set
+    by the caller, as it is read once.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn: Any = torch.backends.cudnn
+    deterministic: Any = torch.utils.deterministic
+    rooms: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
+    precisions = [room.fp32_precision for room in rooms]
+    before = cudnn.benchmark, cudnn.deterministic, deterministic.fill_uninitialized_memory
+    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        cudnn.benchmark, cudnn.deterministic, deterministic.fill_uninitialized_memory = False, True, False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        for room in rooms:
+            room.fp32_precision = "ieee"
+        yield
+    finally:
+        for room, precision in zip(rooms, precisions, strict=True):
+            room.fp32_precision = precision
+        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+        cudnn.benchmark, cudnn.deterministic, deterministic.fill_uninitialized_memory = before
 
 
 @contextmanager
