@@ -41,6 +41,11 @@ def torchvision_network(arch: str = "squeezenet1_1", *, seed: int = 0, **options
     return randomised(get_model(arch, weights=None, num_classes=len(CLASSES), **options), seed)
 
 
+def data_parallel(network: nn.Module) -> nn.Module:
+    """On the CPU, where the wrapper leaves for a GPU as soon as there is one."""
+    return nn.DataParallel(network).cpu()
+
+
 def logits(module: nn.Module, size: int = 64, channels: int = 3) -> Tensor:
     """Of two fixed noise images; checked to differ, so that comparing them means something."""
     images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(9))

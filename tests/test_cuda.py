@@ -71,7 +71,7 @@ def test_a_constraints_gradient_on_cuda_equals_the_cpu() -> None:
 
 @pytest.fixture(scope="module")
 def ours(clinic: Clinic) -> Classifier:
-    """A network of this file's own, as a diagnosis leaves it on the GPU."""
+    """A network of this file's own: what is planted in it disturbs nobody."""
     return load_model(clinic.checkpoint)
 
 
@@ -82,6 +82,7 @@ def diagnosed(clinic: Clinic, ours: Classifier, **values: Any) -> Diagnosis:
 
 def test_a_diagnosis_on_cuda_equals_the_cpu(clinic: Clinic, ours: Classifier, plain: Diagnosis) -> None:
     assert_close(diagnosed(clinic, ours, **PLAIN), plain)
+    assert next(ours.module.parameters()).device.type == "cpu"  # where it was before
 
 
 def test_a_diagnosis_on_cuda_does_not_depend_on_batches(clinic: Clinic, ours: Classifier) -> None:

@@ -51,7 +51,7 @@ from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.files import check_writable, locked
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
-from modeldoctor.runtime.session import in_eval_mode, recorded_warnings, repeatable, resolve_device
+from modeldoctor.runtime.session import at_work, recorded_warnings, resolve_device
 from modeldoctor.zoo import Classifier, load_model
 
 __all__ = ["diagnose", "list_layers"]
@@ -112,8 +112,7 @@ def diagnose(
         locked(output if team.is_primary else None),
         recorded_warnings() as said,
         graceful_stop(patient=team.world_size > 1) as stop,
-        in_eval_mode(network.module),
-        repeatable(device),
+        at_work(network.module, device),
     ):
         command = ""
         if isinstance(data, str | Path):
@@ -155,8 +154,9 @@ def diagnose(
 def list_layers(network: Classifier, config: DiagnoseConfig | None = None) -> tuple[Layer, ...]:
     """The selected layers of a network, in execution order, with shapes and cost; no image is read."""
     config = config or DiagnoseConfig(layers="all")
-    with in_eval_mode(network.module):
-        return select_layers(take_apart(network, config, resolve_device(config.device)).layers, config.layers)
+    device = resolve_device(config.device)
+    with at_work(network.module, device):
+        return select_layers(take_apart(network, config, device).layers, config.layers)
 
 
 def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: list[AnySet]) -> Diagnosis | None:

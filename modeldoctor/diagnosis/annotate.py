@@ -32,7 +32,7 @@ from modeldoctor.graph import select_layers
 from modeldoctor.runtime.files import check_writable, locked, written_aside
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
-from modeldoctor.runtime.session import in_eval_mode, repeatable, resolve_device
+from modeldoctor.runtime.session import at_work, resolve_device
 from modeldoctor.zoo import Classifier
 
 _COLUMNS = ("path", "class", "predicted", "confidence", "reason", "source")
@@ -215,7 +215,7 @@ def _predicted(
     """A run that has made its first pass over the images."""
     config = config.model_copy(update={"layers": "last"})
     device = resolve_device(config.device)
-    with graceful_stop() as stop, in_eval_mode(network.module), repeatable(device):
+    with graceful_stop() as stop, at_work(network.module, device):
         layered = take_apart(network, config, device)
         run = Run(
             module=network.module,

@@ -98,8 +98,8 @@ def with_usable_masks(read: Sequence[AnySet]) -> list[AnySet]:
 
 
 def take_apart(network: Classifier, config: DiagnoseConfig, device: torch.device) -> LayeredNetwork:
-    """The network, in eval mode, on its device, cut at the layers of the configuration, or behind hooks."""
-    module = network.module.to(device)
+    """The network, at work on a device, cut at the layers of the configuration, or behind hooks."""
+    module = network.module
     example = network.example(device)
     refuse_unsteady(module, example)
     if config.hooks:

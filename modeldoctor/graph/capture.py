@@ -29,6 +29,8 @@ _POOL_TO_ONE = (aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.defau
 _RESHAPE = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 _REDUCE = (aten.mean.dim, aten.amax.default)
 _WEIGHTED = (*CONV2D, aten.linear.default, aten.addmm.default, aten.mm.default, aten.matmul.default)
+# On a GPU tracing a BatchNorm notes that cuDNN takes no more images; export refuses a range beyond such a note.
+_CUDNN_BATCH = 65535
 
 
 class LayerNode(NamedTuple):
@@ -82,7 +84,7 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
     try:
         with torch.no_grad(), without_checkpointing():
             exported = torch.export.export(
-                network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
+                network, (example,), dynamic_shapes=({0: torch.export.Dim("batch", max=_CUDNN_BATCH)},), strict=False
             ).run_decompositions({})
     except Exception as error:  # torch.export raises nearly everything
         raise GraphError(f"torch.export cannot capture it: {_first_line(error)}") from error
@@ -95,6 +97,10 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
         # A noisy map may have other strides than the traced one; reshape is view where view is possible.
         if node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
+        elif node.target is aten.clone.default and not node.kwargs:
+            # Some versions of PyTorch trace a dropout that does nothing as a copy.
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
         elif node.target is aten.hardsigmoid.default:
             node.target = hard_sigmoid
         elif node.target is aten.copy.default:

@@ -1,4 +1,4 @@
-"""What diagnosis and treatment share while they run: a device, a network in eval mode, warnings noted."""
+"""What diagnosis and treatment share while they run: a device, a network at work on it, warnings noted."""
 
 from __future__ import annotations
 
@@ -43,25 +43,28 @@ def resolve_device(name: str, number: int = 0) -> torch.device:
 
 
 @contextmanager
-def in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """While this lasts, the whole network is in eval mode."""
+def at_work(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """While this lasts, the whole network is on a device, in eval mode, and its arithmetic is repeatable."""
     training = [submodule for submodule in module.modules() if submodule.training]
+    tensors = (*module.parameters(), *module.buffers())
+    before = tensors[0].device if tensors else device
     try:
-        module.eval()
-        yield
+        with _repeatable(device):
+            module.eval().to(device)
+            yield
     finally:
-        for module in training:
-            module.training = True
+        module.to(before)
+        for submodule in training:
+            submodule.training = True
 
 
 @contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
+def _repeatable(device: torch.device) -> Iterator[None]:
     """While this lasts, a GPU's arithmetic is float32 throughout, and the same from one run to the next.
 
     PyTorch's own defaults on a GPU are neither: convolutions round their factors to ten bits (TF32), and several
     backward passes add in whatever order threads arrive. An operation that has no repeatable form is warned of by
-    PyTorch and runs. On a CPU nothing changes. Where cuBLAS has run before, `CUBLAS_WORKSPACE_CONFIG` has to be set
-    by the caller, as it is read once.
+    PyTorch and runs. Where cuBLAS has run before, the caller has to set `CUBLAS_WORKSPACE_CONFIG`: it is read once.
     """
     if device.type != "cuda":
         yield
@@ -69,21 +72,19 @@ def repeatable(device: torch.device) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn: Any = torch.backends.cudnn
     deterministic: Any = torch.utils.deterministic
-    rooms: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
-    precisions = [room.fp32_precision for room in rooms]
-    before = cudnn.benchmark, cudnn.deterministic, deterministic.fill_uninitialized_memory
+    filled, precision = deterministic.fill_uninitialized_memory, torch.get_float32_matmul_precision()
     strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        cudnn.benchmark, cudnn.deterministic, deterministic.fill_uninitialized_memory = False, True, False
+        deterministic.fill_uninitialized_memory = False
         torch.use_deterministic_algorithms(True, warn_only=True)
-        for room in rooms:
-            room.fp32_precision = "ieee"
-        yield
+        torch.set_float32_matmul_precision("highest")
+        # PyTorch itself reads the flags of before 2.9, which it refuses to do where one of the newer ones was set.
+        with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
     finally:
-        for room, precision in zip(rooms, precisions, strict=True):
-            room.fp32_precision = precision
+        torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
-        cudnn.benchmark, cudnn.deterministic, deterministic.fill_uninitialized_memory = before
+        deterministic.fill_uninitialized_memory = filled
 
 
 @contextmanager

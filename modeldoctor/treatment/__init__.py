@@ -37,7 +37,7 @@ from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.files import locked, regular, written_aside
 from modeldoctor.runtime.interrupts import StopRequest, graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
-from modeldoctor.runtime.session import in_eval_mode, repeatable, resolve_device
+from modeldoctor.runtime.session import at_work, resolve_device
 from modeldoctor.runtime.versions import used_versions
 from modeldoctor.treatment.arm import TrialContext, copied
 from modeldoctor.treatment.arms import Arms
@@ -334,7 +334,7 @@ def run_trial(
         InterruptedRunError: Ctrl-C; whole epochs are kept.
     """
     device = resolve_device(config.device, team.local_rank)
-    module = network.module.to(device)
+    module = network.module
     annotated = annotated_images(splits.train, diagnosis, config) if needs_masks(config) else None
     if annotated is not None and annotated.invalid:
         warnings.warn(
@@ -342,7 +342,7 @@ def run_trial(
             ModelDoctorWarning,
             stacklevel=3,
         )
-    with in_eval_mode(module), repeatable(device), _weights_given_back(module) as original:
+    with at_work(module, device), _weights_given_back(module) as original:
         example = network.example(device)
         refuse_unsteady(module, example)
         context = TrialContext(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from checkpoints import (
     CLASSES,
+    data_parallel,
     lightning_file,
     logits,
     refused,
@@ -59,8 +60,8 @@ def test_nested_weights_are_found_and_a_file_that_contains_itself_ends(tmp_path:
 
 def wrapped(kind: str, network: nn.Module) -> nn.Module:
     if kind == "module._orig_mod.":
-        return nn.DataParallel(torch.compile(network))  # type: ignore[arg-type]
-    return {"module.": nn.DataParallel, "_orig_mod.": torch.compile}[kind](network)  # type: ignore[operator, no-any-return]
+        return data_parallel(torch.compile(network))  # type: ignore[arg-type]
+    return {"module.": data_parallel, "_orig_mod.": torch.compile}[kind](network)  # type: ignore[operator, no-any-return]
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
@@ -215,7 +216,7 @@ def test_values_that_scripts_store_beside_the_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_whole_module_is_read_without_its_code(tmp_path: Path, legacy: bool) -> None:
     network = torchvision_network()
-    torch.save(nn.DataParallel(network), tmp_path / "whole.pt", _use_new_zipfile_serialization=not legacy)
+    torch.save(data_parallel(network), tmp_path / "whole.pt", _use_new_zipfile_serialization=not legacy)
     checkpoint = read_checkpoint(tmp_path / "whole.pt")
     assert checkpoint.module is None
     assert checkpoint.tensors.keys() == network.state_dict().keys()
@@ -224,7 +225,7 @@ def test_a_whole_module_is_read_without_its_code(tmp_path: Path, legacy: bool) -
 
 def test_a_trusted_whole_module_is_itself(tmp_path: Path) -> None:
     network = torchvision_network()
-    torch.save(nn.DataParallel(network), tmp_path / "whole.pt")
+    torch.save(data_parallel(network), tmp_path / "whole.pt")
     checkpoint = read_checkpoint(tmp_path / "whole.pt", trust_pickle=True)
     assert checkpoint.module is not None
     assert torch.equal(logits(checkpoint.module), logits(network))

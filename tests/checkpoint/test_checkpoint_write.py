@@ -17,6 +17,7 @@ import timm
 import torch
 from checkpoints import (
     CLASSES,
+    data_parallel,
     lightning_file,
     logits,
     timm_network,
@@ -140,7 +141,7 @@ def test_lightning_checkpoint(tmp_path: Path, prefix: str) -> None:
     assert torch.equal(logits(twin), logits(network))
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda n: nn.DataParallel(torch.compile(n))])
+@pytest.mark.parametrize("wrap", [data_parallel, torch.compile, lambda n: data_parallel(torch.compile(n))])
 def test_wrapped_networks(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
     torch.save({"state_dict": wrap(torchvision_network()).state_dict()}, tmp_path / "wrapped.pt")
     network = treated(torchvision_network())
@@ -295,7 +296,7 @@ def globals_in(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("key", [None, "model"])
 def test_a_whole_module_stays_one(tmp_path: Path, key: str | None) -> None:
-    module: Any = nn.DataParallel(torchvision_network())
+    module: Any = data_parallel(torchvision_network())
     torch.save(module if key is None else {key: module, "epoch": 3}, tmp_path / "whole.pt")
     original, network = read_checkpoint(tmp_path / "whole.pt"), treated(torchvision_network())
     write_checkpoint(original, network.state_dict(), tmp_path / "new.pt")

@@ -54,7 +54,7 @@ def test_they_are_warned_of_once_whoever_reads(tmp_path, workers):
     with pytest.warns(ModelDoctorWarning, match=r"cat/1\.json: 1 × line left out") as caught:
         batches = [*loader, *loader]
     assert all(mask.any() for batch in batches for mask in batch.masks)
-    assert len(caught) == 1
+    assert [warning.category for warning in caught].count(ModelDoctorWarning) == 1  # Python warns of forks, too
 
 
 PREPROCESSING = Preprocessing(input_size=(3, HEIGHT, HEIGHT), mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 
 
 def call(graph: fx.Graph, function: Any, *args: Any) -> fx.Node:
@@ -18,7 +19,8 @@ def call(graph: fx.Graph, function: Any, *args: Any) -> fx.Node:
 def infer(node: fx.Node) -> None:
     """The shape of a node's value, from those of its arguments."""
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
-    with node.all_input_nodes[0].meta["val"].fake_mode:
+    # Without Python's dispatcher, as export itself has it, composite operations ask for the batch as a number.
+    with enable_python_dispatcher(), node.all_input_nodes[0].meta["val"].fake_mode:
         node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
 
 
