@@ -378,10 +378,11 @@ def annotate(
 def _show(diagnosis: Diagnosis, output: Path, json_only: bool) -> None:
     """Print the summary and keep it beside the diagnosis."""
     from modeldoctor.cli.render import render_summary
-    from modeldoctor.results.summary import summarise, write_summary, write_wrong
+    from modeldoctor.results.summary import summarise, write_summary
+    from modeldoctor.results.tables import write_tables
 
     summary = summarise(diagnosis)
-    written = [output, write_summary(summary, output), write_wrong(diagnosis, output)]
+    written = [output, write_summary(summary, output), *write_tables(diagnosis, output)]
     if json_only:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
         return

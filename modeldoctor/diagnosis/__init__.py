@@ -46,7 +46,7 @@ from modeldoctor.graph import Layer, select_layers
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import write_diagnosis
 from modeldoctor.results.outputs import check_outputs
-from modeldoctor.results.summary import wrong_beside
+from modeldoctor.results.tables import tables_beside
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.files import check_writable, locked
 from modeldoctor.runtime.interrupts import graceful_stop
@@ -105,7 +105,7 @@ def diagnose(
         check_writable(output)  # a folder has no summary beside it
         files = (network.source.path, network.source.weights_path) if network.source else ()
         folder = data if isinstance(data, str | Path) else None
-        written = (output, output.with_suffix(".json"), wrong_beside(output), partial_of(output))
+        written = (output, output.with_suffix(".json"), *tables_beside(output), partial_of(output))
         check_outputs(written, (*files, folder, masks), inside=True)
     device = resolve_device(config.device, team.local_rank)
     with (

@@ -169,7 +169,7 @@ def _labels(
         name="mislabelled",
         sentence=f"{len(suspects)} of {len(images)} wrong images look mislabelled, most of them labelled "
         f"{classes[number]} ({most} of its {of_class} images)",
-        action="look at them, and correct the labels that are wrong",
+        action="look at them, in the table .suspects.csv beside the diagnosis, and correct the labels that are wrong",
         wrong=round(scale * len(suspects)),
         samples=tuple(image.sample for image in suspects[:_EXAMPLES]),
     )

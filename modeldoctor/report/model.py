@@ -79,6 +79,8 @@ class ClassFigures(Model):
     high: Number
     verdicts: dict[str, int]
     """How many of its wrong images have which verdict."""
+    doubtful_labels: Number = math.nan
+    """Estimated share of its images whose label is doubtful."""
 
 
 class SplitFigures(Model):

@@ -8,12 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import StrEnum
-from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from modeldoctor.errors import shortened
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -296,7 +301,7 @@ class Finding:
     samples: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Diagnosis:
     """A network's diagnosis.
 
@@ -346,6 +351,9 @@ class Diagnosis:
     findings: tuple[Finding, ...] = ()
 
     def __getitem__(self, layer: str) -> LayerDiagnosis:
+        if layer not in self.layers:
+            near = get_close_matches(layer, self.layers, n=3, cutoff=0.3)
+            raise KeyError(f"no layer {layer!r} was measured; nearest: {', '.join(near or self.layers)}")
         return self.layers[layer]
 
     @property
@@ -358,19 +366,33 @@ class Diagnosis:
         """(S,), which samples belong to a split."""
         return np.asarray(self.samples.split == self.samples.splits.index(split))
 
-    def _repr_html_(self) -> str:
-        """A short table for notebooks."""
-        heads = "".join(
-            f"<th>{head}</th>" for head in ("layer", "kernels", "map", "correlated", "classes without samples")
-        )
-        threshold = float(self.config.get("threshold", 0.2))
-        rows = "".join(
-            f"<tr><td>{escape(layer.name)}</td><td>{layer.channels}</td><td>{layer.height}×{layer.width}</td>"
-            f"<td>{layer.correlated(threshold)[layer.count > 0].mean() if (layer.count > 0).any() else np.nan:.1%}</td>"
-            f"<td>{int((layer.count == 0).sum())}</td></tr>"
-            for layer in self.layers.values()
-        )
+    def wrong_images(self) -> list[dict[str, Any]]:
+        """A row for each explained wrong image, as `pandas.DataFrame` takes it; see `tables.wrong_images`."""
+        from modeldoctor.results.tables import wrong_images
+
+        return wrong_images(self)
+
+    def plot_kernels(self, layer: str | None = None) -> Figure:
+        """Which kernels each class uses, by default at the last layer; see `display.plot_kernels`."""
+        from modeldoctor.results.display import plot_kernels
+
+        return plot_kernels(self, layer)
+
+    def plot_wrong(self, number: int = 12) -> Figure:
+        """Wrong images with their verdicts; see `display.plot_wrong`."""
+        from modeldoctor.results.display import plot_wrong
+
+        return plot_wrong(self, number)
+
+    def __repr__(self) -> str:
+        named = shortened(list(self.layers))
         return (
-            f"<p><b>{escape(self.arch)}</b>: {len(self.classes)} classes, accuracy {self.accuracy:.2%} on "
-            f"{escape(self.examined)}, {self.wrong} wrong</p><table><tr>{heads}</tr>{rows}</table>"
+            f"<Diagnosis of {self.arch}: {len(self.classes)} classes, accuracy {self.accuracy:.2%} on {self.examined}, "
+            f"{self.wrong} wrong ({len(self.misdiagnosed)} explained); layers: {named}>"
         )
+
+    def _repr_html_(self) -> str:
+        """Layers, verdicts and wrong images, for notebooks."""
+        from modeldoctor.results.display import as_html
+
+        return as_html(self)

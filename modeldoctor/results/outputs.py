@@ -14,8 +14,8 @@ _ELSEWHERE = "choose another place with -o"
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 # Enough of a text to hold a page's title, a summary's first keys or a report's heading.
 _BEGINNING = 4096
-# How our own tables begin: of wrong images, and of a treatment's epochs.
-_TABLES = ("path,label,predicted,confidence,verdict", "arm,seed,epoch")
+# How our own tables begin: of wrong images, of doubtful labels, and of a treatment's epochs.
+_TABLES = ("path,label,predicted,confidence,verdict", "path,label,looks_like,label_doubt", "arm,seed,epoch")
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str | None], *, inside: bool = False) -> None:

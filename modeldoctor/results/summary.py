@@ -5,10 +5,10 @@ N classes, K channels.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,9 @@ import numpy as np
 
 from modeldoctor.errors import printable
 from modeldoctor.results.diagnosis import Bools, Diagnosis, Finding, LayerDiagnosis, Misdiagnosis, Verdict, most_telling
-from modeldoctor.results.verdicts import evidence_of
 from modeldoctor.runtime.files import written_aside
 
 SUMMARY_SCHEMA = 1
-_WRONG_FIELDS = (
-    "path", "label", "predicted", "confidence", "verdict", "stability", "without_object", "other_backgrounds",
-    "damage", "unfamiliarity",
-    "pull_to_label", "label_doubt", "faulty_kernel", "resembles", "resemblance", "background_share", "foreign_share",
-)  # fmt: skip
 TELLING = 10
 
 
@@ -35,7 +29,8 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
     Keys:
         schema, arch, checkpoint_sha256, created, seed, config, versions, device, warnings: how it was made.
         examined: the split of the following figures; images, wrong, accuracy.
-        classes: name, images, accuracy, wrong predictions by verdict, for each class in the network's order.
+        classes: name, images, accuracy, wrong predictions by verdict, and `doubtful_labels`, the estimated share of
+            images with a doubtful label, for each class in the network's order.
         worst_classes: names, lowest accuracy first.
         splits: images read, images left unread, and accuracy of each split; None where it is not known.
         layers: for each its place and shape, `correlated_share` (mean over classes of the share of kernels with
@@ -84,11 +79,11 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "explained": len(diagnosis.misdiagnosed),
         "verdicts": _verdicts(diagnosis.misdiagnosed),
         "findings": [_finding(diagnosis, finding) for finding in diagnosis.findings],
-        "telling": [_image(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed, telling)],
+        "telling": [image_record(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed, telling)],
         "limits": None if limits is None else vars(limits),
         "broken": [{"path": as_text(path), "reason": reason} for path, reason in diagnosis.broken],
     }
-    return _plain(content)  # type: ignore[no-any-return]
+    return plain(content)  # type: ignore[no-any-return]
 
 
 def class_sharing(correlated: Bools) -> float:
@@ -127,9 +122,18 @@ def _classes(diagnosis: Diagnosis, rows: Bools) -> list[dict[str, Any]]:
             "images": int(images[n]),
             "accuracy": float(right[n] / images[n]) if images[n] else math.nan,
             "verdicts": _verdicts(tuple(verdicts.get(n, ()))),
+            "doubtful_labels": _doubtful(verdicts.get(n, ()), int(images[n] - right[n]), int(images[n])),
         }
         for n, name in enumerate(diagnosis.classes)
     ]
+
+
+def _doubtful(explained: Sequence[Misdiagnosis], wrong: int, images: int) -> float:
+    """Share of a class's images whose label is doubtful, from those of its wrong images that were explained."""
+    if not images or (wrong and not explained):
+        return math.nan
+    doubtful = sum(image.verdict is Verdict.MISLABELLED for image in explained)
+    return doubtful / max(len(explained), 1) * wrong / images
 
 
 def _layer(layer: LayerDiagnosis, threshold: float) -> dict[str, Any]:
@@ -163,7 +167,8 @@ def _verdicts(images: tuple[Misdiagnosis, ...]) -> dict[str, int]:
     return {str(verdict): counts[verdict] for verdict in Verdict}
 
 
-def _image(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
+def image_record(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
+    """All that is known of one wrong image, by name; classes and paths as text."""
     names = diagnosis.classes
     return {
         "path": as_text(diagnosis.samples.path[image.sample]),
@@ -204,38 +209,15 @@ def as_text(path: bytes | str) -> str:
     return printable(stored.decode(errors="replace"))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """None for what is not finite, and text that is UTF-8: a class folder's name may hold stray bytes."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, str):
         return as_text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_wrong(diagnosis: Diagnosis, beside: Path) -> Path:
-    """Write every explained wrong image as a row of CSV beside a diagnosis, with its name and the ending `.wrong.csv`.
-
-    Grouped by verdict; mislabelled ones by doubt, most first, the others by confidence.
-    """
-    path = wrong_beside(beside)
-    rows = [_plain(_image(diagnosis, image)) for image in diagnosis.misdiagnosed]
-    doubted = str(Verdict.MISLABELLED)
-    rows.sort(
-        key=lambda row: (row["verdict"], -(row["label_doubt"] if row["verdict"] == doubted else row["confidence"]))
-    )
-    with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, (*_WRONG_FIELDS, "evidence"), extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows({**row, "evidence": evidence_of(row)} for row in rows)
-    return path
-
-
-def wrong_beside(output: Path) -> Path:
-    """Where the table of wrong images goes."""
-    return output.with_suffix(".wrong.csv")
 
 
 def write_summary(summary: dict[str, Any], beside: Path) -> Path:

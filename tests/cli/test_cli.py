@@ -33,6 +33,11 @@ def start(*arguments: object, cwd: Path, program: tuple[str, str] = ("-m", "mode
     )  # fmt: skip
 
 
+def written(name: str) -> list[str]:
+    """What a diagnosis leaves, in the order of a listing."""
+    return [f"{name}.{ending}" for ending in ("h5", "json", "suspects.csv", "wrong.csv")]
+
+
 # --- what works --------------------------------------------------------------------------------------------------
 
 
@@ -41,11 +46,7 @@ def test_a_diagnosis_is_shown_and_written(call: Call, clinic: Clinic) -> None:
     assert code == 0, err
     assert "timm/test_resnet: accuracy" in out
     assert "written: diagnosis.h5, diagnosis.json" in out
-    assert sorted(path.name for path in Path.cwd().iterdir()) == [
-        "diagnosis.h5",
-        "diagnosis.json",
-        "diagnosis.wrong.csv",
-    ]
+    assert sorted(path.name for path in Path.cwd().iterdir()) == written("diagnosis")
     diagnosis = read_diagnosis(Path("diagnosis.h5"))
     summary = json.loads(Path("diagnosis.json").read_text(encoding="utf-8"))
     assert list(diagnosis.layers) == [LAYER]
@@ -60,7 +61,7 @@ def test_json_is_all_of_stdout_and_the_folder_is_made(call: Call, clinic: Clinic
     assert code == 0, err
     assert json.loads(out) == json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
     assert json.loads(out)["layers"][0]["name"] == LAYER
-    assert sorted(path.name for path in output.parent.iterdir()) == ["run.h5", "run.json", "run.wrong.csv"]
+    assert sorted(path.name for path in output.parent.iterdir()) == written("run")
     assert not list(Path.cwd().iterdir())
 
 
@@ -74,7 +75,7 @@ def test_only_the_output_folder_changes(call: Call, clinic: Clinic, tmp_path: Pa
     assert code == 0
     assert listing(home) == before
     assert listing(Path.cwd()) == here
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["d.h5", "d.json", "d.wrong.csv"]
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == written("d")
 
 
 def test_options_reach_the_diagnosis(call: Call, clinic: Clinic) -> None:
@@ -330,7 +331,7 @@ def test_ctrl_c_is_resumable(clinic: Clinic, tmp_path: Path) -> None:
     out, err = resumed.communicate(timeout=200)
     assert resumed.returncode == 0, err
     assert json.loads(out)["layers"][0]["name"] == "layer2.0.conv1"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["d.h5", "d.json", "d.wrong.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written("d")
     assert read_diagnosis(tmp_path / "out" / "d.h5")["layer2.0.conv1"].count.tolist() == [10] * 4
 
 
