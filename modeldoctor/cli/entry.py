@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from modeldoctor.cli.commands import app
-from modeldoctor.cli.terminal import show_warning
+from modeldoctor.cli.terminal import show_warning, volume
 from modeldoctor.errors import ExitCode, ModelDoctorError
 
 
@@ -28,6 +29,8 @@ def run() -> NoReturn:
     try:
         _run()
     except ModelDoctorError as error:
+        if volume.verbose:
+            traceback.print_exc()
         if not error.said:
             Console(stderr=True).print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)

@@ -2,52 +2,133 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
+from modeldoctor.cli.terminal import volume
 from modeldoctor.config.diagnose import DiagnoseConfig
-from modeldoctor.config.treat_file import key_and_value
-from modeldoctor.errors import UsageError
+from modeldoctor.config.treat_file import key_and_value, read_mapping, refuse_unfilled
+from modeldoctor.errors import ConfigError, UsageError
+
+NETWORK, MEASURED, MACHINE = "Network and preprocessing", "What is measured", "Machine"
+"""Panels of the help."""
 
 # How the network is built and fed: the same in every command that loads one.
 Arch = Annotated[
     str | None,
-    typer.Option(help="resnet50, torchvision/resnet50, or CODE.py:FUNCTION; default: as recorded in the file."),
+    typer.Option(
+        help="resnet50, torchvision/resnet50, or CODE.py:FUNCTION; default: as recorded in the file.",
+        rich_help_panel=NETWORK,
+    ),
 ]
 Head = Annotated[
     str | None,
-    typer.Option(help="Layers of a head that took the place of the network's own: Linear,ReLU,Linear."),
+    typer.Option(
+        help="Layers of a head that took the place of the network's own: Linear,ReLU,Linear.", rich_help_panel=NETWORK
+    ),
 ]
-NumClasses = Annotated[int | None, typer.Option(help="Classes of the network.")]
-Channels = Annotated[int | None, typer.Option(help="Input channels.")]
-InputSize = Annotated[int | None, typer.Option(help="Pixels; default: as recorded in the file, else the network's.")]
-Mean = Annotated[str | None, typer.Option(help="One value, or one per channel: 0.485,0.456,0.406.")]
-Std = Annotated[str | None, typer.Option(help="As --mean.")]
-Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear or bicubic; default as --input-size.")]
+NumClasses = Annotated[int | None, typer.Option(help="Classes of the network.", rich_help_panel=NETWORK)]
+Channels = Annotated[int | None, typer.Option(help="Input channels.", rich_help_panel=NETWORK)]
+InputSize = Annotated[
+    int | None,
+    typer.Option(help="Pixels; default: as recorded in the file, else the network's.", rich_help_panel=NETWORK),
+]
+Mean = Annotated[
+    str | None, typer.Option(help="One value, or one per channel: 0.485,0.456,0.406.", rich_help_panel=NETWORK)
+]
+Std = Annotated[str | None, typer.Option(help="As --mean.", rich_help_panel=NETWORK)]
+Interpolation = Annotated[
+    str | None, typer.Option(help="nearest, bilinear or bicubic; default as --input-size.", rich_help_panel=NETWORK)
+]
 CropPct = Annotated[
-    float | None, typer.Option(help="Crop size / resize size, as in timm: 224 px cut from 256 px is 0.875.")
+    float | None,
+    typer.Option(help="Crop size / resize size, as in timm: 224 px cut from 256 px is 0.875.", rich_help_panel=NETWORK),
 ]
 ResizeMode = Annotated[
     str | None,
-    typer.Option(help="shortest (edge, then cropped), squash (to the input's shape) or pad; default as --input-size."),
+    typer.Option(
+        help="shortest (edge, then cropped), squash (to the input's shape) or pad; default as --input-size.",
+        rich_help_panel=NETWORK,
+    ),
 ]
 ModelOption = Annotated[
     list[str] | None,
     typer.Option(
         "--model-option",
         help="key=value: an argument of the network's constructor, such as output_stride=8; repeatable.",
+        rich_help_panel=NETWORK,
     ),
 ]
 
+
+def _set_quiet(wanted: bool) -> None:
+    volume.quiet = wanted
+
+
+def _set_verbose(wanted: bool) -> None:
+    volume.verbose = wanted
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "-q", "--quiet", help="No progress and no notes; warnings and errors stay.", callback=_set_quiet,
+        is_eager=True, expose_value=False,
+    ),
+]  # fmt: skip
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "-v", "--verbose", help="Other libraries' warnings, too, and an error's traceback.", callback=_set_verbose,
+        is_eager=True, expose_value=False,
+    ),
+]  # fmt: skip
+
+
+def _take_defaults(context: typer.Context, path: Path | None) -> None:
+    """Let a YAML file's values take the place of the defaults, so that options of the command line go before them."""
+    if path is None:
+        return
+    content = read_mapping(path, ("checkpoint", "data", "masks", "root"))
+    refuse_unfilled(content, str(path))
+    names = [str(parameter.name) for parameter in context.command.params if parameter.name != "config_file"]
+    for key in content:
+        if key not in names:
+            near = get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"there is no option {key!r} (nearest: {near})", where=str(path), hint="see --help")
+    context.default_map = {
+        key: ",".join(map(str, value)) if isinstance(value, list) and key != "model_options" else value
+        for key, value in content.items()
+        if value is not None
+    }
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="A YAML file of these options, such as noise_draws: 10; those given here go before it.",
+        callback=_take_defaults, is_eager=True, expose_value=False,
+    ),
+]  # fmt: skip
+
 TrustPickle = Annotated[
-    bool, typer.Option("--trust-pickle", help="EXECUTE code from the file: only for files from a source you trust.")
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="EXECUTE code from the file: only for files from a source you trust.",
+        rich_help_panel=NETWORK,
+    ),
 ]
 Root = Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes that read images; by default up to 8 for a GPU. Changes no figure.")
+    int | None,
+    typer.Option(
+        help="Processes that read images; by default up to 8 for a GPU. Changes no figure.", rich_help_panel=MACHINE
+    ),
 ]
 
 

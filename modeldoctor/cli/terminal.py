@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from modeldoctor.errors import ModelDoctorWarning, printable
-from modeldoctor.runtime.progress import Progress
+from modeldoctor.runtime.progress import Progress, silent
 
 out = Console()
 err = Console(stderr=True)
@@ -21,11 +22,33 @@ err = Console(stderr=True)
 _LINE_EVERY_S = 30.0
 
 
+@dataclass
+class Volume:
+    """How much is said on stderr beside errors and warnings.
+
+    Attributes:
+        quiet: no progress and no notes.
+        verbose: other libraries' warnings, too, and the traceback of an error.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+volume = Volume()
+
+
+def note(text: str) -> None:
+    """Say what was assumed, unless nobody wants to know."""
+    if not volume.quiet:
+        err.print(f"[dim]note: {escape(printable(text))}[/]", highlight=False)
+
+
 @contextmanager
 def shown_progress() -> Iterator[Progress]:
     """A bar on stderr for each stage, or lines in a log; figures behind " · " in a stage's text change with it."""
-    if not err.is_terminal:
-        yield _lines()
+    if volume.quiet or not err.is_terminal:
+        yield silent if volume.quiet else _lines()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=err) as bars:
@@ -60,6 +83,6 @@ def _lines() -> Progress:
 
 
 def show_warning(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-    """Our warnings are for the user; other libraries' are not."""
-    if issubclass(category, ModelDoctorWarning):
+    """Our warnings are for the user; other libraries' are not, unless they are asked for."""
+    if volume.verbose or issubclass(category, ModelDoctorWarning):
         err.print(f"[yellow]warning:[/] {escape(printable(str(message)))}", highlight=False, soft_wrap=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from modeldoctor.cli.terminal import out
+from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.config.treat import TreatConfig
 from modeldoctor.config.treat_file import commented_yaml
 
 
@@ -27,6 +30,17 @@ def guide(
     out.print(Markdown(text)) if out.is_terminal else sys.stdout.write(text)
 
 
-def print_config() -> None:
-    """Print a treatment's configuration with every key, its default, meaning and range."""
-    sys.stdout.write(commented_yaml() + "\n")
+class Command(StrEnum):
+    """Which command takes the configuration."""
+
+    TREAT = "treat"
+    DIAGNOSE = "diagnose"
+
+
+def print_config(
+    command: Annotated[Command, typer.Argument(help="Of which command.")] = Command.TREAT,
+) -> None:
+    """Print a configuration with every key, its default, meaning and range, for --config."""
+    if command is Command.DIAGNOSE:
+        sys.stdout.write("# Every option of `modeldoctor diagnose` may stand here: data, masks, mean, crop_pct ...\n")
+    sys.stdout.write(commented_yaml(TreatConfig if command is Command.TREAT else DiagnoseConfig) + "\n")

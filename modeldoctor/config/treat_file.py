@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,27 +31,13 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
         ConfigError: the file or a change is not YAML, or a key or value is wrong.
     """
     where = str(path) if path else "the options"
-    try:
-        content = yaml.safe_load(regular(path).read_text(encoding="utf-8")) if path else {}
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"no readable YAML: {error}", where=where, expected="a file as `modeldoctor config` prints it"
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"a {type(content).__name__}", where=where, expected="keys and values")
-    if path:
-        _find_beside(content, path.parent)
+    content = read_mapping(path, _INPUTS) if path else {}
     for change in changes:
         _set(content, *_parsed(change))
     for key, value in values.items():
         if value is not None:
             _set(content, key.replace("__", "."), value)
-    if unfilled := list(_unfilled(content)):
-        raise ConfigError(
-            f"{' and '.join(unfilled)} {'is' if len(unfilled) == 1 else 'are'} not filled in ({_TO_FILL})",
-            where=where,
-            hint="write the values in their places",
-        )
+    refuse_unfilled(content, where)
     try:
         return TreatConfig(**content)
     except (ValidationError, TypeError) as error:
@@ -63,9 +50,45 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
 _INPUTS = ("checkpoint", "diagnosis", "data.path", "data.root", "data.masks", "data.groups")
 
 
-def _find_beside(content: dict[str, Any], folder: Path) -> None:
+def read_mapping(path: Path, inputs: Sequence[str]) -> dict[str, Any]:
+    """The keys and values of a YAML file; inputs that it names are looked for beside it first.
+
+    Args:
+        path: the file.
+        inputs: the keys, with dots, whose values are paths that are read.
+
+    Raises:
+        ConfigError: it is not YAML, or no keys and values.
+    """
+    try:
+        content = yaml.safe_load(regular(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"no readable YAML: {error}", where=str(path), expected="a file as `modeldoctor config` prints it"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"a {type(content).__name__}", where=str(path), expected="keys and values")
+    _find_beside(content, path.parent, inputs)
+    return content
+
+
+def refuse_unfilled(content: dict[str, Any], where: str) -> None:
+    """Refuse a configuration that still has a place holder.
+
+    Raises:
+        ConfigError: which keys have one.
+    """
+    if unfilled := list(_unfilled(content)):
+        raise ConfigError(
+            f"{' and '.join(unfilled)} {'is' if len(unfilled) == 1 else 'are'} not filled in ({_TO_FILL})",
+            where=where,
+            hint="write the values in their places",
+        )
+
+
+def _find_beside(content: dict[str, Any], folder: Path, inputs: Sequence[str]) -> None:
     """Paths of inputs count from the file's folder where something is there, else from where the command runs."""
-    for key in _INPUTS:
+    for key in inputs:
         *parents, last = key.split(".")
         holder: Any = content
         for parent in parents:
@@ -91,13 +114,13 @@ def commented_yaml(model: type[BaseModel] = TreatConfig, indent: str = "") -> st
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             lines += [
-                f"{indent}# {(inner.__doc__ or '').strip()}",
+                _comment(inner.__doc__ or "", indent),
                 f"{indent}{name}:",
                 commented_yaml(inner, indent + "  "),
             ]
             continue
         ranges = ", ".join(_range(field.metadata))
-        lines.append(f"{indent}# {(field.description or '').strip()}" + (f" ({ranges})" if ranges else ""))
+        lines.append(_comment((field.description or "") + (f" ({ranges})" if ranges else ""), indent))
         if field.is_required():
             lines.append(f"{indent}{name}: {_TO_FILL}")
         else:
@@ -108,6 +131,11 @@ def commented_yaml(model: type[BaseModel] = TreatConfig, indent: str = "") -> st
             text = yaml.safe_dump(default, default_flow_style=True).strip().removesuffix("...").strip()
             lines.append(f"{indent}{name}: {text}")
     return "\n".join(lines)
+
+
+def _comment(text: str, indent: str) -> str:
+    mark = f"{indent}# "
+    return textwrap.fill(text, 120, initial_indent=mark, subsequent_indent=mark, break_on_hyphens=False)
 
 
 def _range(metadata: Sequence[Any]) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from modeldoctor import treatment
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.diagnosis import diagnose
@@ -20,6 +22,7 @@ def load_and_treat(
     trust_pickle: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
+    say: Callable[[str], object] | None = None,
     team: Team | None = None,
 ) -> Trial:
     """Load the configuration's checkpoint, diagnose it unless that is done, and treat it.
@@ -29,6 +32,7 @@ def load_and_treat(
         trust_pickle: let the checkpoint's pickle EXECUTE code; only for a trusted source.
         resume: go on with the interrupted trial in `config.output`, or with its interrupted diagnosis.
         progress: called with (stage, done, total or None).
+        say: called with each assumption about the checkpoint, before any work.
         team: the processes that share the work.
 
     Raises:
@@ -36,6 +40,9 @@ def load_and_treat(
     """
     team = team or Team()
     network = load_network(config, trust_pickle=trust_pickle)
+    if say is not None:
+        for text in network.notes:
+            say(text)
     treatment.check_new(config, resume)
     prepared = treatment.prepare(config, network)
     team.barrier()  # nobody writes before all have looked

@@ -15,7 +15,7 @@ from command_line import Call
 from conftest import Clinic
 from torchvision.transforms import v2
 
-from modeldoctor.cli import commands
+from modeldoctor.cli import commands, diagnosing
 from modeldoctor.config.treat import NetworkConfig
 from modeldoctor.data import open_data
 from modeldoctor.results.hdf5 import read_diagnosis
@@ -28,7 +28,7 @@ STATED += ("--resize-mode", "squash")
 
 def test_they_are_the_same_in_every_command_that_loads_a_network() -> None:
     names = set(NetworkConfig.model_fields) - {"download"}
-    for command in (commands.diagnose, commands.annotate, commands.treat):
+    for command in (diagnosing.diagnose, diagnosing.annotate, commands.treat):
         assert names <= set(inspect.signature(command).parameters), command
 
 
