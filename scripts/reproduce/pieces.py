@@ -1,0 +1,181 @@
+"""The pieces of the evidence: each runs the tool's own commands in a folder and returns its figures.
+
+Data lie in one folder: `menagerie`, `waterbirds`, `cifar10` (class folders), `checkpoints` (networks of others).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.hdf5 import read_diagnosis
+from modeldoctor.results.trial import ArmResult, Trial, read_trial
+
+_SCRIPTS = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a piece finds its data and leaves its files; what is there already is not made again."""
+
+    data: Path
+    work: Path
+
+    def command(self, *words: object, made: Path) -> Path:
+        """Run `modeldoctor` with these words, unless what it makes is there."""
+        return self._run([sys.executable, "-m", "modeldoctor", *map(str, words)], made)
+
+    def script(self, name: str, *words: object, made: Path) -> Path:
+        """Run a script of this folder's parent, unless what it makes is there."""
+        return self._run([sys.executable, str(_SCRIPTS / name), *map(str, words)], made)
+
+    def _run(self, words: list[str], made: Path) -> Path:
+        if not made.exists():
+            subprocess.run(words, check=True)
+        return made
+
+    def diagnosis(self, name: str, checkpoint: Path, data: str, *words: object) -> Diagnosis:
+        """A diagnosis of every layer, on the split `test`."""
+        output = self.work / f"{name}.h5"
+        given = ("--data", self.data / data, "--examine", "test", "--layers", "all", "--batch-size", 64)
+        self.command("diagnose", checkpoint, *given, *words, "-o", output, made=output)
+        return read_diagnosis(output)
+
+    def trial(self, name: str, *words: object) -> Trial:
+        """A treatment, resumed where it was interrupted."""
+        run = self.work / name
+        resume = ("--resume",) if run.exists() else ()
+        self.command("treat", *words, "-o", run, *resume, made=run / "trial.json")
+        return read_trial(run / "trial.json")
+
+
+def menagerie_arms(place: Place) -> dict[str, Any]:
+    """Menagerie with 20 masks per class: which remedy mends the reliance on backgrounds?"""
+    data = place.data / "menagerie"
+    network = place.script(
+        "train_classifier.py", "--data", data, "--arch", "test_resnet", "--output-stride", 16, "--epochs", 20,
+        "--batch-size", 64, "--learning-rate", 0.05, "--workers", 0, "--out", place.work / "menagerie.pt",
+        made=place.work / "menagerie.pt",
+    )  # fmt: skip
+    trial = place.trial(
+        "menagerie-arms", network, "--config", _SCRIPTS.parent / "configs" / "menagerie.yaml", "--data", data,
+        "--masks", data / "masks", "--groups", data / "metadata.csv", "--set", "training.epochs=4",
+        "--set", "arms=[treat,swap-background,space-and-swap,hard-examples,continue]",
+    )  # fmt: skip
+    return trial_figures(trial)
+
+
+def waterbirds_arms(place: Place) -> dict[str, Any]:
+    """Waterbirds, a SqueezeNet of others, boxes of 20 images per class: the worst group under each remedy."""
+    data = place.data / "waterbirds"
+    trial = place.trial(
+        "waterbirds-arms", place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt", "--data", data,
+        "--masks", data / "boxes.json", "--groups", data / "metadata.csv", "--set", "metric=worst_group",
+        "--set", "space.annotated_per_class=20", "--set", "training.epochs=2", "--set", "training.batch_size=64",
+        "--set", "training.learning_rate=0.001", "--set", "seeds=[0]",
+        "--set", "arms=[treat,swap-background,hard-examples,balanced,last-layer,continue]",
+    )  # fmt: skip
+    return trial_figures(trial)
+
+
+def cifar_resnets(place: Place) -> dict[str, Any]:
+    """CIFAR-10 ResNets of others, as they are: sparsity by depth (Fig. 2a), stability (Fig. 3)."""
+    found = {}
+    for name in ("resnet20", "resnet56"):
+        checkpoint = place.data / "checkpoints" / f"cifar10-{name}.th"
+        found[name] = diagnosis_figures(place.diagnosis(f"cifar10-{name}", checkpoint, "cifar10"))
+    return found
+
+
+def cifar_channels(place: Place) -> dict[str, Any]:
+    """Table 1's channel constraint on CIFAR-10 for a ResNet-20 of others, beside its two controls."""
+    trial = place.trial(
+        "cifar-channels", place.data / "checkpoints" / "cifar10-resnet20.th", "--data", place.data / "cifar10",
+        "--set", "training.epochs=1", "--set", "training.batch_size=128", "--set", "training.learning_rate=0.001",
+        "--set", "seeds=[0]", "--set", "arms=[treat,shuffled-channels,continue]",
+    )  # fmt: skip
+    return trial_figures(trial)
+
+
+def diagnosis_figures(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Sparsity of every layer, and how well stability and confidence tell right images from others."""
+    threshold = float(diagnosis.config["threshold"])
+    rows = diagnosis.rows(diagnosis.examined)
+    samples, adversarial = diagnosis.samples, diagnosis.adversarial
+    right = rows & (samples.label == samples.predicted)
+    wrong = rows & ~right
+    figures: dict[str, Any] = {
+        "images": int(rows.sum()),
+        "accuracy": diagnosis.accuracy,
+        "layers": [
+            {"name": layer.name, "depth": layer.depth, "correlated": float(layer.correlated(threshold).mean())}
+            for layer in diagnosis.layers.values()
+        ],
+        "wrong_by_confidence": roc_area(-samples.confidence[wrong], -samples.confidence[right]),
+        "noise_ranges": samples.noise_ranges.tolist(),
+    }
+    measured = ~np.isnan(samples.stability).any(1)
+    steady = samples.stability[right & measured]
+    figures["right_stability"] = steady.mean(0).tolist()
+    figures["wrong_stability"] = samples.stability[wrong & measured].mean(0).tolist()
+    figures["wrong_by_stability"] = _areas(samples.stability[wrong & measured], steady)
+    if adversarial is not None and len(adversarial.sample):
+        figures["adversarial"] = {
+            "images": len(adversarial.sample),
+            "stability": adversarial.stability.mean(0).tolist(),
+            "by_stability": _areas(adversarial.stability, steady),
+        }
+    return figures
+
+
+def _areas(fragile: NDArray[np.floating[Any]], steady: NDArray[np.floating[Any]]) -> list[float]:
+    """For each noise range (columns), how well instability tells the first images from the second."""
+    return [roc_area(-few, -others) for few, others in zip(fragile.T, steady.T, strict=True)]
+
+
+def roc_area(positive: NDArray[np.floating[Any]], negative: NDArray[np.floating[Any]]) -> float:
+    """Area under the ROC curve of a score: the chance that a positive's is higher, ties counted half."""
+    if not len(positive) or not len(negative):
+        return float("nan")
+    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
+
+
+def trial_figures(trial: Trial) -> dict[str, Any]:
+    """Every arm's metrics with their intervals, and the ruling."""
+    return {
+        "metric": trial.ruling.metric,
+        "outcome": str(trial.ruling.outcome),
+        "reason": trial.ruling.reason,
+        "images": trial.arms[0].images,
+        "arms": [_arm(arm) for arm in trial.arms],
+    }
+
+
+def _arm(arm: ArmResult) -> dict[str, Any]:
+    return {
+        "arm": arm.arm,
+        "seeds": len(arm.seeds),
+        "metrics": {name: [figure.value, figure.low, figure.high] for name, figure in arm.metrics.items()},
+        "by_seed": {name: list(values) for name, values in arm.by_seed.items()},
+        "groups": {str(group.group): group.accuracy.value for group in arm.groups},
+        "seconds": arm.cost.seconds,
+        "annotations": arm.cost.annotations,
+    }
+
+
+PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
+    "menagerie-arms": menagerie_arms,
+    "waterbirds-arms": waterbirds_arms,
+    "cifar-resnets": cifar_resnets,
+    "cifar-channels": cifar_channels,
+}
