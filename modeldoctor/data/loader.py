@@ -96,13 +96,23 @@ class _Collate:
 
 
 class _Batches:
-    """An iterable that may be run through more than once."""
+    """An iterable that may be run through more than once; its workers end with each pass."""
 
     def __init__(self, packed: Iterable[_Packed | MaskError], masks: Masks | None):
         self._packed, self._masks = packed, masks
 
     def __iter__(self) -> Iterator[Batch]:
-        for packed in self._packed:
+        iterator = iter(self._packed)
+        try:
+            yield from self._unpacked(iterator)
+        finally:
+            # Not when it is collected: that may be in a worker of the next pass, which has a copy of it, and would end
+            # the queues that the two share.
+            if end := getattr(iterator, "_shutdown_workers", None):
+                end()
+
+    def _unpacked(self, iterator: Iterator[_Packed | MaskError]) -> Iterator[Batch]:
+        for packed in iterator:
             if isinstance(packed, MaskError):
                 raise packed
             for text in packed.warnings:
