@@ -36,7 +36,7 @@ from modeldoctor.data.outputs import in_network_classes
 from modeldoctor.data.pictures import PictureArray
 from modeldoctor.data.transforms import fitted, picture_mode
 from modeldoctor.diagnosis import diagnose
-from modeldoctor.diagnosis.looks import find_head
+from modeldoctor.diagnosis.looks import find_views
 from modeldoctor.results.diagnosis import Diagnosis, Verdict
 from modeldoctor.zoo import Classifier, load_model
 
@@ -280,11 +280,11 @@ def exam_of_kernels(
     results = []
     for number in range(plantings + 1):
         module, kernel = copy.deepcopy(classifier.module), -1
-        head = find_head(module, torch.zeros(2, *classifier.preprocessing.input_size))
-        if head is None or not head.linear:
+        views = find_views(module, torch.zeros(2, *classifier.preprocessing.input_size))
+        if views is None or not views.linear:
             return []
         while number and kernel < 0:
-            kernel = sabotage(classifier, module, head.module.weight.data, val, before, rng)
+            kernel = sabotage(classifier, module, views.head.weight.data, val, before, rng)
         sabotaged = replace(classifier, module=module)
         found = examine(sabotaged, train, val, config)
         first = np.flatnonzero(found.rows("val"))[0]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.comparisons import label_doubt, pull_to_label, similarities, unfamiliarity
 from modeldoctor.diagnosis.faulty import FaultyKernel, find_faulty, usual_values
-from modeldoctor.diagnosis.looks import find_head, look
+from modeldoctor.diagnosis.looks import find_views, look
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.quality import damage_of
 from modeldoctor.zoo import Classifier
@@ -58,26 +58,26 @@ def compare(
     wrong = np.intersect1d(explained, index[label != predicted])
     if not len(wrong):
         return Compared()
-    head = find_head(run.module, network.example(run.device))
-    references = look(run, source, _references(run, source, used), head, f"look at {source.split}")
+    views = find_views(run.module, network.example(run.device))
+    references = look(run, source, _references(run, source, used), views, f"look at {source.split}")
     others = np.setdiff1d(index[label == predicted], used if source is examined else [])
     chosen = np.union1d(wrong, _at_random(others, max(_RIGHT, _RIGHT_PER_CLASS * run.classes), run.config.seed))
-    looks = look(run, examined, chosen, head, f"compare {examined.split}")
+    looks = look(run, examined, chosen, views, f"compare {examined.split}")
     if not len(looks.label):
         return Compared()
     decided = looks.logits.argmax(axis=1)
-    strange = unfamiliarity(looks.features, references)
+    strange = unfamiliarity(looks.texture, references.texture)
     pull = pull_to_label(looks, decided)
     doubt = label_doubt(looks, decided, similarities(looks.features, references, run.classes))
     damage, kind = damage_of(looks.quality, references.quality)
     faulty: list[FaultyKernel] = []
     culprit, without = np.full(len(decided), -1), np.full(len(decided), math.nan)
-    if head is not None and head.linear:
+    if views is not None and views.linear:
         right, total = int((label == predicted).sum()), len(label)
         faulty, culprit, without = find_faulty(
             looks,
             decided,
-            head.weight,
+            views.weight,
             usual_values(references if len(references.label) else looks),
             right,
             total - right,

@@ -5,7 +5,7 @@ Shapes: S samples, R reference images of the training split, F features, N class
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from modeldoctor.results.diagnosis import Floats
 NEIGHBOURS = 5
 _LEAST_RIGHT = 10
 """A class needs as many right images before others are compared with them."""
+_LEAST_REFERENCES, _IMAGES_A_DIRECTION, _FLAT = 40, 8, 1e-3
+"""How many training images a distance needs, in all and for each direction, and from which share of the longest on a
+direction counts."""
 
 
 def similarities(features: Floats, references: Looks, number_of_classes: int) -> Floats:
@@ -31,18 +34,41 @@ def similarities(features: Floats, references: Looks, number_of_classes: int) ->
     return found
 
 
-def unfamiliarity(features: Floats, references: Looks) -> Floats:
-    """(S,), the share of references that lie nearer to the other references; NaN with too few of them.
+def unfamiliarity(texture: Floats, references: Floats) -> Floats:
+    """(S,), how far an image lies from training images, where 99% of these are at most at 1 from the others.
 
-    Near is the cosine distance to the fifth nearest (Sun et al. 2022).
+    The Mahalanobis distance (Lee et al. 2018) in the texture of an early layer: behind the last, whatever is shown has
+    become some class. Each half of the references is measured from the other, so that they are as new to it as the
+    images are; directions that so few cannot tell are left out.
+
+    Args:
+        texture: (S,C) of the images.
+        references: (R,C) of training images.
+
+    Returns:
+        NaN with fewer than forty references.
     """
-    if len(references.label) <= NEIGHBOURS:
-        return np.full(len(features), np.nan)
-    own = _unit(references.features)
-    among = own @ own.T
-    np.fill_diagonal(among, -np.inf)
-    usual, found = (1 - np.partition(c, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS] for c in (among, _unit(features) @ own.T))
-    return np.asarray(np.searchsorted(np.sort(usual), found, "left") / len(usual))
+    if len(references) < _LEAST_REFERENCES:
+        return np.full(len(texture), np.nan)
+    halves = references[::2].astype(np.float64), references[1::2].astype(np.float64)
+    first, second = (_distance_from(half) for half in halves)
+    usual = float(np.quantile(np.concatenate([first(halves[1]), second(halves[0])]), 0.99))
+    if usual == 0:
+        return np.full(len(texture), np.nan)
+    return np.asarray((first(texture) + second(texture)) / (2 * usual))
+
+
+def _distance_from(images: Floats) -> Callable[[Floats], Floats]:
+    """Root mean square of the deviations along the principal directions of images (R,C), each in its own unit."""
+    mean, spread = images.mean(0), images.std(0)
+    spread = np.where(spread > 0, spread, 1.0)
+    _, lengths, directions = np.linalg.svd((images - mean) / spread, full_matrices=False)
+    kept = lengths[: max(1, len(images) // _IMAGES_A_DIRECTION)]
+    kept = kept[kept > _FLAT * max(lengths[0], np.finfo(float).tiny)]
+    whitening = directions[: len(kept)].T / (kept / np.sqrt(len(images) - 1))
+    if not len(kept):
+        return lambda points: np.zeros(len(points))
+    return lambda points: np.asarray(np.sqrt(np.square((points - mean) / spread @ whitening).mean(1)))
 
 
 def label_doubt(looks: Looks, predicted: NDArray[np.int64], similarity: Floats) -> Floats:

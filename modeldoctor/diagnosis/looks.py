@@ -27,25 +27,27 @@ PIXEL_NOISE = 14 / 255
 _SMALLER = 0.75
 
 
-class Head(NamedTuple):
-    """The classifier's last weighted module, and whether it alone makes the logits of its input.
+class Views(NamedTuple):
+    """Where an image is looked at: early, for how it looks, and in front of the head, for what is seen in it.
 
     Attributes:
-        module: a `Linear` or `Conv2d`.
-        linear: logits = features · weightᵀ + bias.
+        early: the `Linear` or `Conv2d` a third of the way through those that are called.
+        head: the last one.
+        linear: whether the head alone makes the logits: logits = features · weightᵀ + bias.
     """
 
-    module: nn.Linear | nn.Conv2d
+    early: nn.Linear | nn.Conv2d
+    head: nn.Linear | nn.Conv2d
     linear: bool
 
     @property
     def weight(self) -> NDArray[np.float32]:
         """(N,F) of a linear head."""
-        return np.asarray(self.module.weight.detach().float().cpu().numpy())
+        return np.asarray(self.head.weight.detach().float().cpu().numpy())
 
 
-def find_head(network: nn.Module, example: Tensor) -> Head | None:
-    """The last `Linear` or `Conv2d` that a forward pass calls; None where none is called.
+def find_views(network: nn.Module, example: Tensor) -> Views | None:
+    """The modules whose inputs are looked at; None where a forward pass calls no `Linear` and no `Conv2d`.
 
     Args:
         network: in eval mode.
@@ -67,18 +69,18 @@ def find_head(network: nn.Module, example: Tensor) -> Head | None:
             hook.remove()
     if not called:
         return None
-    module, output = called[-1]
-    linear = isinstance(module, nn.Linear) and output.shape == logits.shape and torch.equal(output, logits)
-    return Head(module, linear)
+    head, output = called[-1]
+    linear = isinstance(head, nn.Linear) and output.shape == logits.shape and torch.equal(output, logits)
+    return Views(called[len(called) // 3][0], head, linear)
 
 
-def look(run: Run, images: AnySet, chosen: NDArray[np.int64], head: Head | None, stage: str) -> Looks:
-    """Logits, features and quality of images; what a resumed run has seen already is not seen again.
+def look(run: Run, images: AnySet, chosen: NDArray[np.int64], views: Views | None, stage: str) -> Looks:
+    """Logits, features, quality and texture of images; what a resumed run has seen already is not seen again.
 
     Args:
         images: a split.
         chosen: ascending indices in it.
-        head: whose input the features are, averaged over positions; without one the logits stand for them.
+        views: of the features and the texture; without them the logits stand for both.
         stage: the name of the pass.
     """
     parts = run.state.looks.setdefault(stage, [])
@@ -87,10 +89,10 @@ def look(run: Run, images: AnySet, chosen: NDArray[np.int64], head: Head | None,
         seen = None
         if len(batch.labels):
             pixels = batch.images.to(run.device)
-            logits, features = _with_features(run.module, head, pixels)
+            logits, texture, features = _with_inputs(run.module, views, pixels)
             altered = _altered_logits(run, pixels, images.preprocessing, batch.indices.tolist())
             quality = image_quality(pixels, images.preprocessing)
-            arrays = (part.float().cpu().numpy() for part in (logits, altered, features, quality))
+            arrays = (part.float().cpu().numpy() for part in (logits, altered, features, quality, texture))
             seen = Looks(batch.indices.numpy(), batch.labels.numpy(), *arrays)
         parts += [part for part in run.team.all_gather(seen) if part is not None]
         begin += run.passed(images, batch)
@@ -99,22 +101,35 @@ def look(run: Run, images: AnySet, chosen: NDArray[np.int64], head: Head | None,
     return Looks.join(parts)
 
 
-def _with_features(network: nn.Module, head: Head | None, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B,N) and the head's input (B,F)."""
-    inputs: list[Tensor] = []
-    hook = head and head.module.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+def _with_inputs(network: nn.Module, views: Views | None, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B,N), the texture (B,2C) and the features (B,F)."""
+    read: dict[str, Tensor] = {}
+
+    def note_early(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        read.setdefault("early", _by_position(module, args[0]))
+
+    def note_head(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        read["head"] = _by_position(module, args[0])
+
+    noted = () if views is None else ((views.early, note_early), (views.head, note_head))
+    hooks = [module.register_forward_pre_hook(note) for module, note in noted]
     try:
         with torch.no_grad():
             logits = logits_of(network, images)
     finally:
-        if hook:
+        for hook in hooks:
             hook.remove()
-    if not inputs:
-        return logits, logits
-    features = inputs[-1]
-    if features.ndim == 4:
-        features = features.mean((2, 3))
-    return logits, features.flatten(1, -2).mean(1) if features.ndim == 3 else features
+    if not read:
+        return logits, logits, logits
+    early = read["early"]
+    return logits, torch.cat([early.mean(1), early.std(1, correction=0)], dim=1), read["head"].mean(1)
+
+
+def _by_position(module: nn.Module, values: Tensor) -> Tensor:
+    """(B,P,C) of what a convolution reads, (B,C,H,W), or a linear layer, (B,...,C)."""
+    if isinstance(module, nn.Conv2d):
+        return values.flatten(2).mT
+    return values.unsqueeze(1) if values.ndim == 2 else values.flatten(1, -2)
 
 
 def _altered_logits(run: Run, images: Tensor, preprocessing: Preprocessing, keys: Sequence[int]) -> Tensor:

@@ -22,7 +22,7 @@ from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import noted, written_aside
 
-_FORMAT = 6
+_FORMAT = 7
 
 
 @dataclass
@@ -65,6 +65,7 @@ class Looks(NamedTuple):
         altered: (S,N), mean logits of slightly altered copies.
         features: (S,F), the input of the head.
         quality: (S,Q), of `image_quality`.
+        texture: (S,2C), mean and standard deviation over positions of what an early layer reads.
     """
 
     row: NDArray[np.int64]
@@ -73,13 +74,14 @@ class Looks(NamedTuple):
     altered: NDArray[np.float32]
     features: NDArray[np.float32]
     quality: NDArray[np.float32]
+    texture: NDArray[np.float32]
 
     @classmethod
     def join(cls, parts: Sequence[Looks]) -> Looks:
         """All of them, in order of the split."""
         if not parts:
             none = np.zeros(0, dtype=np.int64)
-            return cls(none, none, *(np.zeros((0, 0), dtype=np.float32) for _ in range(4)))
+            return cls(none, none, *(np.zeros((0, 0), dtype=np.float32) for _ in range(5)))
         whole = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
         order = np.argsort(whole[0], kind="stable")
         return cls(*(column[order] for column in whole))

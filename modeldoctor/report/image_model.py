@@ -52,7 +52,7 @@ class ImageFigures(Model):
     """The share of training images that are less so."""
     damage_kind: int = -1
     unfamiliarity: Number = math.nan
-    """The share of training images that are nearer to the others."""
+    """Distance from training images, where 99% of these are at most at 1."""
     pull_to_label: Number = math.nan
     """Standard deviations by which slight alterations turn it to its label."""
     label_doubt: Number = math.nan

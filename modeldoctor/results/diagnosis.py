@@ -181,7 +181,7 @@ class Misdiagnosis:
             object is predicted right; NaN without a mask.
         damage: 1 less the share of training images that are at least as dark, noisy ...: of what it is most so.
         damage_kind: of what: a place in `verdicts.DAMAGES`; -1 if not measured.
-        unfamiliarity: the share of training images that are nearer to other training images than it is.
+        unfamiliarity: its distance from training images, where 99% of these are at most at 1 from the others.
         pull_to_label: standard deviations by which slight alterations turn it to its label
             (`comparisons.pull_to_label`).
         label_doubt: how much it is like right images of the predicted class (`comparisons.label_doubt`).

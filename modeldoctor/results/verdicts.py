@@ -16,8 +16,10 @@ from modeldoctor.results.diagnosis import Limits, Misdiagnosis, Verdict
 
 DAMAGES = ("darker", "brighter", "lower in contrast", "blurrier", "noisier", "blockier")
 """What damage makes of an image, compared with training images."""
-PULL, DAMAGE, UNFAMILIARITY, LABEL_DOUBT = 1.5, 0.998, 0.99, 0.2
+PULL, DAMAGE, UNFAMILIARITY, LABEL_DOUBT = 1.5, 0.998, 0.85, 0.2
 """From where on an image counts as isolated, damaged, unfamiliar, mislabelled; see `Misdiagnosis`."""
+BEYOND_DAMAGE = 2.6
+"""An image that is more unfamiliar than this is no damaged image of a class."""
 MOST_BACKGROUNDS = 0.5
 """An image that is right before more of other images' backgrounds than this was misled by its own."""
 
@@ -122,7 +124,8 @@ def _faulty(image: Image, limits: Image | None) -> str:
 
 def _unfamiliar(image: Image, limits: Image | None) -> str:
     return (
-        f"It is farther from the training images than {_share(image['unfamiliarity'], 1)} of these are from each other."
+        f"In colours and textures it is {_number(image['unfamiliarity'])} times as far from the training images as 99% "
+        f"of these are (limit {UNFAMILIARITY:g})."
     )
 
 
@@ -140,7 +143,7 @@ def _resemblance_limit(limits: Limits | None) -> float:
 VERDICTS: tuple[VerdictRow, ...] = (
     VerdictRow(
         verdict=Verdict.DAMAGED,
-        value=lambda image: image.damage,
+        value=lambda image: 0.0 if image.unfamiliarity > BEYOND_DAMAGE else image.damage,
         limit=lambda limits: DAMAGE,
         meaning="it is darker, blurrier, noisier ... than the training images",
         about="Its pixels are darker, brighter, blurrier, noisier ... than those of nearly all training images.",
@@ -183,11 +186,12 @@ VERDICTS: tuple[VerdictRow, ...] = (
     ),
     VerdictRow(
         verdict=Verdict.UNFAMILIAR,
-        value=lambda image: image.unfamiliarity,
-        limit=lambda limits: UNFAMILIARITY,
+        # A distance has no most.
+        value=lambda image: image.unfamiliarity / (1 + image.unfamiliarity),
+        limit=lambda limits: UNFAMILIARITY / (1 + UNFAMILIARITY),
         meaning="it is like no training image",
-        about="Its features are farther from those of the training images than these are from each other.",
-        evidence=lambda image: f"farther from training images than {_share(image['unfamiliarity'], 1)} of these",
+        about="In colours and textures it is farther from the training images than nearly all of these are.",
+        evidence=lambda image: f"{_number(image['unfamiliarity'])} times as far from training images as 99% of these",
         sentence=_unfamiliar,
         exam=(0.36, 0.59),
     ),

@@ -25,7 +25,7 @@ def looks(features: np.ndarray, label: list[int], logits: np.ndarray, altered: n
     return Looks(
         np.arange(len(label)), np.array(label), logits.astype(np.float32),
         (logits if altered is None else altered).astype(np.float32), features.astype(np.float32),
-        np.zeros((len(label), 5), dtype=np.float32),
+        np.zeros((len(label), 5), dtype=np.float32), features.astype(np.float32),
     )  # fmt: skip
 
 
@@ -63,14 +63,39 @@ def test_similarity_is_the_mean_cosine_of_the_five_nearest() -> None:
     assert np.isnan(found[0, 2])
 
 
-def test_what_lies_where_no_training_image_does_is_unfamiliar() -> None:
+def test_unfamiliarity_is_the_mahalanobis_distance_by_the_usual_one() -> None:
+    """Of correlated figures; the oracle inverts a covariance, and knows nothing of principal directions."""
     rng = np.random.default_rng(2)
-    references = looks(*clusters(200, rng))
-    inside, away = unfamiliarity(np.array([[1.0, 0.02], [-1.0, -1.0]], dtype=np.float32), references)
-    assert inside < 0.9
-    assert away == 1.0
-    few = looks(*clusters(4, rng))
-    assert np.isnan(unfamiliarity(np.ones((1, 2), dtype=np.float32), few)).all()
+    mixing = np.array([[1.0, 0.9, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, 50.0]])
+    references = rng.normal(size=(4000, 3)) @ mixing + (3.0, -1.0, 200.0)
+    images = np.array([[3.0, -1.0, 200.0], [3.0, 1.0, 200.0], [5.0, 0.8, 200.0], [3.0, -1.0, 500.0]])
+    inverse = np.linalg.inv(np.cov(references.T))
+    distance = [
+        np.sqrt(np.einsum("nd,de,ne->n", x, inverse, x)) for x in (images - [3, -1, 200], references - [3, -1, 200])
+    ]
+    found = unfamiliarity(images, references)
+    np.testing.assert_allclose(found, distance[0] / np.quantile(distance[1], 0.99), atol=0.06)
+    assert found[1] > 1 > found[2]  # against the correlation, and along it
+
+
+def test_unfamiliarity_does_not_depend_on_units_and_holds_for_more_figures_than_images() -> None:
+    rng = np.random.default_rng(3)
+    factors = rng.normal(size=(5, 300))
+    references, new = (rng.normal(size=(number, 5)) @ factors + rng.normal(size=(number, 300)) for number in (120, 200))
+    away = new + 12 * rng.normal(size=300)
+    found = unfamiliarity(np.concatenate([new, away]), references)
+    assert np.mean(found[:200] > 1) < 0.05
+    assert np.mean(found[200:] > 1) > 0.95
+    units = rng.uniform(0.01, 100, 300)
+    np.testing.assert_allclose(unfamiliarity(new * units, references * units), found[:200], rtol=1e-6)
+    constant = np.concatenate([references, np.ones((120, 1))], axis=1)
+    assert np.isfinite(unfamiliarity(np.concatenate([new, np.ones((200, 1))], axis=1), constant)).all()
+
+
+def test_few_or_equal_training_images_tell_nothing() -> None:
+    rng = np.random.default_rng(4)
+    assert np.isnan(unfamiliarity(np.ones((1, 2)), rng.normal(size=(39, 2)))).all()
+    assert np.isnan(unfamiliarity(np.ones((1, 2)), np.ones((50, 2)))).all()
 
 
 def test_alterations_that_turn_an_image_to_its_label_are_counted_in_deviations_of_right_images() -> None:

@@ -210,7 +210,7 @@ ABNORMAL = {
     Verdict.ISOLATED: ({"pull_to_label": 3.0}, 0.5),
     Verdict.BACKGROUND: ({"without_object": 0.75, "stays_without_object": 1.0}, 0.75),
     Verdict.FOREIGN_KERNELS: ({"faulty_kernel": 3, "without_kernel": 0.6}, 0.6),
-    Verdict.UNFAMILIAR: ({"unfamiliarity": 0.995}, 0.5),
+    Verdict.UNFAMILIAR: ({"unfamiliarity": 1.7}, (1.7 / 2.7 - 0.85 / 1.85) / (1 - 0.85 / 1.85)),
     Verdict.MISLABELLED: ({"label_doubt": 0.6}, 0.5),
     Verdict.RESEMBLES_CLASS: ({"resemblance": 0.3}, 0.15),
 }
@@ -233,12 +233,17 @@ def test_one_abnormal_figure_gives_its_verdict(verdict: Verdict) -> None:
 @pytest.mark.parametrize(
     "figures",
     [
-        {"damage": 0.998, "unfamiliarity": 0.99, "label_doubt": 0.2, "pull_to_label": 1.5},
+        {"damage": 0.998, "unfamiliarity": 0.85, "label_doubt": 0.2, "pull_to_label": 1.5},
         {"stays_without_object": 0.0, "without_object": 0.9, "resemblance": -0.05},
     ],
 )
 def test_at_its_limit_a_figure_is_usual(figures: dict[str, object]) -> None:
     assert judged(figures).verdict == Verdict.UNCLEAR
+
+
+def test_what_no_damage_makes_of_an_image_is_unfamiliar() -> None:
+    assert judged({"damage": 0.9999, "unfamiliarity": 2.5}).verdict == Verdict.DAMAGED
+    assert judged({"damage": 0.9999, "unfamiliarity": 2.7}).verdict == Verdict.UNFAMILIAR
 
 
 def test_the_first_verdict_of_the_order_wins() -> None:

@@ -21,7 +21,7 @@ IMAGE = {
     "label": "cat", "predicted": "dog", "stability": 0.25, "fallback": 0.5, "without_object": 0.91,
     "stays_without_object": 1.0, "other_backgrounds": 0.75,
     "foreign_share": 0.4, "resembles": "fox", "resemblance": 0.125, "damage": 0.999, "damage_kind": 3,
-    "pull_to_label": 4.25, "unfamiliarity": 0.995, "label_doubt": 0.5, "faulty_kernel": 7, "without_kernel": 0.625,
+    "pull_to_label": 4.25, "unfamiliarity": 1.25, "label_doubt": 0.5, "faulty_kernel": 7, "without_kernel": 0.625,
     "kernels": [{"channel": 42, "size": 0.5, "own_class": 0.25}],
 }  # fmt: skip
 LIMITS = {"stability": 0.75, "foreign_share": 0.3, "resemblance": math.nan, "stays_without_object": 0.83}
@@ -39,7 +39,7 @@ def test_every_verdict_has_a_row_but_the_one_for_what_is_left() -> None:
     [
         ("damaged", "blurrier than 99.9% of training images", "It is blurrier than 99.9% of the training images."),
         ("isolated", "it turns to cat by 4.2 deviations", "more than right images of “dog” (limit 1.5)"),
-        ("unfamiliar", "than 99.5% of these", "farther from the training images than 99.5% of these"),
+        ("unfamiliar", "1.2 times as far from training images", "1.2 times as far from the training images as 99% of"),
         ("mislabelled", "looks like dog, doubt 0.50", "a usual “dog”, and no more like “cat” than others"),
         ("background", "91.0% without the object", "taken for “dog” (91%); so are 83% of the right predictions"),
         ("resembles-class", "like fox, by +0.12", "like “fox” than like “cat”: cosine similarity is higher by 0.12."),
