@@ -149,7 +149,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="Its pixels are darker, brighter, blurrier, noisier ... than those of nearly all training images.",
         evidence=lambda image: f"{DAMAGES[image['damage_kind']]} than {_share(image['damage'], 1)} of training images",
         sentence=_damaged,
-        exam=(0.93, 0.76),
+        exam=(0.93, 0.91),
     ),
     VerdictRow(
         verdict=Verdict.ISOLATED,
@@ -160,7 +160,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="Slight alterations of its pixels turn it towards its label far more than they turn right images.",
         evidence=lambda image: f"altered, it turns to {image['label']} by {_number(image['pull_to_label'])} deviations",
         sentence=_isolated,
-        exam=(0.72, 0.87),
+        exam=(0.72, 0.85),
     ),
     VerdictRow(
         verdict=Verdict.BACKGROUND,
@@ -193,7 +193,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="In colours and textures it is farther from the training images than nearly all of these are.",
         evidence=lambda image: f"{_number(image['unfamiliarity'])} times as far from training images as 99% of these",
         sentence=_unfamiliar,
-        exam=(0.36, 0.59),
+        exam=(0.61, 0.82),
     ),
     VerdictRow(
         verdict=Verdict.MISLABELLED,
@@ -203,7 +203,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="It is as far from its label as right images of the predicted class are: the label itself is doubtful.",
         evidence=lambda image: f"looks like {image['predicted']}, doubt {image['label_doubt']:.2f}",
         sentence=_mislabelled,
-        exam=(0.79, 0.66),
+        exam=(0.78, 0.69),
     ),
     VerdictRow(
         verdict=Verdict.RESEMBLES_CLASS,
