@@ -203,6 +203,7 @@ def make_diagnosis(**changes: Any) -> Diagnosis:
         ),
         "wrong": 4,
         "examined": "val",
+        "masked": {"val": 5},
         "broken": (("val/caf\udce9.png", "the file is empty (0 bytes)"), ("val/x.png", "not a picture")),
         "warnings": ("1 of 3 classes has no images", "«val»: look out"),
         "seed": 7,

@@ -120,6 +120,9 @@ def _partly_read(summary: dict[str, Any]) -> Iterator[str]:
         if split["unread"] != 0:
             held = f"{split['images'] + split['unread']:,}" if split["unread"] else "?"
             yield f"[dim]{escape(name)}: {split['images']:,} of {held} images were read, as many as were needed[/]"
+    masks = [f"{split['masks']:,} of {name}" for name, split in summary["splits"].items() if split["masks"] is not None]
+    if masks:
+        yield f"[dim]images with a mask: {escape(', '.join(masks))}[/]"
 
 
 def _classes(summary: dict[str, Any]) -> Table:

@@ -146,6 +146,11 @@ class ImageSet(Dataset[Sample | Broken]):
         chosen._masked = frozenset(indices)
         return chosen
 
+    @property
+    def masked(self) -> int | None:
+        """How many images have a mask that is read; None without masks, or where they were not looked at."""
+        return None if self.masks is None or self._masked is None else len(self._masked)
+
     def preprocessed_as(self, preprocessing: Preprocessing) -> Self:
         """Return the same images for another network input."""
         changed = copy.copy(self)

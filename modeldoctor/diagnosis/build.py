@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from modeldoctor.data import accuracy_warning, choose_confident
+from modeldoctor.data import ImageSet, accuracy_warning, choose_confident
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.compare import Compared
 from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, judge
@@ -190,6 +190,11 @@ def build_diagnosis(
         limits=limits,
         wrong=int((label != predicted).sum()),
         examined=examined,
+        masked={
+            images.split: number
+            for images in sets
+            if isinstance(images, ImageSet) and (number := images.masked) is not None
+        },
         unread={split: number for split, number in run.state.scanned.items() if number != 0},
         broken=tuple(pair for prediction in run.state.predictions.values() for pair in prediction.broken),
         warnings=(),

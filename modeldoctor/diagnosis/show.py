@@ -16,7 +16,8 @@ from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.sharding import dealt
 from modeldoctor.method.correlation import Noise
 from modeldoctor.method.maps import ImageMaps, image_maps, thumbnails
-from modeldoctor.results.diagnosis import Misdiagnosis, Shown, most_telling
+from modeldoctor.results.diagnosis import Misdiagnosis, Shown
+from modeldoctor.results.verdicts import most_telling
 from modeldoctor.runtime.distributed import Team
 
 

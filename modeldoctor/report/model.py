@@ -89,6 +89,8 @@ class SplitFigures(Model):
     images: int
     unread: int | None = 0
     """Images that were not needed; null where a stream does not say how many it holds."""
+    masks: int | None = None
+    """Images of the split with a mask that can be used; null where no masks were given."""
     accuracy: Number
     """Not known of a split that was not read to the end."""
 

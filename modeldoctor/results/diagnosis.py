@@ -6,7 +6,7 @@ Shapes: S samples, N classes, K channels, D noise ranges.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
@@ -215,11 +215,6 @@ class Misdiagnosis:
     without_kernel: float = math.nan
 
 
-def most_telling(images: Sequence[Misdiagnosis], number: int) -> list[Misdiagnosis]:
-    """The wrong images whose verdict is clearest and whose prediction was surest; unclear ones come last."""
-    return sorted(images, key=lambda image: (-image.strength * image.confidence, -image.confidence))[:number]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What right, confident predictions show: 95% of them stay on the good side of each figure. NaN: not measured.
@@ -314,6 +309,7 @@ class Diagnosis:
         findings: what was found of the whole network and its data, beyond single images.
         unread: splits that were read no farther than was needed, and how many of their images were not read (None
             where a stream does not say); of these splits no accuracy is known.
+        masked: splits for which masks were given, and how many of their images have one that can be used.
         misdiagnosed: the wrong images that were explained.
         limits: what the verdicts are measured against; None if no image could serve as reference.
         wrong: number of wrong images in the examined split; `misdiagnosed` may hold fewer.
@@ -348,6 +344,7 @@ class Diagnosis:
     shown: Shown | None = None
     adversarial: Adversarial | None = None
     unread: Mapping[str, int | None] = field(default_factory=dict)
+    masked: Mapping[str, int] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
     def __getitem__(self, layer: str) -> LayerDiagnosis:

@@ -8,6 +8,7 @@ a new schema number.
   `checkpoint_sha256`, `num_classes`, `seed`, `config` (JSON), `torch`, `device`, `examined` (split), `wrong` (int),
   `splits` (JSON list), `versions` (JSON). It MAY have `command`: the command line that makes it again,
   `preprocessing` (JSON): how images became the network's input, and
+  `masked` (JSON): splits for which masks were given, and how many of their images have one that can be used;
   `unread` (JSON): splits that were not read to the end, and how many images that left unread (null: not known).
 - `/classes` MUST hold the N names in the network's order. `/warnings` MUST hold what the user was warned of.
 - `/layers/<name>` MUST hold `correlation`, `variance`, `signed`, `activation`, `contribution` (N,K) f4 and `count` (N)
@@ -107,6 +108,8 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
         )
         if diagnosis.unread:
             file.attrs["unread"] = json.dumps(dict(diagnosis.unread))
+        if diagnosis.masked:
+            file.attrs["masked"] = json.dumps(dict(diagnosis.masked))
         _write_text(file, "classes", diagnosis.classes)
         _write_text(file, "warnings", diagnosis.warnings)
         _write_text(file, "findings", [json.dumps(asdict(finding)) for finding in diagnosis.findings])
@@ -319,6 +322,7 @@ def _read(file: h5py.File, path: str | Path) -> Diagnosis:
         command=str(attributes.get("command", "")),
         preprocessing=dict(json.loads(attributes.get("preprocessing", "{}"))),
         unread=json.loads(attributes.get("unread", "{}")),
+        masked=json.loads(attributes.get("masked", "{}")),
         findings=_read_findings(file),
         shown=_read_shown(file["shown"]) if "shown" in file else None,
         adversarial=_read_adversarial(file["adversarial"]) if "adversarial" in file else None,

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from modeldoctor.errors import printable
-from modeldoctor.results.diagnosis import Bools, Diagnosis, Finding, LayerDiagnosis, Misdiagnosis, Verdict, most_telling
+from modeldoctor.results.diagnosis import Bools, Diagnosis, Finding, LayerDiagnosis, Misdiagnosis, Verdict
+from modeldoctor.results.verdicts import most_telling
 from modeldoctor.runtime.files import written_aside
 
 SUMMARY_SCHEMA = 1
@@ -32,7 +33,8 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         classes: name, images, accuracy, wrong predictions by verdict, and `doubtful_labels`, the estimated share of
             images with a doubtful label, for each class in the network's order.
         worst_classes: names, lowest accuracy first.
-        splits: images read, images left unread, and accuracy of each split; None where it is not known.
+        splits: images read, images left unread, images with a usable mask, and accuracy of each split; None where it
+            is not known, or no masks were given.
         layers: for each its place and shape, `correlated_share` (mean over classes of the share of kernels with
             Â >= v), `sharing` (mean Jaccard index of two classes' correlated kernels), `classes_without_samples`,
             `draws` (J of Eq. 4) and `relative_standard_error` (of the class correlations, median over the correlated
@@ -68,6 +70,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
             split: {
                 "images": int(there.sum()),
                 "unread": diagnosis.unread.get(split, 0),
+                "masks": diagnosis.masked.get(split),
                 "accuracy": math.nan if split in diagnosis.unread else _accuracy(diagnosis, there),
             }
             for split in samples.splits

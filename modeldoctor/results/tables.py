@@ -9,7 +9,7 @@ from typing import Any
 
 from modeldoctor.results.diagnosis import Diagnosis, Verdict
 from modeldoctor.results.summary import image_record, plain
-from modeldoctor.results.verdicts import evidence_of
+from modeldoctor.results.verdicts import sentence_of
 from modeldoctor.runtime.files import written_aside
 
 _WRONG = (
@@ -31,7 +31,8 @@ def wrong_images(diagnosis: Diagnosis) -> list[dict[str, Any]]:
     rows.sort(
         key=lambda row: (row["verdict"], -(row["label_doubt"] if row["verdict"] == doubted else row["confidence"]))
     )
-    return [{**{name: row.get(name) for name in _WRONG}, "evidence": evidence_of(row)} for row in rows]
+    limits = None if diagnosis.limits is None else vars(diagnosis.limits)
+    return [{**{name: row.get(name) for name in _WRONG}, "evidence": sentence_of(row, limits)} for row in rows]
 
 
 def tables_beside(output: Path) -> tuple[Path, Path]:

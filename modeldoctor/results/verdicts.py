@@ -8,7 +8,7 @@ planted faults (`scripts/planted_faults.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,6 +219,11 @@ VERDICTS: tuple[VerdictRow, ...] = (
 UNCLEAR = "nothing measured sets it apart from right predictions"
 UNMEASURED = "its class had no right, confident image, so that nothing could be compared"
 _BY_NAME = {str(row.verdict): row for row in VERDICTS}
+
+
+def most_telling(images: Sequence[Misdiagnosis], number: int) -> list[Misdiagnosis]:
+    """The wrong images whose verdict is clearest and whose prediction was surest; unclear ones come last."""
+    return sorted(images, key=lambda image: (-image.strength * image.confidence, -image.confidence))[:number]
 
 
 def meaning_of(verdict: str) -> str:

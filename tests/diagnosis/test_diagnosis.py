@@ -216,6 +216,12 @@ def test_a_memory_too_small_for_one_image_is_said_before_any_is_read(clinic: Cli
 # --- maps and adversarial images, for the report -----------------------------------------------------------------
 
 
+def test_usable_masks_are_counted_by_split(clinic: Clinic, network: Classifier, plain: Diagnosis) -> None:
+    assert plain.masked == {"train": 56, "val": 36}
+    without = diagnose(network, clinic.data, config=DiagnoseConfig(**QUICK | {"max_explained": 0}))
+    assert without.masked == {}
+
+
 def test_the_most_telling_images_are_shown_with_their_own_pixels_and_maps(clinic: Clinic, plain: Diagnosis) -> None:
     shown = plain.shown
     assert shown is not None

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeldoctor.results.diagnosis import Diagnosis, Misdiagnosis, most_telling
+from modeldoctor.results.diagnosis import Diagnosis, Misdiagnosis
 from modeldoctor.results.summary import class_sharing, summarise, write_summary
+from modeldoctor.results.verdicts import most_telling
 
 Make = Callable[..., Diagnosis]
 
@@ -22,8 +23,8 @@ def test_accuracy_is_of_the_examined_split(handmade: Make) -> None:
     assert (summary["examined"], summary["images"], summary["wrong"]) == ("val", 6, 4)
     assert summary["accuracy"] == 2 / 6
     assert summary["splits"] == {
-        "train": {"images": 4, "unread": 0, "accuracy": 0.75},
-        "val": {"images": 6, "unread": 0, "accuracy": 2 / 6},
+        "train": {"images": 4, "unread": 0, "masks": None, "accuracy": 0.75},
+        "val": {"images": 6, "unread": 0, "masks": 5, "accuracy": 2 / 6},
     }
 
 
