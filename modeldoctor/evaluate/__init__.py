@@ -156,7 +156,18 @@ def verdict(
         against_original=against_original,
         against_control=against_control,
         against_own_control=against_own_control,
-        reason=f"{against_original.arm}, {against_original.metric}: {' and '.join(map(_said, compared))}",
+        reason=f"{against_original.arm}, {against_original.metric}: {' and '.join(map(_said, compared))}"
+        + (_whose_harm(against_control) if outcome is Outcome.HARMED and against_original.worse else ""),
+    )
+
+
+def _whose_harm(against_control: Comparison) -> str:
+    """What follows from being worse than the original, by how plain further training did."""
+    if against_control.worse:
+        return f"; {against_control.baseline} did better: it is the treatment that costs"
+    return (
+        f"; as {against_control.baseline} did no better, further training itself costs, not the treatment alone: "
+        "try a smaller training.learning_rate or weaker training.augmentation"
     )
 
 

@@ -152,6 +152,15 @@ def test_ten_thousand_images_take_well_under_two_seconds() -> None:
     assert time.process_time() - begin < 2
 
 
+@pytest.mark.parametrize(
+    ("control", "said"), [(SAME, "further training itself costs"), (WORSE, "it is the treatment that costs")]
+)
+def test_harm_says_whose_it_is(control: Any, said: str) -> None:
+    ruling = verdict(comparison(*WORSE), comparison(*control, "continue"))
+    assert said in ruling.reason
+    assert "costs" not in verdict(comparison(*BETTER), comparison(*WORSE, "continue")).reason
+
+
 def test_a_trial_of_schema_1_is_read() -> None:
     trial = trial_of((0.7, 0.8, 0.75))
     stored = trial.to_json()
