@@ -27,6 +27,8 @@ def _lines(report: Report) -> Iterator[str]:
     if report.trial:
         yield ""
         yield text(handed_back(report.trial), most=300)
+    for warning in report.diagnosis.warnings[:_ROWS] if report.diagnosis else ():
+        yield from ("", f"> **Warning**: {text(warning, most=400)}")
     if report.gates:
         yield from _table("Gates", ["gate", "found", "wanted", ""], [
             [text(gate.figure), "not measured" if math.isnan(gate.found) else f"{gate.found:.4g}", text(gate.wanted),

@@ -101,3 +101,10 @@ def test_the_check_for_errors_and_fetching_can_fail(tmp_path: Path) -> None:
     done = browse(page, tmp_path / "profile", "--dump-dom")
     assert "CONSOLE" in done.stderr
     assert "http://localhost:9/x.png" in Path(f"{tmp_path / 'profile'}.netlog").read_text(errors="replace")
+
+
+def test_warnings_stand_before_everything_that_they_put_in_doubt(alone: Path) -> None:
+    html, _, markdown = made(alone)
+    for text, first in ((html, 'id="todo"'), (markdown, "**Worst classes")):
+        assert 0 < text.index("1 of 3 classes has no images") < text.index(first)
+        assert text.count("1 of 3 classes has no images") == 1
