@@ -173,6 +173,7 @@ def report(
     fail_under: options.FailUnder = None,
     fail_on: options.FailOn = None,
     junit: options.Junit = None,
+    figures: options.Figures = None,
     github: options.Github = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -186,7 +187,7 @@ def report(
 
     made = make_report(
         path, later, output=output, formats=[part.strip() for part in formats.split(",")],
-        fail_under=fail_under or [], fail_on=fail_on or [], junit=junit,
+        fail_under=fail_under or [], fail_on=fail_on or [], junit=junit, figures=figures,
     )  # fmt: skip
     out.print(f"[bold]{made.report.verdict}[/]: {escape(made.report.headline)}", highlight=False)
     out.print(f"written: {', '.join(escape(str(file)) for file in made.files)}", highlight=False, soft_wrap=True)

@@ -183,6 +183,7 @@ FailUnder = Annotated[
 ]
 FailOn = Annotated[list[str] | None, typer.Option(help="FIGURE>NUMBER (or < >= <= == !=): exit with 4 where it holds.")]
 Junit = Annotated[Path | None, typer.Option(help="Write the gates to this file as JUnit's test cases.")]
+Figures = Annotated[Path | None, typer.Option(help="Write the figures to this folder, as SVG and PNG.")]
 Github = Annotated[
     bool, typer.Option("--github", help="Print annotations for GitHub, and add the report to its step summary.")
 ]

@@ -12,6 +12,7 @@ from modeldoctor.errors import StoreError, UsageError
 from modeldoctor.report.ci import add_to_summary, github_annotations, write_junit
 from modeldoctor.report.collect import collect
 from modeldoctor.report.compare import compare
+from modeldoctor.report.figures import write_figures
 from modeldoctor.report.gates import check_gates, parse_gates, require
 from modeldoctor.report.markdown import render_markdown
 from modeldoctor.report.model import GateResult, Report, json_schema
@@ -52,6 +53,7 @@ def make_report(
     fail_under: Sequence[str] = (),
     fail_on: Sequence[str] = (),
     junit: str | Path | None = None,
+    figures: str | Path | None = None,
 ) -> Made:
     """Report on a diagnosis, on a trial at any stage, or on what changed between two diagnoses.
 
@@ -63,6 +65,7 @@ def make_report(
         formats: which of them.
         fail_under, fail_on: gates such as `accuracy=0.9` and `isolated>0.05`; `require` raises for those not met.
         junit: a file for the gates as JUnit's test cases.
+        figures: a folder for the figures as SVG and PNG; needs matplotlib.
 
     Raises:
         UsageError: an unknown format, a gate on a figure that the report does not have, or no place to write to.
@@ -91,12 +94,13 @@ def make_report(
             "md": lambda: render_markdown(report),
         }
         texts = {file: content[name]() for name, file in files.items()}
+        drawn = () if figures is None else write_figures(results, Path(figures))
     for file, text in texts.items():
         with written_aside(file) as aside:
             aside.write_text(text, encoding="utf-8", errors="replace")
     for file in also:
         write_junit(report, file)
-    return Made(report, (*files.values(), *also))
+    return Made(report, (*files.values(), *also, *drawn))
 
 
 def _with_diagnosis(results: Results) -> Results:

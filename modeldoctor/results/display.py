@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _EDGE = 112  # pixels of a picture on a screen
+MOST_NAMES = 60
+"""Beyond as many classes, names would run into each other."""
 
 
 def as_html(diagnosis: Diagnosis) -> str:
@@ -70,11 +72,12 @@ def plot_kernels(diagnosis: Diagnosis, layer: str | None = None) -> Figure:
     values = found.normalised
     order = np.argsort(-np.nan_to_num(values).sum(0), kind="stable")
     figure: Figure
-    figure, axes = _pyplot().subplots(figsize=(10, max(2.6, 0.25 * len(values))), layout="constrained")
+    figure, axes = load_pyplot().subplots(figsize=(10, min(max(2.6, 0.25 * len(values)), 14.0)), layout="constrained")
     image = axes.imshow(values[:, order], aspect="auto", vmin=0, vmax=1, interpolation="nearest")
     axes.set(title=f"Which kernels each class uses, {found.name}", ylabel="class")
     axes.set_xlabel(f"{found.channels} kernels, those that most classes use first")
-    axes.set_yticks(range(len(diagnosis.classes)), [as_text(name) for name in diagnosis.classes])
+    if len(values) <= MOST_NAMES:
+        axes.set_yticks(range(len(values)), [as_text(name) for name in diagnosis.classes])
     figure.colorbar(image, label="normalised correlation Â")
     return figure
 
@@ -96,7 +99,7 @@ def plot_wrong(diagnosis: Diagnosis, number: int = 12) -> Figure:
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure: Figure
-    figure, grid = _pyplot().subplots(
+    figure, grid = load_pyplot().subplots(
         rows, columns, figsize=(2.6 * columns, 2.9 * rows), squeeze=False, layout="constrained"
     )
     for axes in grid.flat:
@@ -107,7 +110,12 @@ def plot_wrong(diagnosis: Diagnosis, number: int = 12) -> Figure:
     return figure
 
 
-def _pyplot() -> Any:
+def load_pyplot() -> Any:
+    """matplotlib's interface for figures.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         from matplotlib import pyplot
     except ImportError as error:
