@@ -39,10 +39,19 @@ def results(found: Found) -> str:
     for piece, write in sections.items():
         title = (PIECES[piece].__doc__ or "").splitlines()[0].rstrip(".")
         if piece in found:
-            parts.append("\n".join([f"## {title}", "", *write(found[piece]["figures"]), "", _how(found[piece])]))
+            remark = [_REMARKS[piece], ""] if piece in _REMARKS else []
+            figures = write(found[piece]["figures"])
+            parts.append("\n".join([f"## {title}", "", *figures, "", *remark, _how(found[piece])]))
         else:
             parts.append(f"## {title}\n\nTo do.")
     return "\n\n".join(parts) + "\n"
+
+
+_REMARKS = {
+    "cifar-channels": "What the epoch changes it changes under every arm alike, BatchNorm's statistics over shifted "
+    "and flipped images most likely: the constraint, and kernels drawn at random in its place, turn no test image.",
+}
+"""What follows from a piece's figures, in words."""
 
 
 def _how(content: Mapping[str, Any]) -> str:
