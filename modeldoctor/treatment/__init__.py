@@ -49,6 +49,7 @@ from modeldoctor.treatment.shown import write_shown
 from modeldoctor.treatment.subsets import (
     Splits,
     annotated_images,
+    annotation_warnings,
     needs_masks,
     needs_predictions,
     split_subsets,
@@ -336,12 +337,8 @@ def run_trial(
     device = resolve_device(config.device, team.local_rank)
     module = network.module
     annotated = annotated_images(splits.train, diagnosis, config) if needs_masks(config) else None
-    if annotated is not None and annotated.invalid:
-        warnings.warn(
-            f"{len(annotated.invalid)} annotations are left out as they cannot be used, first {annotated.invalid[0]}",
-            ModelDoctorWarning,
-            stacklevel=3,
-        )
+    for text in () if annotated is None else annotation_warnings(splits.train, annotated, config):
+        warnings.warn(text, ModelDoctorWarning, stacklevel=3)
     with at_work(module, device), _weights_given_back(module) as original:
         example = network.example(device)
         refuse_unsteady(module, example)

@@ -6,7 +6,7 @@ Shapes: S images of a part.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from modeldoctor.config.arms import ARMS
 from modeldoctor.config.treat import DataConfig, TreatConfig
 from modeldoctor.data import Broken, ImageSet, choose_to_annotate
 from modeldoctor.data.outputs import AnySet, random_access
-from modeldoctor.errors import DataError, MaskError
+from modeldoctor.errors import DataError, MaskError, shortened
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.trial import Metric
@@ -284,6 +284,33 @@ def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -
         unmatched=len(train.indices) - matched,
         invalid=tuple(invalid.values()),
     )
+
+
+def annotation_warnings(train: Subset, annotated: Annotated, config: TreatConfig) -> Iterator[str]:
+    """What a person should know of the annotations before they are trained on: left out, void, too few."""
+    if annotated.invalid:
+        yield f"{len(annotated.invalid)} annotations are left out as they cannot be used, first {annotated.invalid[0]}"
+    whole = [index for index in annotated.indices.tolist() if _covers_all(train.images, index)]
+    if whole:
+        yield (
+            f"{len(whole)} of {len(annotated.indices)} masks cover all that the network sees, so that nothing is "
+            f"background; first {train.images.paths[whole[0]]}; check that they are 0 on the background"
+        )
+    names, wanted = train.images.class_names, config.space.annotated_per_class
+    used = np.bincount(train.images.labels[annotated.indices], minlength=len(names))
+    missing = np.minimum(wanted, np.bincount(train.labels, minlength=len(names))) - used
+    few = [f"{names[number]} ({used[number]})" for number in np.flatnonzero(missing > 0)]
+    if few:
+        yield (
+            f"{len(few)} of {len(names)} classes have fewer than {wanted} annotated training images: {shortened(few)}; "
+            f"{missing[missing > 0].sum()} more would do, which `modeldoctor annotate` picks: few images that come "
+            "often are learned by heart"
+        )
+
+
+def _covers_all(images: ImageSet, index: int) -> bool:
+    sample = images[index]
+    return not isinstance(sample, Broken) and sample.mask is not None and bool(sample.mask.all())
 
 
 def as_diagnosed(train: Subset, diagnosis: Diagnosis) -> Predicted:
