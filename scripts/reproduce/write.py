@@ -50,7 +50,7 @@ def results(found: Found) -> str:
 _REMARKS = {
     "cifar-channels": "What the epoch changes it changes under every arm alike, BatchNorm's statistics over shifted "
     "and flipped images most likely: the constraint, and kernels drawn at random in its place, turn no test image.",
-    "waterbirds-arms": "Without any annotation, refitting the head alone helps the worst group most, and costs the mean. "
+    "waterbirds-arms": "Without annotations, refitting the head alone helps the worst group most, and costs the mean. "
     "The space constraint helps it far beyond its own control, whose oversampling of hard images harms it; backgrounds "
     "swapped around forty boxes do not help. One seed, two epochs: the order of the first ones is not settled.",
 }
