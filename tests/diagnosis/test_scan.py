@@ -71,7 +71,7 @@ def test_of_what_was_not_read_nothing_is_claimed(clinic: Clinic, scanned: Diagno
     assert dict(scanned.unread) == {"train": len(clinic.images("train")[0]) - read}
     assert scanned.unread["train"] > 0
     splits = summarise(scanned)["splits"]
-    assert splits["train"] == {"images": read, "unread": scanned.unread["train"], "accuracy": None}
+    assert splits["train"] == {"images": read, "unread": scanned.unread["train"], "masks": None, "accuracy": None}
     assert splits["val"]["unread"] == 0
     assert splits["val"]["accuracy"] == pytest.approx(scanned.accuracy)
 
