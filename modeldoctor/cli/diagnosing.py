@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -18,6 +18,7 @@ from modeldoctor.errors import UsageError
 
 if TYPE_CHECKING:
     from modeldoctor.results.diagnosis import Diagnosis
+    from modeldoctor.zoo import Classifier
 
 _DEFAULTS = DiagnoseConfig()
 
@@ -186,16 +187,12 @@ def diagnose(
     from modeldoctor import diagnosis as diagnosing
     from modeldoctor.cli.render import render_layers
     from modeldoctor.results.expected import check_expected
-    from modeldoctor.zoo import load_model
 
-    network = load_model(
-        checkpoint, arch=arch, num_classes=num_classes, channels=channels, head=head, input_size=input_size,
-        mean=numbers(mean, "--mean"), std=numbers(std, "--std"), interpolation=interpolation, crop_pct=crop_pct,
-        resize_mode=resize_mode, model_options=options.read_model_options(model_options), download=download,
-        trust_pickle=trust_pickle,
+    network = _load(
+        checkpoint, mean, std, model_options, arch=arch, num_classes=num_classes, channels=channels, head=head,
+        input_size=input_size, interpolation=interpolation, crop_pct=crop_pct, resize_mode=resize_mode,
+        download=download, trust_pickle=trust_pickle,
     )  # fmt: skip
-    for text in network.notes:
-        note(text)
     if list_layers:
         out.print(render_layers(diagnosing.list_layers(network, config)))
         return
@@ -241,16 +238,12 @@ def annotate(
     """Put the images worth annotating into a folder: wrong with confidence first, then right with doubt."""
     config = diagnose_config(split=split, batch_size=batch_size, workers=workers, device=device)
     from modeldoctor.diagnosis import annotate as annotating
-    from modeldoctor.zoo import load_model
 
-    network = load_model(
-        checkpoint, arch=arch, num_classes=num_classes, channels=channels, head=head, input_size=input_size,
-        mean=numbers(mean, "--mean"), std=numbers(std, "--std"), interpolation=interpolation, crop_pct=crop_pct,
-        resize_mode=resize_mode, model_options=options.read_model_options(model_options), download=download,
-        trust_pickle=trust_pickle,
+    network = _load(
+        checkpoint, mean, std, model_options, arch=arch, num_classes=num_classes, channels=channels, head=head,
+        input_size=input_size, interpolation=interpolation, crop_pct=crop_pct, resize_mode=resize_mode,
+        download=download, trust_pickle=trust_pickle,
     )  # fmt: skip
-    for text in network.notes:
-        note(text)
     with shown_progress() as progress:
         plan = annotating.annotate(
             network, data, output=output, per_class=per_class, config=config, root=root, download=download,
@@ -261,6 +254,21 @@ def annotate(
         f"says why. Annotate them with LabelMe, then give --masks {escape(str(plan.output))}.",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+
+
+def _load(
+    checkpoint: Path, mean: str | None, std: str | None, model_options: list[str] | None, **given: Any
+) -> Classifier:
+    """The network that the options name; what was assumed of it is said."""
+    from modeldoctor.zoo import load_model
+
+    network = load_model(
+        checkpoint, mean=numbers(mean, "--mean"), std=numbers(std, "--std"),
+        model_options=options.read_model_options(model_options), **given,
+    )  # fmt: skip
+    for text in network.notes:
+        note(text)
+    return network
 
 
 def show(diagnosis: Diagnosis, output: Path, json_only: bool) -> None:

@@ -65,25 +65,21 @@ ModelOption = Annotated[
 ]
 
 
-def _set_quiet(wanted: bool) -> None:
-    volume.quiet = wanted
-
-
-def _set_verbose(wanted: bool) -> None:
-    volume.verbose = wanted
+def _set_volume(parameter: typer.CallbackParam, wanted: bool) -> None:
+    setattr(volume, str(parameter.name), wanted)
 
 
 Quiet = Annotated[
     bool,
     typer.Option(
-        "-q", "--quiet", help="No progress and no notes; warnings and errors stay.", callback=_set_quiet,
+        "-q", "--quiet", help="No progress and no notes; warnings and errors stay.", callback=_set_volume,
         is_eager=True, expose_value=False,
     ),
 ]  # fmt: skip
 Verbose = Annotated[
     bool,
     typer.Option(
-        "-v", "--verbose", help="Other libraries' warnings, too, and an error's traceback.", callback=_set_verbose,
+        "-v", "--verbose", help="Other libraries' warnings, too, and an error's traceback.", callback=_set_volume,
         is_eager=True, expose_value=False,
     ),
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from modeldoctor.errors import ModelDoctorWarning, shortened
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.method.correlation import compute_state
 from modeldoctor.results.diagnosis import Diagnosis, LayerDiagnosis, Samples
+from modeldoctor.results.summary import count_pairs
 from modeldoctor.runtime.versions import used_versions
 from modeldoctor.zoo import Classifier
 
@@ -33,9 +34,7 @@ def warn_of_predictions(run: Run, images: AnySet, classes: tuple[str, ...]) -> N
     """Warn of an accuracy near chance, with its likely cause, and of images that cannot be read."""
     predictions = run.state.predictions[images.split]
     _, label, predicted, _ = predictions.table()
-    confusion = np.zeros((run.classes, run.classes), dtype=np.int64)
-    np.add.at(confusion, (label, predicted), 1)
-    if text := accuracy_warning(confusion, classes):
+    if text := accuracy_warning(count_pairs(label, predicted, run.classes), classes):
         warnings.warn(f"{images.split}: {text}", ModelDoctorWarning, stacklevel=3)
     if predictions.broken:
         first = shortened([f"{path} ({reason})" for path, reason in predictions.broken], 3)

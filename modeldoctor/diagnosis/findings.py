@@ -20,6 +20,7 @@ from modeldoctor.diagnosis.explain import Evidence
 from modeldoctor.diagnosis.faulty import FaultyKernel
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.results.diagnosis import Finding, LayerDiagnosis, Misdiagnosis, Samples, Verdict
+from modeldoctor.results.summary import count_pairs
 
 _EXAMPLES = 20
 _SIGNIFICANT, _LEAST_GAIN = 0.001, 0.03
@@ -89,9 +90,7 @@ def _preprocessing(run: Run, total: int, wrong: int) -> Iterator[Finding]:
 def _class_order(
     label: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...], wrong: int
 ) -> Iterator[Finding]:
-    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(confusion, (label, predicted), 1)
-    if said := order_warning(confusion, classes):
+    if said := order_warning(count_pairs(label, predicted, len(classes)), classes):
         sentence, action = said
         yield Finding(name="class-order", sentence=sentence, action=action, wrong=wrong)
 

@@ -13,7 +13,7 @@ from modeldoctor.errors import UsageError
 from modeldoctor.report.results import Results
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.display import MOST_NAMES, load_pyplot, plot_kernels, plot_wrong
-from modeldoctor.results.summary import as_text
+from modeldoctor.results.summary import as_text, confusion, images_by_class
 from modeldoctor.results.trial import Trial
 from modeldoctor.runtime.files import written_aside
 
@@ -47,7 +47,7 @@ def write_figures(results: Results, folder: Path) -> tuple[Path, ...]:
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         with written_aside(path) as aside:
-            figures[path.name.removesuffix(path.suffix)].savefig(aside, format=path.suffix[1:], dpi=_DPI)
+            figures[path.stem].savefig(aside, format=path.suffix[1:], dpi=_DPI)
     for figure in figures.values():
         load_pyplot().close(figure)
     return tuple(paths)
@@ -69,11 +69,8 @@ def _figures(results: Results) -> Iterator[tuple[str, Figure]]:
 
 def _plot_classes(diagnosis: Diagnosis) -> Figure:
     """The accuracy of classes on the examined split, lowest first."""
-    rows = diagnosis.rows(diagnosis.examined)
-    label, right = diagnosis.samples.label[rows], (diagnosis.samples.label == diagnosis.samples.predicted)[rows]
-    number = len(diagnosis.classes)
-    images = np.bincount(label, minlength=number)
-    share = np.bincount(label, weights=right, minlength=number) / np.maximum(images, 1)
+    images, right = images_by_class(diagnosis, diagnosis.rows(diagnosis.examined))
+    share = right / np.maximum(images, 1)
     order = [n for n in np.argsort(share, kind="stable") if images[n]][:MOST_NAMES]
     figure, axes = _axes(len(order))
     axes.barh([f"{as_text(diagnosis.classes[n])} ({images[n]})" for n in order], share[order])
@@ -84,9 +81,8 @@ def _plot_classes(diagnosis: Diagnosis) -> Figure:
 
 def _plot_confusion(diagnosis: Diagnosis) -> Figure:
     """How many images of each class (rows) are taken for which (columns)."""
-    rows, number = diagnosis.rows(diagnosis.examined), len(diagnosis.classes)
-    counts = np.zeros((number, number), dtype=np.int64)
-    np.add.at(counts, (diagnosis.samples.label[rows], diagnosis.samples.predicted[rows]), 1)
+    number = len(diagnosis.classes)
+    counts = confusion(diagnosis, diagnosis.rows(diagnosis.examined))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [as_text(name) for name in diagnosis.classes]
     figure, axes = _axes(number)

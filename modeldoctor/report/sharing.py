@@ -13,6 +13,7 @@ from scipy import stats
 
 from modeldoctor.report.model import PairFigures, SharingFigures
 from modeldoctor.results.diagnosis import Bools, Diagnosis, Floats, Ints, LayerDiagnosis
+from modeldoctor.results.summary import confusion
 
 _PAIRS_KEPT = 8
 MOST_CLASSES = 4000
@@ -41,9 +42,7 @@ def class_pairs(diagnosis: Diagnosis) -> ClassPairs | None:
     layer = deepest(diagnosis)
     if (layer.count > 0).sum() < 2:
         return None
-    rows, samples = diagnosis.rows(diagnosis.examined), diagnosis.samples
-    taken = np.zeros((number, number), dtype=np.int64)
-    np.add.at(taken, (samples.label[rows], samples.predicted[rows]), 1)
+    taken = confusion(diagnosis, diagnosis.rows(diagnosis.examined))
     np.fill_diagonal(taken, 0)
     jaccard = _jaccard(layer.correlated(float(diagnosis.config["threshold"])))
     jaccard[layer.count == 0] = jaccard[:, layer.count == 0] = np.nan

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modeldoctor.errors import printable
-from modeldoctor.results.diagnosis import Bools, Diagnosis, Finding, LayerDiagnosis, Misdiagnosis, Verdict
+from modeldoctor.results.diagnosis import Bools, Diagnosis, Finding, Ints, LayerDiagnosis, Misdiagnosis, Verdict
 from modeldoctor.results.verdicts import most_telling
 from modeldoctor.runtime.files import written_aside
 
@@ -112,13 +113,10 @@ def _accuracy(diagnosis: Diagnosis, rows: Bools) -> float:
 
 
 def _classes(diagnosis: Diagnosis, rows: Bools) -> list[dict[str, Any]]:
-    samples = diagnosis.samples
     verdicts: dict[int, list[Misdiagnosis]] = {}
     for image in diagnosis.misdiagnosed:
         verdicts.setdefault(image.label, []).append(image)
-    number = len(diagnosis.classes)
-    images = np.bincount(samples.label[rows], minlength=number)
-    right = np.bincount(samples.label[rows & (samples.label == samples.predicted)], minlength=number)
+    images, right = images_by_class(diagnosis, rows)
     return [
         {
             "name": name,
@@ -129,6 +127,25 @@ def _classes(diagnosis: Diagnosis, rows: Bools) -> list[dict[str, Any]]:
         }
         for n, name in enumerate(diagnosis.classes)
     ]
+
+
+def images_by_class(diagnosis: Diagnosis, rows: Bools) -> tuple[Ints, Ints]:
+    """(N,) and (N,), how many of these images each class has, and how many of them are right."""
+    samples, number = diagnosis.samples, len(diagnosis.classes)
+    right = rows & (samples.label == samples.predicted)
+    return np.bincount(samples.label[rows], minlength=number), np.bincount(samples.label[right], minlength=number)
+
+
+def confusion(diagnosis: Diagnosis, rows: Bools) -> NDArray[np.int64]:
+    """(N,N), how many of these images of each class (rows) are predicted as which (columns)."""
+    return count_pairs(diagnosis.samples.label[rows], diagnosis.samples.predicted[rows], len(diagnosis.classes))
+
+
+def count_pairs(label: Ints, predicted: Ints, classes: int) -> NDArray[np.int64]:
+    """(N,N), how many images of each class (rows) are predicted as which (columns)."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (label, predicted), 1)
+    return counts
 
 
 def _doubtful(explained: Sequence[Misdiagnosis], wrong: int, images: int) -> float:

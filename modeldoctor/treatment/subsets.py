@@ -198,12 +198,14 @@ class Annotated:
         indices: ascending, into the training set.
         matched, unmatched: training images with and without a mask.
         invalid: what is wrong with masks that were looked at and left out, one text each.
+        whole: paths of images whose mask covers all that the network sees.
     """
 
     indices: NDArray[np.int64]
     matched: int
     unmatched: int
     invalid: tuple[str, ...]
+    whole: tuple[str, ...]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -265,7 +267,8 @@ def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -
             train.images.labels, predicted, confidence, has_mask, per_class=config.space.annotated_per_class,
             num_classes=len(diagnosis.classes),
         )  # fmt: skip
-        wrong = {index: text for index in chosen.tolist() if (text := unusable(train.images, index)) is not None}
+        looked = {index: _look_at_mask(train.images, index) for index in chosen.tolist()}
+        wrong = {index: text for index, (text, _) in looked.items() if text is not None}
         if not wrong:
             break
         invalid |= wrong
@@ -283,6 +286,7 @@ def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -
         matched=matched - len(invalid),
         unmatched=len(train.indices) - matched,
         invalid=tuple(invalid.values()),
+        whole=tuple(train.images.paths[index] for index, (_, covers_all) in sorted(looked.items()) if covers_all),
     )
 
 
@@ -290,11 +294,10 @@ def annotation_warnings(train: Subset, annotated: Annotated, config: TreatConfig
     """What a person should know of the annotations before they are trained on: left out, void, too few."""
     if annotated.invalid:
         yield f"{len(annotated.invalid)} annotations are left out as they cannot be used, first {annotated.invalid[0]}"
-    whole = [index for index in annotated.indices.tolist() if _covers_all(train.images, index)]
-    if whole:
+    if annotated.whole:
         yield (
-            f"{len(whole)} of {len(annotated.indices)} masks cover all that the network sees, so that nothing is "
-            f"background; first {train.images.paths[whole[0]]}; check that they are 0 on the background"
+            f"{len(annotated.whole)} of {len(annotated.indices)} masks cover all that the network sees, so that "
+            f"nothing is background; first {annotated.whole[0]}; check that they are 0 on the background"
         )
     names, wanted = train.images.class_names, config.space.annotated_per_class
     used = np.bincount(train.images.labels[annotated.indices], minlength=len(names))
@@ -306,11 +309,6 @@ def annotation_warnings(train: Subset, annotated: Annotated, config: TreatConfig
             f"{missing[missing > 0].sum()} more would do, which `modeldoctor annotate` picks: few images that come "
             "often are learned by heart"
         )
-
-
-def _covers_all(images: ImageSet, index: int) -> bool:
-    sample = images[index]
-    return not isinstance(sample, Broken) and sample.mask is not None and bool(sample.mask.all())
 
 
 def as_diagnosed(train: Subset, diagnosis: Diagnosis) -> Predicted:
@@ -329,8 +327,15 @@ def as_diagnosed(train: Subset, diagnosis: Diagnosis) -> Predicted:
 
 def unusable(images: ImageSet, index: int) -> str | None:
     """Why an image or its mask cannot be used; None if they can."""
+    return _look_at_mask(images, index)[0]
+
+
+def _look_at_mask(images: ImageSet, index: int) -> tuple[str | None, bool]:
+    """Why an image or its mask cannot be used, and whether the mask covers all that the network sees."""
     try:
         sample = images[index]
     except MaskError as error:
-        return f"{error.where}: {error.found}"
-    return f"{images.paths[index]}: {sample.reason}" if isinstance(sample, Broken) else None
+        return f"{error.where}: {error.found}", False
+    if isinstance(sample, Broken):
+        return f"{images.paths[index]}: {sample.reason}", False
+    return None, sample.mask is not None and bool(sample.mask.all())
