@@ -213,6 +213,7 @@ def make_diagnosis(**changes: Any) -> Diagnosis:
         "created": "2025-01-02T03:04:05+00:00",
         "device": "cpu",
         "preprocessing": {"input_size": [3, 32, 32], "mean": [0.5, 0.5, 0.5], "resize_mode": "squash"},
+        "assumed": ("interpolation bilinear, by the library's defaults",),
         "versions": {"modeldoctor": "0.1.0", "torch": "2.9.0"},
     }  # fmt: skip
     return Diagnosis(**(fields | changes))

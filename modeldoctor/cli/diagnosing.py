@@ -176,7 +176,7 @@ def diagnose(
         min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, shown=shown,
         fgsm_epsilon=fgsm_epsilon, split=split, examine=examine, seed=seed, batch_size=batch_size, workers=workers,
         device=device, hooks=hooks, memory=memory, precision=precision,
-        noise_ranges=numbers(noise_ranges, "--noise-ranges"),
+        noise_ranges=numbers(noise_ranges, "--noise-ranges"), expect_accuracy=expect_accuracy,
     )  # fmt: skip
     if data is None and not list_layers:
         raise UsageError("no data given", where="--data", expected="an image folder, a CSV or a data set's name")
@@ -238,6 +238,7 @@ def annotate(
     """Put the images worth annotating into a folder: wrong with confidence first, then right with doubt."""
     config = diagnose_config(split=split, batch_size=batch_size, workers=workers, device=device)
     from modeldoctor.diagnosis import annotate as annotating
+    from modeldoctor.results.expected import accuracy_doubt
 
     network = _load(
         checkpoint, mean, std, model_options, arch=arch, num_classes=num_classes, channels=channels, head=head,
@@ -249,6 +250,10 @@ def annotate(
             network, data, output=output, per_class=per_class, config=config, root=root, download=download,
             masks=masks, link=link, progress=progress,
         )  # fmt: skip
+    out.print(
+        f"accuracy {plan.accuracy:.1%} on {escape(plan.split)}. {escape(accuracy_doubt(network.notes))}",
+        highlight=False,
+    )
     out.print(
         f"{len(plan.choices)} images of {escape(plan.split)} in {escape(str(plan.output))}; {escape(str(plan.table))} "
         f"says why. Annotate them with LabelMe, then give --masks {escape(str(plan.output))}.",

@@ -139,7 +139,12 @@ def diagnose_config(**options: Any) -> DiagnoseConfig:
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise UsageError(f"{first['input']!r}: {first['msg']}", where=option, hint="see --help") from error
+        raise UsageError(
+            f"{first['input']!r}: {first['msg']}",
+            where=option,
+            expected="a share from 0 to 1, such as 0.787" if option == "--expect-accuracy" else None,
+            hint="see --help",
+        ) from error
 
 
 def read_model_options(texts: list[str] | None) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from modeldoctor.graph import Layer
+from modeldoctor.results.expected import accuracy_doubt
 from modeldoctor.results.trial import ArmResult, Trial
 from modeldoctor.results.verdicts import evidence_of, meaning_of
 
@@ -25,6 +26,8 @@ def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
         f"[bold]{escape(summary['arch'])}[/]: accuracy [bold]{_percent(summary['accuracy'])}[/] on "
         f"{escape(summary['examined'])} ({summary['wrong']} of {summary['images']} images wrong)"
     )
+    if doubt := accuracy_doubt(summary["assumed"], summary["config"].get("expect_accuracy")):
+        yield f"[dim]{escape(doubt)}[/]"
     yield from _partly_read(summary)
     yield _classes(summary)
     yield _layers(summary)
@@ -59,6 +62,7 @@ def render_trial(trial: Trial) -> Iterator[RenderableType]:
     if trial.caution:
         yield trial.caution
     yield f"the treated checkpoint holds the weights of: {trial.handed_back}"
+    yield f"[dim]{escape(accuracy_doubt(trial.provenance.get('assumed')))}[/]"
 
 
 def _trial_cells(arm: ArmResult) -> list[str]:

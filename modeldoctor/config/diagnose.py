@@ -80,6 +80,9 @@ class DiagnoseConfig(Model):
     """The split whose right images make the class correlation; `train` by default, else the only one."""
     examine: str | None = None
     """The split whose wrong images are explained; `val` by default, else the split of the class correlation."""
+    expect_accuracy: float | None = Field(default=None, ge=0, le=1)
+    """The share of right images of `examine` that your own evaluation gave: the command ends with 3 where the accuracy
+    is farther away than chance allows. Changes no figure."""
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=16, ge=1)
     """Images that are read and run at once; changes no figure."""

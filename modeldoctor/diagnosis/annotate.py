@@ -66,6 +66,7 @@ class AnnotationPlan:
         output: the folder; its `annotate.csv` holds a row a choice.
         split: where the images are from.
         choices: class after class, the most worthwhile first.
+        accuracy: share of the split's images that are right; NaN without any.
         annotated: images of the split that have a mask already and were left out.
         broken: paths and reasons of unreadable images.
     """
@@ -73,6 +74,7 @@ class AnnotationPlan:
     output: Path
     split: str
     choices: tuple[Choice, ...]
+    accuracy: float
     annotated: int
     broken: tuple[tuple[str, str], ...]
 
@@ -156,6 +158,7 @@ def _annotate(
         output=output,
         split=images.split,
         choices=tuple(choices),
+        accuracy=float((label == predicted).mean()) if len(label) else float("nan"),
         annotated=int(annotated.sum()),
         broken=tuple(run.state.predictions[images.split].broken),
     )

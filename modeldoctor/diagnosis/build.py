@@ -200,6 +200,7 @@ def build_diagnosis(
         seed=run.config.seed,
         config=run.config.model_dump(mode="json"),
         preprocessing=network.preprocessing.model_dump(mode="json"),
+        assumed=network.notes,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         device=str(run.device),
         versions=used_versions(),

@@ -22,7 +22,7 @@ from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit, default_budget
 from modeldoctor.zoo import Classifier
 
-_CHANGE_NO_FIGURE = {"batch_size", "workers", "device", "memory"}
+_CHANGE_NO_FIGURE = {"batch_size", "workers", "device", "memory", "expect_accuracy"}
 
 
 _DEEP = 0.5

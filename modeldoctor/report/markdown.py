@@ -6,7 +6,16 @@ import math
 from collections.abc import Iterator, Sequence
 
 from modeldoctor.report.model import DiagnosisFigures, Report
-from modeldoctor.report.wording import TRUST, VERDICTS, cost_words, handed_back, image_sentence, percent, title
+from modeldoctor.report.wording import (
+    TRUST,
+    VERDICTS,
+    cost_words,
+    doubt_sentence,
+    handed_back,
+    image_sentence,
+    percent,
+    title,
+)
 from modeldoctor.results.trial import Estimate, Trial
 
 _ROWS = 10
@@ -27,6 +36,9 @@ def _lines(report: Report) -> Iterator[str]:
     if report.trial:
         yield ""
         yield text(handed_back(report.trial), most=300)
+    if doubt := doubt_sentence(report):
+        yield ""
+        yield text(doubt, most=800)
     for warning in report.diagnosis.warnings[:_ROWS] if report.diagnosis else ():
         yield from ("", f"> **Warning**: {text(warning, most=400)}")
     if report.gates:

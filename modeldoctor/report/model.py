@@ -192,6 +192,8 @@ class DiagnosisFigures(Model):
     config: dict[str, Any]
     preprocessing: dict[str, Any]
     """How images became the network's input; empty in older files."""
+    assumed: tuple[str, ...] | None = None
+    """What the checkpoint did not say of preprocessing and construction; None in older files."""
     versions: dict[str, str]
     device: str
     warnings: tuple[str, ...]

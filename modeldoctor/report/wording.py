@@ -13,6 +13,7 @@ from modeldoctor.report.model import (
     StabilityFigures,
 )
 from modeldoctor.results.diagnosis import Verdict
+from modeldoctor.results.expected import accuracy_doubt
 from modeldoctor.results.trial import Comparison, Cost, Ruling, Trial
 from modeldoctor.results.verdicts import about_verdict, sentence_of, trust_in
 
@@ -124,6 +125,14 @@ def progress_headline(progress: ProgressFigures) -> str:
         f"done, {epochs} of {progress.planned * progress.epochs} epochs. The test images have not been read. "
         "The same command with --resume goes on from here."
     )
+
+
+def doubt_sentence(report: Report) -> str:
+    """What may be wrong where the user's own evaluation gives another accuracy; empty where that was checked."""
+    found, trial = report.diagnosis, report.trial
+    if trial:
+        return accuracy_doubt(trial.provenance.get("assumed"))
+    return accuracy_doubt(found.assumed, found.config.get("expect_accuracy")) if found else ""
 
 
 def image_sentence(image: ImageFigures, limits: LimitFigures | None) -> str:

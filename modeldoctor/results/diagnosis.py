@@ -320,6 +320,7 @@ class Diagnosis:
         adversarial: how images turned by FGSM bear noise; None where it was not measured.
         seed, config, created, versions, device: how it was made.
         preprocessing: how images became the network's input, by the names of `Preprocessing`; empty in older files.
+        assumed: what the checkpoint did not say of preprocessing and construction; None in older files.
         command: the command line that makes it again; empty if it was made from Python objects.
     """
 
@@ -340,6 +341,7 @@ class Diagnosis:
     device: str
     versions: dict[str, str] = field(default_factory=dict)
     preprocessing: dict[str, Any] = field(default_factory=dict)
+    assumed: tuple[str, ...] | None = None
     command: str = ""
     shown: Shown | None = None
     adversarial: Adversarial | None = None

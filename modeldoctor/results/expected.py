@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from scipy.stats import binomtest
 
-from modeldoctor.errors import DataError, UsageError
+from modeldoctor.errors import DataError, printable
 from modeldoctor.results.diagnosis import Diagnosis
 
 _BY_CHANCE = 0.001
@@ -19,11 +21,8 @@ def check_expected(diagnosis: Diagnosis, expected: float) -> None:
         expected: from 0 to 1; whole images are counted, so that 1 means every image.
 
     Raises:
-        UsageError: it is no share.
         DataError: the accuracy is farther away than chance allows (binomial test, p < 0.001).
     """
-    if not 0 <= expected <= 1:
-        raise UsageError(f"{expected:g}", where="--expect-accuracy", expected="a share from 0 to 1, such as 0.787")
     images = int(diagnosis.rows(diagnosis.examined).sum())
     right = round(diagnosis.accuracy * images)
     if binomtest(right, images, expected).pvalue >= _BY_CHANCE:
@@ -37,3 +36,20 @@ def check_expected(diagnosis: Diagnosis, expected: float) -> None:
         or "name the preprocessing of your own evaluation (--input-size, --mean, --std, "
         "--interpolation, --crop-pct), and check that both read the same images and weights",
     )
+
+
+def accuracy_doubt(assumed: Sequence[str] | None, expected: float | None = None) -> str:
+    """What to think of where the user's own evaluation gave another accuracy; empty where that was checked.
+
+    Args:
+        assumed: what the checkpoint did not say and was assumed of preprocessing and construction; None if not known.
+        expected: the accuracy that was checked.
+    """
+    if expected is not None:
+        return ""
+    said = "If your own evaluation gives another accuracy, preprocessing or construction differ."
+    if assumed is None:
+        return said
+    if not assumed:
+        return f"{said} Nothing was assumed: the checkpoint or the options say it all."
+    return f"{said} Assumed: {'; '.join(map(printable, assumed))}."

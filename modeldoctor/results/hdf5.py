@@ -10,7 +10,8 @@ a new schema number.
   `preprocessing` (JSON): how images became the network's input, and
   `masked` (JSON): splits for which masks were given, and how many of their images have one that can be used;
   `unread` (JSON): splits that were not read to the end, and how many images that left unread (null: not known).
-- `/classes` MUST hold the N names in the network's order. `/warnings` MUST hold what the user was warned of.
+- `/classes` MUST hold the N names in the network's order. `/warnings` MUST hold what the user was warned of. `/assumed`
+  MAY hold what the checkpoint did not say of preprocessing and construction, one string each.
 - `/layers/<name>` MUST hold `correlation`, `variance`, `signed`, `activation`, `contribution` (N,K) f4 and `count` (N)
   i4; NaN where a class has no samples. Their dimensions MUST have the scales `class` (names) and `channel` attached.
   Its attributes MUST be `kind`, `channels`, `height`, `width`, `depth`, `macs_after`, `delta`, `activation_std`, and
@@ -112,6 +113,8 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
             file.attrs["masked"] = json.dumps(dict(diagnosis.masked))
         _write_text(file, "classes", diagnosis.classes)
         _write_text(file, "warnings", diagnosis.warnings)
+        if diagnosis.assumed is not None:
+            _write_text(file, "assumed", diagnosis.assumed)
         _write_text(file, "findings", [json.dumps(asdict(finding)) for finding in diagnosis.findings])
         layers = file.create_group("layers")
         for order, layer in enumerate(diagnosis.layers.values()):
@@ -321,6 +324,7 @@ def _read(file: h5py.File, path: str | Path) -> Diagnosis:
         versions=json.loads(attributes["versions"]),
         command=str(attributes.get("command", "")),
         preprocessing=dict(json.loads(attributes.get("preprocessing", "{}"))),
+        assumed=tuple(file["assumed"].asstr()[()]) if "assumed" in file else None,
         unread=json.loads(attributes.get("unread", "{}")),
         masked=json.loads(attributes.get("masked", "{}")),
         findings=_read_findings(file),

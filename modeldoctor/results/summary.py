@@ -30,6 +30,8 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
 
     Keys:
         schema, arch, checkpoint_sha256, created, seed, config, versions, device, warnings: how it was made.
+        preprocessing, assumed: how images became the input, and what of that or of the construction the checkpoint did
+            not say (None in older files).
         examined: the split of the following figures; images, wrong, accuracy.
         classes: name, images, accuracy, wrong predictions by verdict, and `doubtful_labels`, the estimated share of
             images with a doubtful label, for each class in the network's order.
@@ -60,6 +62,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "seed": diagnosis.seed,
         "config": diagnosis.config,
         "preprocessing": diagnosis.preprocessing,
+        "assumed": None if diagnosis.assumed is None else list(diagnosis.assumed),
         "versions": diagnosis.versions,
         "device": diagnosis.device,
         "warnings": list(diagnosis.warnings),

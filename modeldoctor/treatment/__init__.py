@@ -359,6 +359,7 @@ def run_trial(
         config, rungs = pick_weights(config, arms.pilot)
         provenance = {
             "preprocessing": network.preprocessing.model_dump(mode="json"),
+            "assumed": list(network.notes),
             "arch": network.arch,
             "checkpoint_sha256": network.checkpoint_sha256,
             "config": config.model_dump(mode="json"),

@@ -113,4 +113,37 @@ def test_an_accuracy_that_chance_does_not_explain_ends_with_3(call: Call, clinic
     assert far[0] == 3
     assert f"{right / summary['images']:.1%}" in far[2]
     assert "--crop-pct" in far[2]
-    assert call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--expect-accuracy", "79")[0] == 2
+    before = sorted(Path.cwd().iterdir())
+    told = call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--expect-accuracy", "79", "-o", "x.h5")
+    assert told[0] == 2
+    assert "such as 0.787" in told[2]
+    assert sorted(Path.cwd().iterdir()) == before  # refused before any work
+
+
+def test_where_an_accuracy_is_not_expected_what_was_assumed_stands_beside_it(
+    call: Call, clinic: Clinic, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare.pt"  # nothing but weights: all of the preprocessing is assumed
+    torch.save(torch.load(clinic.checkpoint, weights_only=True)["state_dict"], bare)
+    arguments = (bare, "--data", clinic.data, "--mean", "0.4,0.5,0.6")
+    own = timm.get_pretrained_cfg("test_resnet").to_dict()
+
+    def beside(text: str) -> str:
+        text = " ".join(text.replace("&#95;", "_").split())
+        return text[text.index("your own evaluation") :].partition("split:")[0]
+
+    code, out, err = call("diagnose", *arguments, *QUICK)
+    assert code == 0, err
+    assert call("report", "diagnosis.h5")[0] == 0
+    page, markdown = Path("report.html").read_text(), Path("report.md").read_text()
+    chosen = call("annotate", *arguments, "-o", "todo", "--per-class", "1")[1]
+    for text in (out, page, markdown, chosen):
+        assert f"std {own['std']}, interpolation {own['interpolation']}" in beside(text)
+        assert "mean (" not in beside(text)  # it was stated
+    code, out, err = call(
+        "diagnose", *arguments, *QUICK, "--expect-accuracy", read_diagnosis(Path("diagnosis.h5")).accuracy
+    )
+    assert code == 0, err
+    assert call("report", "diagnosis.h5")[0] == 0
+    for text in (out, Path("report.html").read_text(), Path("report.md").read_text()):
+        assert "your own evaluation" not in text
