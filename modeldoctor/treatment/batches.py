@@ -17,8 +17,12 @@ from torch.nn import functional as F
 
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import Augmentation, Batch, make_loader
+from modeldoctor.errors import shortened
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.treatment.subsets import Subset
+
+_NAMED = 20
+"""Of so many classes the annotated images are counted; of more, of those with the fewest."""
 
 OWN, SWAPPED, REMOVED = range(3)
 """What an image of a batch is: itself, its object before another background, or its background without the object."""
@@ -88,11 +92,13 @@ def epoch_order(
     share: float,
     seed: int,
     epoch: int,
+    most_repeats: int | None = None,
     chances: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
     """Image indices of one epoch: whole batches, each with its share of images that are drawn from some.
 
-    Every other image comes at most once, or as often as its chance says; the drawn ones as often as the share asks for.
+    Every other image comes at most once, or as often as its chance says; the drawn ones as often as the share asks for,
+    where `most_repeats` allows it: else the share is smaller, and as equal in all batches as can be.
 
     Args:
         indices: (S,) of all training images; they fill the other places of the batches.
@@ -100,21 +106,55 @@ def epoch_order(
         batch_size: B.
         share: of those images in each batch.
         seed, epoch: all that the order depends on.
+        most_repeats: how often the share may hold one image, at most; None: as often as it takes.
         chances: (S,) in proportion to which `indices` come; None: each once.
     """
     rng = np.random.default_rng([seed, epoch])
-    constrained = round(share * batch_size) if len(drawn) else 0
     batches = steps_per_epoch(len(indices), batch_size)
-    places = batches * (batch_size - constrained)
+    constrained = batches * round(share * batch_size) if len(drawn) else 0
+    if most_repeats is not None:
+        constrained = min(constrained, most_repeats * len(drawn))
+    places = batches * batch_size - constrained
     free = rng.permutation(len(indices))
     if chances is not None:
         free = _systematic(free, chances, places, rng)
-    free = np.resize(indices[free], places).reshape(batches, -1)
+    order = np.resize(indices[free], places)
     if not constrained:
-        return np.asarray(free.reshape(-1))
-    rounds = -(-batches * constrained // len(drawn))
-    drawn = np.concatenate([rng.permutation(drawn) for _ in range(rounds)])[: batches * constrained]
-    return np.concatenate([free, drawn.reshape(batches, -1)], axis=1).reshape(-1)
+        return order
+    rounds = -(-constrained // len(drawn))
+    drawn = np.concatenate([rng.permutation(drawn) for _ in range(rounds)])[:constrained]
+    in_batch = np.diff(np.arange(batches + 1) * constrained // batches)
+    last = np.arange(batch_size) >= batch_size - in_batch[:, None]
+    whole = np.empty((batches, batch_size), dtype=np.int64)
+    whole[~last], whole[last] = order, drawn
+    return whole.reshape(-1)
+
+
+def annotation_note(train: Subset, config: TreatConfig) -> str:
+    """How many annotated images each class has, and how often one will come; before any of them is looked at.
+
+    Args:
+        train: what is learned from.
+        config: resolved.
+    """
+    space, size, names = config.space, config.training.batch_size, train.images.class_names
+    assert size is not None
+    counts = np.bincount(train.labels[train.has_mask], minlength=len(names))
+    order = counts.argsort(kind="stable") if len(names) > _NAMED else range(len(names))
+    used = int(np.minimum(counts, space.annotated_per_class).sum())
+    batches = steps_per_epoch(len(train.indices), size)
+    wanted = batches * round(space.annotated_share * size)
+    drawn = min(wanted, space.most_repeats * used)
+    said = (
+        f"annotated training images by class: {shortened([f'{names[n]} {counts[n]}' for n in order], _NAMED)}; in use: "
+        f"{used}, at most {space.annotated_per_class} per class; repeats of each per epoch: {drawn / max(used, 1):.2g}"
+    )
+    if drawn < wanted:
+        said += (
+            f", the most that space.most_repeats allows: they are {drawn / (batches * size):.1%} of each batch "
+            f"instead of {space.annotated_share:.0%}"
+        )
+    return said
 
 
 def _systematic(
@@ -158,7 +198,7 @@ def training_batches(
     assert size is not None
     order = epoch_order(
         train.indices, drawn, batch_size=size, share=config.space.annotated_share, seed=seed, epoch=epoch,
-        chances=chances,
+        most_repeats=config.space.most_repeats, chances=chances,
     )  # fmt: skip
     draws, mixing = np.random.SeedSequence([seed, epoch, 1]).generate_state(2).tolist()
     seeds = np.random.SeedSequence(draws).generate_state(len(order))

@@ -13,6 +13,8 @@ from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.trial import Trial
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.progress import Progress
+from modeldoctor.treatment.batches import annotation_note
+from modeldoctor.treatment.subsets import needs_masks
 from modeldoctor.zoo import Classifier, load_model
 
 
@@ -32,7 +34,7 @@ def load_and_treat(
         trust_pickle: let the checkpoint's pickle EXECUTE code; only for a trusted source.
         resume: go on with the interrupted trial in `config.output`, or with its interrupted diagnosis.
         progress: called with (stage, done, total or None).
-        say: called with each assumption about the checkpoint, before any work.
+        say: called with each assumption about the checkpoint, and with the annotations per class, before any work.
         team: the processes that share the work.
 
     Raises:
@@ -40,14 +42,20 @@ def load_and_treat(
     """
     team = team or Team()
     network = load_network(config, trust_pickle=trust_pickle)
-    if say is not None:
-        for text in network.notes:
-            say(text)
+    say = say or _keep_quiet
+    for text in network.notes:
+        say(text)
     treatment.check_new(config, resume)
     prepared = treatment.prepare(config, network)
+    if needs_masks(prepared.config):
+        say(annotation_note(prepared.splits.train, prepared.config))
     team.barrier()  # nobody writes before all have looked
     diagnosis = _diagnosis(config, network, resume, progress, team)
     return treatment.carry_out(prepared, network, diagnosis, resume=resume, progress=progress, team=team)
+
+
+def _keep_quiet(text: str) -> None:
+    """Say nothing."""
 
 
 def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Classifier:

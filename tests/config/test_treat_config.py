@@ -134,7 +134,7 @@ ELSEWHERE = {
     "network.crop_pct": "test_pipeline.py",
     "network.resize_mode": "test_pipeline.py",
     "network.model_options": "test_pipeline.py",
-    "training.mixup": "test_batches.py", "training.amp": "test_trainable.py",
+    "space.most_repeats": "test_batches.py", "training.mixup": "test_batches.py", "training.amp": "test_trainable.py",
     "pilot.ladder": "test_pilot.py", "pilot.epochs": "test_pilot.py", "arms": "test_treatment.py",
     "metric": "test_treatment.py", "tensorboard": "test_treatment.py", "workers": "test_batches.py",
     "device": "test_cuda.py", "memory": "test_memory.py",

@@ -13,7 +13,7 @@ from PIL import Image
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import open_data
-from modeldoctor.treatment.batches import epoch_order, training_batches
+from modeldoctor.treatment.batches import annotation_note, epoch_order, training_batches
 from modeldoctor.treatment.subsets import Subset
 
 INDICES = np.arange(100, 200)
@@ -35,6 +35,19 @@ def test_every_batch_holds_its_share_of_annotated_images() -> None:
     free = Counter(batches[:, :-2].ravel().tolist())
     assert max(free.values()) == 1
     assert set(free) <= set(INDICES.tolist())
+
+
+def test_an_image_is_repeated_at_most_so_often_per_epoch() -> None:
+    """100 images in 12 batches of 8: a quarter of each is 24 draws, of 4 images 6 each, unless they are fewer."""
+    batches = order(most_repeats=4).reshape(-1, 8)
+    assert batches.shape == (12, 8)
+    as_any_other = set(INDICES.tolist())
+    times = Counter(batches.ravel().tolist())
+    assert all(4 <= times[index] <= 5 for index in ANNOTATED.tolist())  # and once as any other, but for what is left over
+    assert all(times[index] <= 1 for index in as_any_other - set(ANNOTATED.tolist()))
+    assert {int(np.isin(batch[-2:], ANNOTATED).sum()) for batch in batches} == {1, 2}  # 16 draws in 12 batches
+    for enough in (6, 100, None):
+        assert order(most_repeats=enough).tolist() == order().tolist()
 
 
 def test_without_a_share_every_image_comes_once() -> None:
@@ -94,6 +107,23 @@ def made(squares: Path, **training: object) -> tuple[Subset, TreatConfig]:
         checkpoint="a.pt", data={"path": "b", "masks": "c"}, space={"annotated_share": 0.25}, training=still | training
     )
     return Subset(images=images, indices=np.arange(8)), config
+
+
+def test_the_note_says_how_many_are_annotated_and_how_often_they_come(squares: Path) -> None:
+    """Of eight images, one is not annotated; an epoch is four batches of two, one of them drawn."""
+    part, config = made(squares, batch_size=2)
+    part.images.labels = np.zeros(8, dtype=np.int64)
+
+    def note(**space: object) -> str:
+        settings = config.space.model_copy(update={"annotated_share": 0.5, "annotated_per_class": 1, **space})
+        return annotation_note(part, config.model_copy(update={"space": settings}))
+
+    assert note() == (
+        "annotated training images by class: a 7; in use: 1, at most 1 per class; repeats of each per epoch: 4"
+    )
+    assert note(most_repeats=3).endswith(
+        "per epoch: 3, the most that space.most_repeats allows: they are 37.5% of each batch instead of 50%"
+    )
 
 
 def test_mixup_blends_the_images_without_annotation_and_leaves_the_others(squares: Path) -> None:
