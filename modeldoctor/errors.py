@@ -30,6 +30,15 @@ def printable(text: str) -> str:
     )
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(1440, "image"), counted(0, "class", "classes")
+    ('1 image', '1,440 images', '0 classes')
+    """
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def shortened(names: Collection[str], limit: int = 5) -> str:
     """A list for a sentence, such as "a, b and 7 more".
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,9 +15,10 @@ from modeldoctor.cli import options
 from modeldoctor.cli.options import diagnose_config, numbers
 from modeldoctor.cli.terminal import note, out, shown_progress
 from modeldoctor.config.diagnose import DiagnoseConfig
-from modeldoctor.errors import UsageError
+from modeldoctor.errors import UsageError, counted
 
 if TYPE_CHECKING:
+    from modeldoctor.diagnosis.annotate import AnnotationPlan
     from modeldoctor.results.diagnosis import Diagnosis
     from modeldoctor.zoo import Classifier
 
@@ -255,10 +257,23 @@ def annotate(
         highlight=False,
     )
     out.print(
-        f"{len(plan.choices)} images of {escape(plan.split)} in {escape(str(plan.output))}; {escape(str(plan.table))} "
-        f"says why. Annotate them with LabelMe, then give --masks {escape(str(plan.output))}.",
+        f"{counted(len(plan.choices), 'image')} of {escape(plan.split)} in {escape(str(plan.output))}; "
+        f"{escape(str(plan.table))} says why each was chosen. Outline the object in each, and leave out an "
+        f"image that shows none:\n    {escape(plan.labelme)}\n{escape(_next_step(plan))}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+
+
+def _next_step(plan: AnnotationPlan) -> str:
+    """Which command the annotations serve, and what the other one needs."""
+    masks, needed = shlex.join(["--masks", str(plan.output)]), {"train": "treat", "val": "diagnose"}
+    if plan.split not in needed:
+        return f"Then give {masks} to treat or to diagnose --examine {plan.split}."
+    other, split = ("diagnose", "val") if plan.split == "train" else ("treat", "train")
+    return (
+        f"Then give {masks} to {needed[plan.split]}. It does nothing for {other}, which needs masks of {split}: "
+        f"annotate --split {split}."
+    )
 
 
 def _load(

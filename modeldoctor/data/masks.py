@@ -219,7 +219,7 @@ def open_masks(path: Path, image_paths: Sequence[str]) -> Masks:
 
     Args:
         path: COCO's JSON or a folder with it; or a folder, mirroring the images or their own, with a file an image:
-            LabelMe's .json, Pascal VOC's .xml, YOLO's .txt, or PNG masks where there are none of these.
+            LabelMe's .json, Pascal VOC's .xml, YOLO's .txt, or a PNG mask; an outline goes before a PNG.
         image_paths: of all images, relative to the data's root.
 
     Raises:
@@ -231,13 +231,21 @@ def open_masks(path: Path, image_paths: Sequence[str]) -> Masks:
 
 
 def _open_tree(path: Path, image_paths: Sequence[str]) -> MaskTree:
-    """A tree of outlines, whose PNG files are images, or of PNG masks."""
+    """A tree of outlines, PNG masks, or both; PNG files that may be the images themselves are no masks."""
     whole = MaskTree(path, tuple(OUTLINES))
     present = _suffixes_beside(whole, image_paths)
     outlines = [
         suffix for suffix in OUTLINES if suffix in present and _any_found(MaskTree(path, [suffix]), image_paths)
     ]
-    return MaskTree(path, outlines or ([] if (path / PLAN_FILE).is_file() else [PIXELS]))
+    pictures = (path / PLAN_FILE).is_file() or _holds_pictures(path, outlines, image_paths)
+    return MaskTree(path, outlines if pictures else [*outlines, PIXELS])
+
+
+def _holds_pictures(path: Path, outlines: Sequence[str], image_paths: Iterable[str]) -> bool:
+    """Whether an outlined PNG image has a PNG beside its outline, as where the images lie there themselves."""
+    outlined, pixels = MaskTree(path, outlines), MaskTree(path, [PIXELS])
+    pictures = (image for image in image_paths if image.lower().endswith(PIXELS))
+    return any(outlined.find(image) and pixels.find(image) for image in pictures)
 
 
 _KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Sequence[str]], Masks]], ...] = (

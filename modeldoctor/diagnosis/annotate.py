@@ -6,6 +6,7 @@ Shapes: S samples, N classes.
 from __future__ import annotations
 
 import csv
+import shlex
 import shutil
 import warnings
 from collections import Counter
@@ -27,7 +28,7 @@ from modeldoctor.diagnosis.chunks import Chunks
 from modeldoctor.diagnosis.passes import Run, predict
 from modeldoctor.diagnosis.setup import splits_to_use, take_apart
 from modeldoctor.diagnosis.state import RunState
-from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError
+from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError, printable
 from modeldoctor.graph import select_layers
 from modeldoctor.runtime.files import check_writable, locked, written_aside
 from modeldoctor.runtime.interrupts import graceful_stop
@@ -35,6 +36,8 @@ from modeldoctor.runtime.progress import Progress, silent
 from modeldoctor.runtime.session import at_work, resolve_device
 from modeldoctor.zoo import Classifier
 
+LABELS_FILE = "labels.txt"
+"""The classes' names, which LabelMe then offers for each shape."""
 _COLUMNS = ("path", "class", "predicted", "confidence", "reason", "source")
 
 
@@ -83,6 +86,13 @@ class AnnotationPlan:
         """The CSV file."""
         return self.output / PLAN_FILE
 
+    @property
+    def labelme(self) -> str:
+        """What to type to annotate the images: of LabelMe's releases before 6 the last two keep the files small and
+        saved."""
+        words = ["labelme", str(self.output), "--labels", str(self.output / LABELS_FILE), "--nodata", "--autosave"]
+        return shlex.join(words)
+
 
 def annotate(
     network: Classifier,
@@ -99,8 +109,9 @@ def annotate(
 ) -> AnnotationPlan:
     """Put the images of each class that are most worth annotating into a folder, with a CSV that says why.
 
-    The copies keep their paths relative to the data's root: LabelMe's files, saved beside them, fit the data as
-    `masks=output`. Images that are no files, and those that viewers turn by EXIF, are written as PNG, upright.
+    The copies keep their paths relative to the data's root: LabelMe opens the folder as it is, and its files, saved
+    beside the copies, fit the data as `masks=output`. Images that are no files,
+    and those that viewers turn by EXIF, are written as PNG, upright.
 
     Args:
         network: from `load_model`; its module is moved to the device and otherwise left as it was.
@@ -151,6 +162,7 @@ def _annotate(
         _choice(images, int(index[row]), *pair, float(confidence[row])) for row, pair in zip(rows, names, strict=True)
     ]
     _write_table(output / PLAN_FILE, choices)
+    _write_labels(output / LABELS_FILE, classes)
     for done, (row, choice) in enumerate(zip(rows, choices, strict=True), start=1):
         _place(images, int(index[row]), output / choice.path, output, link)
         progress("copy", done, len(choices))
@@ -280,6 +292,12 @@ def _write_table(table: Path, choices: list[Choice]) -> None:
             writer.writerow(
                 [choice.path, choice.class_name, choice.predicted, confidence, choice.reason, choice.source]
             )
+
+
+def _write_labels(labels: Path, classes: tuple[str, ...]) -> None:
+    """One name a line, as LabelMe reads it."""
+    with written_aside(labels) as aside:
+        aside.write_text("".join(f"{printable(name)}\n" for name in classes), encoding="utf-8", errors="replace")
 
 
 def _place(images: ImageSet, index: int, target: Path, output: Path, link: bool) -> None:

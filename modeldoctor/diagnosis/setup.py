@@ -89,8 +89,8 @@ def with_usable_masks(read: Sequence[AnySet]) -> list[AnySet]:
         if images is read[-1] and not usable:
             warnings.warn(
                 f"{images.split}: none of its {len(images)} images has a mask that can be used, so that nothing can be"
-                " said of their backgrounds: annotate images of the split that is examined, or choose it with"
-                " --examine",
+                " said of their backgrounds; masks of other splits do nothing here: `modeldoctor annotate --split"
+                f" {images.split}` picks images to annotate, or choose the split that has masks with --examine",
                 ModelDoctorWarning,
                 stacklevel=3,
             )

@@ -85,6 +85,26 @@ def test_beside_the_images(tmp_path):
         assert batch.masks[3][:, :10].all()
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_boxes_and_masks_in_one_tree_are_read_together(tmp_path, ending):
+    """Four boxes, one of them beside a mask, and two masks; in another class nothing."""
+    names = [f"cat/{number}" for number in range(6)] + ["dog/7"]
+    photograph(tmp_path / "images", *(f"{name}.{ending}" for name in names))
+    for name in names[:4]:
+        put(tmp_path / "masks", f"{name}.json", labelme(GOOD))
+    for name in names[4:6]:
+        put(tmp_path / "masks", f"{name}.png", png(X > 20))
+    images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "masks")["all"]
+    read = [images.masks.find(f"{name}.{ending}") for name in names]
+    assert [path and path.suffix for path in read] == [".json"] * 4 + [".png"] * 2 + [None]
+    assert np.array_equal(images.masks.read(read[4], SIZE).numpy(), X > 20)
+
+    put(tmp_path / "masks", "cat/0.png", png(X > 20))  # of a PNG it may be the picture: then no PNG is a mask
+    images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "masks")["all"]
+    assert images.masks.find(f"cat/0.{ending}").suffix == ".json"
+    assert (images.masks.find(f"cat/4.{ending}") is None) == (ending == "png")
+
+
 def test_coco_in_worker_processes(tmp_path):
     photograph(tmp_path / "images", "train/cat/1.jpg", "train/dog/1.jpg")
     put(tmp_path, "coco.json", coco([flat(BOX_POINTS)]))

@@ -1,5 +1,6 @@
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,11 @@ def test_from_the_choice_to_masks_and_back(tmp_path, clinic, network, by_hand):
     assert seen[-1] == ("copy", 12, 12)
     for path in expected:
         assert (out / path).read_bytes() == (clinic.data / path).read_bytes()
-    assert set(snapshot(out)) == {out / path for path in expected} | {plan.table}
+    labels = out / "labels.txt"
+    assert set(snapshot(out)) == {out / path for path in expected} | {plan.table, labels}
+    # As LabelMe reads it: a name a line.
+    assert [line.strip() for line in labels.read_text().splitlines() if line.strip()] == list(network.class_names)
+    assert shlex.split(plan.labelme)[:4] == ["labelme", str(out), "--labels", str(labels)]
     assert snapshot(clinic.data) == before
     rows = rows_of(plan)
     assert list(rows[0]) == ["path", "class", "predicted", "confidence", "reason", "source"]

@@ -43,7 +43,9 @@ def test_an_image_is_repeated_at_most_so_often_per_epoch() -> None:
     assert batches.shape == (12, 8)
     as_any_other = set(INDICES.tolist())
     times = Counter(batches.ravel().tolist())
-    assert all(4 <= times[index] <= 5 for index in ANNOTATED.tolist())  # and once as any other, but for what is left over
+    assert all(
+        4 <= times[index] <= 5 for index in ANNOTATED.tolist()
+    )  # and once as any other, but for what is left over
     assert all(times[index] <= 1 for index in as_any_other - set(ANNOTATED.tolist()))
     assert {int(np.isin(batch[-2:], ANNOTATED).sum()) for batch in batches} == {1, 2}  # 16 draws in 12 batches
     for enough in (6, 100, None):
