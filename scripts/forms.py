@@ -128,6 +128,18 @@ def transformers_folders(folder: Path, classes: int) -> dict[str, Path]:
                 image_size=32, embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=classes
             )
         ),
+        "Swin V2": hf.Swinv2ForImageClassification(
+            hf.Swinv2Config(
+                image_size=32, embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=classes
+            )
+        ),
+        "BEiT": hf.BeitForImageClassification(hf.BeitConfig(**vit, use_relative_position_bias=True)),
+        "data2vec": hf.Data2VecVisionForImageClassification(
+            hf.Data2VecVisionConfig(**vit, use_relative_position_bias=True)
+        ),
+        "DINOv2": hf.Dinov2ForImageClassification(hf.Dinov2Config(**vit)),
+        "DINOv2, gated": hf.Dinov2ForImageClassification(hf.Dinov2Config(**vit, use_swiglu_ffn=True)),
+        "DINOv2 with registers": hf.Dinov2WithRegistersForImageClassification(hf.Dinov2WithRegistersConfig(**vit)),
         "ConvNeXt": hf.ConvNextForImageClassification(hf.ConvNextConfig(num_labels=classes, image_size=32, **conv)),
         "ConvNeXt V2": hf.ConvNextV2ForImageClassification(
             hf.ConvNextV2Config(num_labels=classes, image_size=32, **conv)

@@ -109,7 +109,7 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-            if not tensor.is_floating_point() or "relative" in name or "index" in name:
+            if not tensor.is_floating_point() or "relative" in name or "index" in name or "k_bias" in name:
                 continue
             if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
                 tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))

@@ -67,6 +67,8 @@ class Checkpoint:
     """The architecture that `metadata.model_args` makes into the file's, where no known name has its tensors."""
     finish: Callable[[nn.Module], None] | None = None
     """What is left to be set in the network that was built."""
+    notes: tuple[str, ...] = ()
+    """What became other tensors than the file's, as sentences."""
 
     def under_file_names(self) -> dict[str, Tensor]:
         """The tensors by the file's own names."""

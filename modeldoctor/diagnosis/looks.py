@@ -54,9 +54,13 @@ def find_views(network: nn.Module, example: Tensor) -> Views | None:
         example: images (B,C,h,w).
     """
     called: list[tuple[nn.Linear | nn.Conv2d, Tensor]] = []
+    # Windows of attention, and what makes a table of position biases, read something else than one row per image.
+    by_image: list[nn.Linear | nn.Conv2d] = []
 
-    def note(module: Any, _: Any, output: Any) -> None:
+    def note(module: Any, args: Any, output: Any) -> None:
         called.append((module, output))
+        if len(args[0]) == len(example):
+            by_image.append(module)
 
     hooks = [
         module.register_forward_hook(note) for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)
@@ -71,7 +75,7 @@ def find_views(network: nn.Module, example: Tensor) -> Views | None:
         return None
     head, output = called[-1]
     linear = isinstance(head, nn.Linear) and output.shape == logits.shape and torch.equal(output, logits)
-    return Views(called[len(called) // 3][0], head, linear)
+    return Views(by_image[len(by_image) // 3] if by_image else head, head, linear)
 
 
 def look(run: Run, images: AnySet, chosen: NDArray[np.int64], views: Views | None, stage: str) -> Looks:

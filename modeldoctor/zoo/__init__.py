@@ -191,7 +191,7 @@ def _options(*, model_option: list[str] | None, **stated: object) -> dict[str, s
 def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[Built, Checkpoint, tuple[str, ...]]:
     """The network with the file's weights, and the file by the network's names."""
     if arch is None or not names_code(arch):
-        checkpoint = translated(checkpoint)
+        checkpoint = translated(checkpoint, wanted.size)
     tensors = checkpoint.under_file_names()
     plans, said = _plans(checkpoint, arch, wanted)
     fits = _by_fit(plans, tensors, checkpoint, wanted)
@@ -213,7 +213,7 @@ def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[
         prefix="",
         to_file=lambda tensors: checkpoint.to_file({names[name]: tensor for name, tensor in tensors.items()}),
     )
-    return best.built, network, (*said, *_choice(fits), *best.notes, *normalised, *best.built.notes)
+    return best.built, network, (*said, *_choice(fits), *best.notes, *normalised, *checkpoint.notes, *best.built.notes)
 
 
 def _by_fit(plans: list[Plan], tensors: Mapping[str, Tensor], checkpoint: Checkpoint, wanted: Wanted) -> list[Fit]:

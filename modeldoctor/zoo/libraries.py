@@ -21,6 +21,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 from modeldoctor.errors import ArchitectureError
 from modeldoctor.zoo.code import build_from_code, names_code
 from modeldoctor.zoo.networks import OWN, SMALL, adapt
+from modeldoctor.zoo.networks.pooling import CLASS_AND_MEAN, pool_class_and_mean
 
 # Constructor arguments that change what a timm network computes; no other reaches timm from a file.
 TIMM_ARGS = frozenset((
@@ -30,6 +31,7 @@ TIMM_ARGS = frozenset((
     "num_heads", "mlp_ratio", "dims", "layers", "channels", "cardinality", "base_width", "stem_width", "stem_type",
     "replace_stem_pool", "avg_down", "down_kernel_size", "block_reduce_first", "aa_layer", "block_args", "conv_bias",
     "conv_mlp", "use_grn", "ls_init_value", "kernel_sizes", "head_hidden_size", "head_norm_first", "dynamic_img_size",
+    "use_abs_pos_emb", "use_rel_pos_bias", "use_shared_rel_pos_bias", "pretrained_window_sizes",
 ))  # fmt: skip
 # A file may not make a network of absurd depth or width.
 _MOST_LAYERS, _WIDEST = 512, 2**16
@@ -37,7 +39,7 @@ _MOST_LAYERS, _WIDEST = 512, 2**16
 TORCHVISION_SIZES = (("vit_", "image_size", True), ("maxvit_", "input_size", False))
 _UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 TORCHVISION_AUX = ("googlenet", "inception_v3")
-TORCHVISION_CLASSES = 1000
+DEFAULT_CLASSES = 1000
 TRANSFORM_INPUT = (
     "built without transform_input, which torchvision sets where it loads its own pretrained weights; if the network "
     "was fine-tuned from those, pass --mean 0.5 --std 0.5"
@@ -193,10 +195,15 @@ def _build_timm(plan: Plan) -> Built:
     if plan.image_size and (fixed or "img_size" in options):
         options["img_size"] = plan.image_size
     options |= plan.options
+    both = options.get("global_pool") == CLASS_AND_MEAN
+    if both:
+        options |= {"global_pool": "", "fc_norm": False}
     module, notes = _created(
         name, {"num_classes": plan.num_classes, "in_chans": plan.channels, **options}, plan.options
     )
     cfg = module.pretrained_cfg
+    if both:
+        pool_class_and_mean(module, plan.num_classes or cfg["num_classes"] or DEFAULT_CLASSES)
     size = options.get("img_size", cfg["input_size"][-2:])
     return Built(
         plan=plan,
@@ -238,7 +245,7 @@ def _one(name: str | Sequence[str] | None) -> str | None:
 
 
 def _build_torchvision(plan: Plan) -> Built:
-    options: dict[str, Any] = {"num_classes": plan.num_classes or TORCHVISION_CLASSES}
+    options: dict[str, Any] = {"num_classes": plan.num_classes or DEFAULT_CLASSES}
     if plan.name in TORCHVISION_AUX:
         options |= {"init_weights": False, "aux_logits": plan.auxiliary}
     defaults = _torchvision_defaults(plan.name)
@@ -307,7 +314,7 @@ def _build_own(plan: Plan) -> Built:
         built = LIBRARIES[base.library].build(replace(plan, library=base.library, name=base.name))
         adapt(built.module, small)
     else:
-        module = OWN[plan.name](plan.num_classes or TORCHVISION_CLASSES, plan.channels or 3)
+        module = OWN[plan.name](plan.num_classes or DEFAULT_CLASSES, plan.channels or 3)
         layers = [
             (name, submodule)
             for name, submodule in module.named_modules()

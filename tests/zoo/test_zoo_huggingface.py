@@ -1,6 +1,6 @@
 """Folders of Hugging Face transformers: timm's network under transformers' names, which are written here by hand.
 
-The names, shapes and logits of all seven kinds were compared with transformers 5.24 itself when this was written.
+The names, shapes and logits of all kinds were compared with transformers 5.24 itself when this was written.
 """
 
 from __future__ import annotations
@@ -66,6 +66,22 @@ SWIN: Rules = [
     (r"^(layers\.\d+\.blocks\.\d+)\.mlp\.fc2", r"swin.encoder.\1.output.dense"),
     (r"^norm\.", "swin.layernorm."),
     (r"^head\.fc\.", "classifier."),
+]
+SWINV2: Rules = [
+    (r"^swin\.", "swinv2."),
+    (r"\.attention\.self\.q_bias", ".attention.self.query.bias"),
+    (r"\.attention\.self\.v_bias", ".attention.self.value.bias"),
+    (r"\.cpb_mlp", ".continuous_position_bias_mlp"),
+]
+BEIT: Rules = [
+    (r"^blocks\.(\d+)\.attn\.q_bias", r"beit.encoder.layer.\1.attention.attention.query.bias"),
+    (r"^blocks\.(\d+)\.attn\.v_bias", r"beit.encoder.layer.\1.attention.attention.value.bias"),
+    (r"^blocks\.(\d+)\.attn\.rel", r"beit.encoder.layer.\1.attention.attention.relative_position_bias.rel"),
+    (r"^blocks\.(\d+)\.gamma_", r"beit.encoder.layer.\1.lambda_"),
+    (r"^rel_pos_bias\.", "beit.encoder.relative_position_bias."),
+    (r"^fc_norm\.", "beit.pooler.layernorm."),
+    *VIT,
+    (r"^vit\.", "beit."),
 ]
 CONVNEXT: Rules = [
     (r"^stem\.0", "convnext.embeddings.patch_embeddings"),
@@ -140,6 +156,39 @@ CASES: dict[str, tuple[str, dict[str, Any], list[Rules], dict[str, Any], str]] =
         },
         "",
     ),
+    "swinv2": (
+        "swinv2_tiny_window8_256",
+        {"img_size": 32, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4,
+         "pretrained_window_sizes": (2, 2)},
+        [SWIN, SWINV2],
+        {
+            "model_type": "swinv2", "image_size": 32, "patch_size": 4, "embed_dim": 24, "depths": [2, 2],
+            "mlp_ratio": 4.0, "num_heads": [2, 4], "window_size": 4, "layer_norm_eps": 0.01, "qkv_bias": True,
+            "pretrained_window_sizes": [2, 2],
+        },
+        "",
+    ),
+    "beit": (
+        "beit_base_patch16_224",
+        {**SMALL_VIT, "use_rel_pos_bias": True},
+        [BEIT],
+        {**VIT_CONFIG, "model_type": "beit", "use_relative_position_bias": True, "use_mean_pooling": True},
+        "",
+    ),
+    "beit, one bias for all blocks, no scales": (
+        "beit_base_patch16_224",
+        {**SMALL_VIT, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "init_values": 0.0},
+        [BEIT],
+        {**VIT_CONFIG, "model_type": "beit", "use_shared_relative_position_bias": True, "layer_scale_init_value": 0.0},
+        "",
+    ),
+    "data2vec, positions, class token": (
+        "beit_base_patch16_224",
+        {**SMALL_VIT, "use_rel_pos_bias": False, "use_abs_pos_emb": True, "global_pool": "token"},
+        [BEIT, [(r"^beit\.", "data2vec_vision.")]],
+        {**VIT_CONFIG, "model_type": "data2vec-vision", "use_mean_pooling": False},
+        "",
+    ),
     "convnext": ("convnext_tiny", CONV, [CONVNEXT], {"model_type": "convnext", **CONV_CONFIG}, r"head\.norm"),
     "convnextv2": (
         "convnextv2_tiny",
@@ -199,6 +248,13 @@ def test_the_logits_are_those_of_timm_s_network(tmp_path: Path, case: str) -> No
     again = load_model(tmp_path / "model", arch=loaded.arch)  # as the command that a report repeats
     assert torch.equal(logits(again.module, 32), logits(loaded.module, 32))
     assert identify_file(tmp_path / "model")["fits"]
+
+
+def test_windows_that_transformers_pads_otherwise_than_timm_are_refused(tmp_path: Path) -> None:
+    made(tmp_path / "model", "swin")
+    changed(tmp_path / "model", "preprocessor_config.json", size={"height": 36, "width": 36})  # 9 patches, windows of 4
+    with pytest.raises(ArchitectureError, match="4x4 that do not divide a map of 9 patches"):
+        load_model(tmp_path / "model")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -266,9 +322,9 @@ def test_what_timm_does_not_have_is_refused(tmp_path: Path, case: str) -> None:
 
 def test_other_kinds_are_named(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    save_file({"beit.embeddings.cls_token": torch.ones(1, 1, 4)}, tmp_path / "model" / "model.safetensors")
-    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "beit"}))
-    with pytest.raises(ArchitectureError, match="'beit', which timm does not have"):
+    save_file({"levit.patch_embeddings.weight": torch.ones(1, 1, 4)}, tmp_path / "model" / "model.safetensors")
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "levit"}))
+    with pytest.raises(ArchitectureError, match="'levit', whose names"):
         load_model(tmp_path / "model")
 
 
