@@ -110,8 +110,8 @@ def annotate(
     """Put the images of each class that are most worth annotating into a folder, with a CSV that says why.
 
     The copies keep their paths relative to the data's root: LabelMe opens the folder as it is, and its files, saved
-    beside the copies, fit the data as `masks=output`. Images that are no files, and those that viewers turn by EXIF, are
-    written as PNG, upright.
+    beside the copies, fit the data as `masks=output`. Images that are no files, and those that viewers turn by EXIF,
+    are written as PNG, upright.
 
     Args:
         network: from `load_model`; its module is moved to the device and otherwise left as it was.
