@@ -111,6 +111,8 @@ class SpaceConfig(Model):
     """Annotated training images per class that are used: wrong with high confidence first, then right with low."""
     annotated_share: float = Field(default=0.25, ge=0, le=1)
     """Share of each batch that is drawn from the annotated images, by `treat` and `hard-examples`."""
+    propagated_per_class: int = Field(default=0, ge=0)
+    """Further training images per class that get a mask found from the annotated ones, if that works; chosen alike."""
     most_repeats: int = Field(default=30, ge=1)
     """How often this share may hold one image per epoch, at most; of few images the share is smaller instead."""
 

@@ -146,6 +146,12 @@ class ImageSet(Dataset[Sample | Broken]):
         chosen._masked = frozenset(indices)
         return chosen
 
+    def with_masks(self, masks: Masks) -> Self:
+        """Return the same images with their masks from elsewhere."""
+        changed = copy.copy(self)
+        changed.masks, changed._masked = masks, None
+        return changed
+
     @property
     def masked(self) -> int | None:
         """How many images have a mask that is read; None without masks, or where they were not looked at."""

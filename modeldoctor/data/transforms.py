@@ -100,6 +100,25 @@ def fitted(
     return cropped, F.pil_to_tensor(F.center_crop(outline, crop))[0] > 0
 
 
+def unfitted(mask: Tensor, size: tuple[int, int], preprocessing: Preprocessing) -> Tensor:
+    """The mask (height, width) of a picture whose mask on the network's input is given; what `fitted` undoes.
+
+    Args:
+        mask: (H,W) bool, of the network's input or of any grid over it.
+        size: (width, height) of the picture.
+        preprocessing: how the picture becomes the network's input; what its crop drops is no object.
+    """
+    middle, margins = _middle(*size, preprocessing)
+    resized, crop = resized_size(*middle, preprocessing), preprocessing.input_size[1:]
+    shown = F.resize(mask[None].to(torch.uint8), list(crop), InterpolationMode.NEAREST)
+    # Where the centre crop took it from; what `pad` has around the picture falls away again.
+    top, left = (round((side - wanted) / 2) for side, wanted in zip(resized, crop, strict=True))
+    canvas = F.crop(shown, -top, -left, *resized)
+    whole = F.pad(F.resize(canvas, [middle[1], middle[0]], InterpolationMode.NEAREST), list(margins))
+    outline: Tensor = whole[0] > 0
+    return outline
+
+
 def _padded(picture: Image.Image, size: list[int], preprocessing: Preprocessing) -> Image.Image:
     """A picture that is smaller than the crop (height, width), with the mean colour around it, as timm pads."""
     missing_y, missing_x = (max(0, wanted - side) for wanted, side in zip(size, picture.size[::-1], strict=True))
@@ -117,16 +136,20 @@ def _without_ends(
 
     What is left is many times what the crop keeps, so that the crop does not see the cut.
     """
-    width, height = picture.size
+    (width, height), (x, y) = _middle(*picture.size, preprocessing)
+    if (width, height) == picture.size:
+        return picture, mask
+    return picture.crop((x, y, x + width, y + height)), None if mask is None else mask[y : y + height, x : x + width]
+
+
+def _middle(width: int, height: int, preprocessing: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of the part of a picture that is resized, and what is cut off at each (x, y) end before."""
     target = preprocessing.input_size[1:]
     if preprocessing.resize_mode != "shortest":  # which sees the ends, too
-        return picture, mask
+        return (width, height), (0, 0)
     longest = _MOST_RATIO * min(width, height) * max(target) // min(target)
-    if max(width, height) <= longest:
-        return picture, mask
     margin_x, margin_y = (max(0, side - longest) // 2 for side in (width, height))
-    middle = picture.crop((margin_x, margin_y, width - margin_x, height - margin_y))
-    return middle, None if mask is None else mask[margin_y : height - margin_y, margin_x : width - margin_x]
+    return (width - 2 * margin_x, height - 2 * margin_y), (margin_x, margin_y)
 
 
 def normalised(picture: Image.Image, preprocessing: Preprocessing) -> Tensor:

@@ -11,6 +11,7 @@ DIAGNOSIS = "diagnosis.h5"
 HISTORY = "history.csv"
 TRIAL = "trial.json"
 MAPS = "maps.h5"
+PROPAGATED = "propagated.png"
 ARMS = "arms"
 TREATED = "treated"
 """Without the suffix of the checkpoint."""
@@ -42,5 +43,5 @@ def data_in(config: str) -> dict[str, str]:
 
 def written_files(folder: Path, suffix: str = ".pt") -> tuple[Path, ...]:
     """Every file that a treatment writes there, whatever its checkpoint's suffix."""
-    names = (CONFIG, DIAGNOSIS, f"{DIAGNOSIS}.partial", HISTORY, TRIAL, MAPS, f"{TREATED}{suffix}")
+    names = (CONFIG, DIAGNOSIS, f"{DIAGNOSIS}.partial", HISTORY, TRIAL, MAPS, PROPAGATED, f"{TREATED}{suffix}")
     return tuple(folder / name for name in names)

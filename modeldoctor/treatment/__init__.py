@@ -45,6 +45,7 @@ from modeldoctor.treatment.final_test import judge, write_treated
 from modeldoctor.treatment.history import History
 from modeldoctor.treatment.optimisation import Optimisation
 from modeldoctor.treatment.pilot import pick_weights
+from modeldoctor.treatment.propagation import with_propagated
 from modeldoctor.treatment.shown import write_shown
 from modeldoctor.treatment.subsets import (
     Splits,
@@ -349,12 +350,14 @@ def run_trial(
             original=original,
             splits=splits,
             annotated=np.empty(0, dtype=np.int64) if annotated is None else annotated.indices,
+            by_hand=0 if annotated is None else len(annotated.indices),
             device=device,
             states=config.output / run_directory.ARMS,
             progress=progress,
             stop=stop,
             team=team,
         )
+        context, propagation = with_propagated(context, diagnosis, config)
         arms = Arms(context, diagnosis, History(config, writes=team.is_primary))
         config, rungs = pick_weights(config, arms.pilot)
         provenance = {
@@ -365,6 +368,7 @@ def run_trial(
             "config": config.model_dump(mode="json"),
             "pilot": [asdict(rung) for rung in rungs],
             "annotations": None if annotated is None else annotated.counts,
+            "propagation": propagation,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": used_versions(),
         }

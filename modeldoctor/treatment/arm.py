@@ -91,7 +91,8 @@ class TrialContext:
         example: two images (2,C,H,W) of noise, to measure with.
         original: its weights before treatment.
         splits: of the data.
-        annotated: indices of annotated training images.
+        annotated: indices of the training images whose masks are used.
+        by_hand: how many of these a person annotated.
         device: of the network.
         team: the processes that each take a share of every batch; the first alone writes.
         states: the folder where runs are kept after every epoch.
@@ -104,6 +105,7 @@ class TrialContext:
     original: dict[str, Tensor]
     splits: Splits
     annotated: NDArray[np.int64]
+    by_hand: int
     device: torch.device
     states: Path
     progress: Progress
@@ -267,7 +269,7 @@ class Arm:
         context, remedy = self.context, self.remedy
         for batch in training_batches(
             context.splits.train, remedy.drawn, self.config, seed=self.seed, epoch=epoch, device=context.device,
-            masked=context.annotated, chances=remedy.chances, team=context.team,
+            chances=remedy.chances, team=context.team,
         ):  # fmt: skip
             yield remedy.change(batch, noise_seed(self.seed, epoch)) if remedy.change else batch
 

@@ -88,8 +88,8 @@ class Arms:
         return MAKERS[arm](
             Setting(
                 config=config, seed=seed, train=context.splits.train, annotated=context.annotated,
-                predicted=self._predicted, network=context.network, trainable=context.trainable,
-                make_penalty=lambda change: self._penalty(config, change),
+                by_hand=context.by_hand, predicted=self._predicted, network=context.network,
+                trainable=context.trainable, make_penalty=lambda change: self._penalty(config, change),
             )
         )  # fmt: skip
 

@@ -110,11 +110,9 @@ def epoch_order(
         chances: (S,) in proportion to which `indices` come; None: each once.
     """
     rng = np.random.default_rng([seed, epoch])
-    batches = steps_per_epoch(len(indices), batch_size)
-    constrained = batches * round(share * batch_size) if len(drawn) else 0
-    if most_repeats is not None:
-        constrained = min(constrained, most_repeats * len(drawn))
-    places = batches * batch_size - constrained
+    of_share = share_places(len(indices), len(drawn), batch_size=batch_size, share=share, most_repeats=most_repeats)
+    constrained = int(of_share.sum())
+    places = of_share.size - constrained
     free = rng.permutation(len(indices))
     if chances is not None:
         free = _systematic(free, chances, places, rng)
@@ -123,11 +121,27 @@ def epoch_order(
         return order
     rounds = -(-constrained // len(drawn))
     drawn = np.concatenate([rng.permutation(drawn) for _ in range(rounds)])[:constrained]
-    in_batch = np.diff(np.arange(batches + 1) * constrained // batches)
-    last = np.arange(batch_size) >= batch_size - in_batch[:, None]
-    whole = np.empty((batches, batch_size), dtype=np.int64)
-    whole[~last], whole[last] = order, drawn
+    whole = np.empty(of_share.shape, dtype=np.int64)
+    whole[~of_share], whole[of_share] = order, drawn
     return whole.reshape(-1)
+
+
+def share_places(
+    images: int, drawn: int, *, batch_size: int, share: float, most_repeats: int | None = None
+) -> NDArray[np.bool_]:
+    """(batches,B) which places of an epoch's batches the share fills: the last ones, as many in each as can be.
+
+    Args:
+        images: training images.
+        drawn: images of the share.
+        batch_size, share, most_repeats: as in `epoch_order`.
+    """
+    batches = steps_per_epoch(images, batch_size)
+    filled = batches * round(share * batch_size) if drawn else 0
+    if most_repeats is not None:
+        filled = min(filled, most_repeats * drawn)
+    in_batch = np.diff(np.arange(batches + 1) * filled // batches)
+    return np.asarray(np.arange(batch_size) >= batch_size - in_batch[:, None])
 
 
 def annotation_note(train: Subset, config: TreatConfig) -> str:
@@ -173,7 +187,6 @@ def training_batches(
     *,
     seed: int,
     epoch: int,
-    masked: NDArray[np.int64] | None = None,
     chances: NDArray[np.float64] | None = None,
     device: torch.device | None = None,
     team: Team | None = None,
@@ -184,10 +197,9 @@ def training_batches(
 
     Args:
         train: what is learned from.
-        drawn: indices of the images that fill a share of each batch.
+        drawn: indices of the images that fill a share of each batch, in which their masks count.
         config: resolved.
         seed, epoch: all that order and augmentation depend on.
-        masked: indices of the images whose masks are used; None: those that are drawn.
         chances: as in `epoch_order`.
         device: the CPU by default.
         team: the processes that share each batch.
@@ -200,18 +212,23 @@ def training_batches(
         train.indices, drawn, batch_size=size, share=config.space.annotated_share, seed=seed, epoch=epoch,
         most_repeats=config.space.most_repeats, chances=chances,
     )  # fmt: skip
+    of_share = share_places(
+        len(train.indices), len(drawn), batch_size=size, share=config.space.annotated_share,
+        most_repeats=config.space.most_repeats,
+    )  # fmt: skip
     draws, mixing = np.random.SeedSequence([seed, epoch, 1]).generate_state(2).tolist()
     seeds = np.random.SeedSequence(draws).generate_state(len(order))
-    images = train.images.masked_at((drawn if masked is None else masked).tolist())
+    images = train.images.masked_at(drawn.tolist())
     augmentation = Augmentation(preprocessing=images.preprocessing, **training.augmentation.model_dump())
 
     def read(batches: slice, places: slice, workers: int | None) -> Iterator[TrainingBatch]:
         chosen, drawn = order.reshape(-1, size)[batches, places], seeds.reshape(-1, size)[batches, places]
+        in_share = of_share[batches, places]
         loader = make_loader(
             images, chosen.ravel(), batch_size=chosen.shape[1], workers=workers, device=device,
             augmentation=augmentation, seeds=drawn.ravel(),
         )  # fmt: skip
-        return map(_with_masks, loader)
+        return map(_with_masks, loader, chosen, in_share)
 
     rng = np.random.default_rng(mixing)
     # What is mixed in may be another process's image; else each reads its own part alone.
@@ -229,9 +246,12 @@ def training_batches(
         yield replace(batch, whole=whole).to(device)
 
 
-def _with_masks(batch: Batch) -> TrainingBatch:
+def _with_masks(batch: Batch, chosen: NDArray[np.int64], in_share: NDArray[np.bool_]) -> TrainingBatch:
+    """A batch of chosen images (B,), of which some cannot be read; masks count in the places of the share."""
     keys = tuple(batch.indices.tolist())
-    found: Sequence[Tensor | None] = batch.masks or [None] * len(keys)
+    counts = in_share[np.isin(chosen, keys)]
+    masked = zip(batch.masks or [None] * len(keys), counts, strict=True)
+    found: Sequence[Tensor | None] = [mask if counting else None for mask, counting in masked]
     masks = torch.zeros(len(keys), *batch.images.shape[-2:], dtype=torch.bool)
     for place, mask in zip(masks, found, strict=True):
         if mask is not None:

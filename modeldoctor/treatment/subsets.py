@@ -290,6 +290,20 @@ def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -
     )
 
 
+def images_to_propagate(
+    train: Subset, predicted: Predicted, annotated: NDArray[np.int64], per_class: int
+) -> NDArray[np.int64]:
+    """Training images that are to get a mask from the annotated ones, chosen as these are; ascending."""
+    free = np.zeros(len(train.images), dtype=np.bool_)
+    free[train.indices] = predicted.classes[train.indices] >= 0
+    free[annotated] = False
+    chosen = choose_to_annotate(
+        train.images.labels, predicted.classes, predicted.confidence, free, per_class=per_class,
+        num_classes=len(train.images.class_names),
+    )  # fmt: skip
+    return np.sort(chosen)
+
+
 def annotation_warnings(train: Subset, annotated: Annotated, config: TreatConfig) -> Iterator[str]:
     """What a person should know of the annotations before they are trained on: left out, void, too few."""
     if annotated.invalid:

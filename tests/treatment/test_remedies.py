@@ -33,6 +33,7 @@ def setting(annotated: list[int], settings: TreatConfig) -> Setting:
     train = SimpleNamespace(images=images, indices=np.arange(9), labels=LABELS)
     return Setting(
         config=settings, seed=0, train=train, annotated=np.array(annotated, dtype=np.int64),  # type: ignore[arg-type]
+        by_hand=len(annotated),
         predicted=PREDICTED, network=None, trainable=None, make_penalty=lambda change: None,  # type: ignore[arg-type, return-value]
     )  # fmt: skip
 

@@ -54,7 +54,8 @@ class Setting:
         config: resolved.
         seed: of the run.
         train: what is learned from.
-        annotated: indices of the annotated training images that are used; none without masks.
+        annotated: indices of the training images whose masks are used; none without masks.
+        by_hand: how many of these a person annotated.
         predicted: the original's answers on the training set, by the diagnosis.
         network, trainable: what is trained, with its original weights.
         make_penalty: the configured constraints, their kernels (N,K) by layer changed by a function.
@@ -64,6 +65,7 @@ class Setting:
     seed: int
     train: Subset
     annotated: NDArray[np.int64]
+    by_hand: int
     predicted: Predicted
     network: nn.Module
     trainable: TrainableNetwork

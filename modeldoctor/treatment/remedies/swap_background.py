@@ -30,7 +30,7 @@ def make(setting: Setting) -> Remedy:
     def loss(logits: Tensor, batch: TrainingBatch) -> Tensor:
         return intervention_loss(logits, batch, prior.to(logits.device))
 
-    return Remedy(drawn=setting.annotated, change=with_versions, loss=loss, annotations=len(setting.annotated))
+    return Remedy(drawn=setting.annotated, change=with_versions, loss=loss, annotations=setting.by_hand)
 
 
 def with_versions(batch: TrainingBatch, seed: int) -> TrainingBatch:
