@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from modeldoctor.errors import counted
 from modeldoctor.graph import Layer
 from modeldoctor.results.expected import accuracy_doubt
 from modeldoctor.results.trial import ArmResult, Trial
@@ -24,7 +25,7 @@ def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
     """The summary of a diagnosis, part by part."""
     yield (
         f"[bold]{escape(summary['arch'])}[/]: accuracy [bold]{_percent(summary['accuracy'])}[/] on "
-        f"{escape(summary['examined'])} ({summary['wrong']} of {summary['images']} images wrong)"
+        f"{escape(summary['examined'])} ({summary['wrong']} of {counted(summary['images'], 'image')} wrong)"
     )
     if doubt := accuracy_doubt(summary["assumed"], summary["config"].get("expect_accuracy")):
         yield f"[dim]{escape(doubt)}[/]"
@@ -39,7 +40,7 @@ def render_summary(summary: dict[str, Any]) -> Iterator[RenderableType]:
 
 def render_trial(trial: Trial) -> Iterator[RenderableType]:
     """A trial's arms with their intervals, and the verdict; an arm is a row where columns would be too many."""
-    names = [f"{arm.arm}\n[dim]{len(arm.seeds)} seed{'s' * (len(arm.seeds) > 1)}[/]" for arm in trial.arms]
+    names = [f"{arm.arm}\n[dim]{counted(len(arm.seeds), 'seed')}[/]" for arm in trial.arms]
     figures = [metric.replace("_", " ") for metric in trial.arms[0].metrics] + ["seconds", "annotations"]
     cells = [_trial_cells(arm) for arm in trial.arms]
     rows, columns = figures, names
@@ -47,7 +48,7 @@ def render_trial(trial: Trial) -> Iterator[RenderableType]:
         rows, columns = names, figures
     else:
         cells = [list(row) for row in zip(*cells, strict=True)]
-    table = _table(f"Test split, {trial.arms[0].images} images", "")
+    table = _table(f"Test split, {counted(trial.arms[0].images, 'image')}", "")
     table.columns[0].no_wrap = rows is names
     for column in columns:
         table.add_column(column, justify="right", no_wrap=columns is names)
@@ -78,12 +79,14 @@ def render_identification(found: dict[str, Any]) -> Iterator[RenderableType]:
     """What network a file holds, and the candidates."""
     best = found["candidates"][0]
     fits = "all fit" if found["fits"] else "not all fit"
-    yield f"[bold]{escape(found['arch'])}[/]: of {found['tensors']} tensors in the file, {fits}"
+    yield f"[bold]{escape(found['arch'])}[/]: of {counted(found['tensors'], 'tensor')} in the file, {fits}"
     size, head = found["image_size"], found["head"]
     facts = [
-        f"{found['num_classes']} classes" if found["num_classes"] else "no head of its own: the class count is unknown",
+        counted(found["num_classes"], "class", "classes")
+        if found["num_classes"]
+        else "no head of its own: the class count is unknown",
         f"a head of {', '.join(head['layers'])}: --head {head['option']} if these are its layers" if head else "",
-        f"{found['channels']} input channels" if found["channels"] else "",
+        counted(found["channels"], "input channel") if found["channels"] else "",
         f"built for {size[0]}×{size[1]} px" if size else "",
         *(f"{name.replace('_', ' ')} {value}" for name, value in found["options"].items()),
         f"names carry the prefix {found['prefix']!r}" if found["prefix"] else "",

@@ -15,7 +15,7 @@ from modeldoctor.data.content import Content, Listing, file_contents
 from modeldoctor.data.levels import Level, look
 from modeldoctor.data.nesting import check_depth
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
-from modeldoctor.errors import DataError, ModelDoctorWarning
+from modeldoctor.errors import DataError, ModelDoctorWarning, counted
 
 _LAYOUT = "class folders with images in them (DIR/cat/1.jpg), or train/, val/, test/ folders of those"
 
@@ -55,8 +55,8 @@ def open_folder(root: Path, excluded: Path | None = None) -> dict[str, Content]:
     for folder, level in levels.values():
         if level.images:
             warnings.warn(
-                f"{len(level.images)} images lie directly in {folder}, beside {len(level.folders)} class folders; they"
-                " have no class and are left out",
+                f"{counted(len(level.images), 'image')} directly in {folder}, beside "
+                f"{counted(len(level.folders), 'class folder')}: they have no class and are left out",
                 ModelDoctorWarning,
                 stacklevel=2,
             )

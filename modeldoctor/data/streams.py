@@ -27,7 +27,7 @@ from modeldoctor.data.imageset import Sample
 from modeldoctor.data.pictures import PictureStreams
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.data.transforms import make_transform, picture_mode
-from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError
+from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError, counted
 
 PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "wds": "webdataset"}
 """The package that each of timm's prefixes needs."""
@@ -127,7 +127,7 @@ class StreamSet:
             yield item
         if messages:
             warnings.warn(
-                f"{self.split}: {len(messages)} samples could not be read and were left out; the first: {messages[0]}",
+                f"{self.split}: {counted(len(messages), 'sample')} could not be read; the first: {messages[0]}",
                 ModelDoctorWarning,
                 stacklevel=2,
             )

@@ -28,7 +28,7 @@ from modeldoctor.diagnosis.chunks import Chunks
 from modeldoctor.diagnosis.passes import Run, predict
 from modeldoctor.diagnosis.setup import splits_to_use, take_apart
 from modeldoctor.diagnosis.state import RunState
-from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError, printable
+from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError, counted, printable
 from modeldoctor.graph import select_layers
 from modeldoctor.runtime.files import check_writable, locked, written_aside
 from modeldoctor.runtime.interrupts import graceful_stop
@@ -216,7 +216,7 @@ def _twins(images: ImageSet, splits: Mapping[str, AnySet]) -> NDArray[np.bool_]:
     twins = [path for path in images.paths if stems[PurePosixPath(path).with_suffix("")] > 1]
     if twins:
         warnings.warn(
-            f"{len(twins)} images have the name of another but for its ending, and are left out: {twins[0]} ...",
+            f"left out: {counted(len(twins), 'image')} with the name of another but for its ending, first {twins[0]}",
             ModelDoctorWarning,
             stacklevel=3,
         )

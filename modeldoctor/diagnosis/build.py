@@ -19,7 +19,7 @@ from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, judge
 from modeldoctor.diagnosis.findings import find_findings
 from modeldoctor.diagnosis.passes import Run, delta_of
 from modeldoctor.diagnosis.scan import first_confident
-from modeldoctor.errors import ModelDoctorWarning, shortened
+from modeldoctor.errors import ModelDoctorWarning, counted, shortened
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.method.correlation import compute_state
 from modeldoctor.results.diagnosis import Diagnosis, LayerDiagnosis, Samples
@@ -39,7 +39,8 @@ def warn_of_predictions(run: Run, images: AnySet, classes: tuple[str, ...]) -> N
     if predictions.broken:
         first = shortened([f"{path} ({reason})" for path, reason in predictions.broken], 3)
         warnings.warn(
-            f"{images.split}: {len(predictions.broken)} images cannot be read and are left out: {first}",
+            f"{images.split}: {counted(len(predictions.broken), 'image')} cannot be read and "
+            f"{'is' if len(predictions.broken) == 1 else 'are'} left out: {first}",
             ModelDoctorWarning,
             stacklevel=3,
         )
@@ -56,8 +57,8 @@ def warn_of_vanished(run: Run, before: dict[str, int]) -> None:
         if gone:
             path, reason = gone[0]
             warnings.warn(
-                f"{split}: {len(gone)} images could be read at first and later not any more; the figures are without "
-                f"them. The first: {path} ({reason})",
+                f"{split}: {counted(len(gone), 'image')} could be read at first and later not any more; the figures "
+                f"are without them. The first: {path} ({reason})",
                 ModelDoctorWarning,
                 stacklevel=3,
             )
@@ -71,8 +72,8 @@ def choose_samples(run: Run, images: AnySet, classes: tuple[str, ...]) -> NDArra
     few = [f"{classes[n]} ({len(row)})" for n, row in enumerate(rows) if len(row) < config.samples_per_class]
     if few:
         warnings.warn(
-            f"{len(few)} of {run.classes} classes have fewer than {config.samples_per_class} images predicted right "
-            f"with confidence >= {config.min_confidence}: {shortened(few)}; what there is was used",
+            f"{len(few)} of {run.classes} classes have fewer than {counted(config.samples_per_class, 'image')} "
+            f"predicted right with confidence >= {config.min_confidence}: {shortened(few)}; what there is was used",
             ModelDoctorWarning,
             stacklevel=3,
         )

@@ -16,7 +16,7 @@ from modeldoctor.data.identity import identify_data
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.chunks import Chunks, measure_costs, plan_chunks
 from modeldoctor.diagnosis.state import KeptChunks, RunState, fingerprint_of
-from modeldoctor.errors import ModelDoctorWarning, UsageError
+from modeldoctor.errors import ModelDoctorWarning, UsageError, counted
 from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network, refuse_unsteady
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit, default_budget
@@ -74,23 +74,25 @@ def with_usable_masks(read: Sequence[AnySet]) -> list[AnySet]:
         if invalid:
             first = invalid[0]
             warnings.warn(
-                f"{images.split}: {len(invalid)} annotations cannot be used and are left out, {len(usable)} can; first"
+                f"{images.split}: {counted(len(invalid), 'annotation')} cannot be used and "
+                f"{'is' if len(invalid) == 1 else 'are'} left out, {len(usable)} can; first"
                 f" {first.where}: {first.found}; next: {first.hint}",
                 ModelDoctorWarning,
                 stacklevel=3,
             )
         if whole:
             warnings.warn(
-                f"{images.split}: {len(whole)} of {len(usable)} masks cover the whole image, so that nothing in it is"
-                f" background; first {whole[0]}; check that they are 0 on the background",
+                f"{images.split}: {len(whole)} of {counted(len(usable), 'mask')} cover the whole image, so that "
+                f"nothing in it is background; first {whole[0]}; check that they are 0 on the background",
                 ModelDoctorWarning,
                 stacklevel=3,
             )
         if images is read[-1] and not usable:
             warnings.warn(
-                f"{images.split}: none of its {len(images)} images has a mask that can be used, so that nothing can be"
-                " said of their backgrounds; masks of other splits do nothing here: `modeldoctor annotate --split"
-                f" {images.split}` picks images to annotate, or choose the split that has masks with --examine",
+                f"{images.split}: none of its {counted(len(images), 'image')} has a mask that can be used, so that "
+                "nothing can be said of their backgrounds; masks of other splits do nothing here: "
+                f"`modeldoctor annotate --split {images.split}` picks images to annotate, or choose the split that "
+                "has masks with --examine",
                 ModelDoctorWarning,
                 stacklevel=3,
             )

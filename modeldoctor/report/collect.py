@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from modeldoctor.errors import counted
 from modeldoctor.evaluate.statistics import wilson
 from modeldoctor.report.model import (
     ArmProgress,
@@ -175,7 +176,10 @@ def _notes(found: DiagnosisFigures | None) -> list[str]:
     if len(found.classes) > MOST_CLASSES:
         said.append(f"With more than {MOST_CLASSES} classes, pairs of classes are not compared.")
     if found.wrong > found.explained > 0:
-        said.append(f"{found.explained} of {found.wrong} wrong images were explained, chosen at random.")
+        said.append(
+            f"Of {counted(found.wrong, 'wrong image')} {found.explained}, chosen at random, "
+            f"{'was' if found.explained == 1 else 'were'} explained."
+        )
     elif found.wrong and not found.explained:
         said.append("No single image was explained in this diagnosis.")
     return said

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from modeldoctor.errors import counted
 from modeldoctor.evaluate.statistics import mcnemar
 from modeldoctor.report.collect import diagnosis_figures, key_figures
 from modeldoctor.report.model import (
@@ -151,8 +152,9 @@ def _notes(changes: ComparisonFigures, earlier: DiagnosisFigures, later: Diagnos
         said.append("The two were measured with different settings; figures of kernels may differ for that alone.")
     if changes.images.common < max(earlier.images, later.images):
         said.append(
-            f"{changes.images.common} images are in both; accuracies are of {earlier.images} and {later.images}."
+            f"Both have {counted(changes.images.common, 'image')} in common; accuracies are of {earlier.images} and "
+            f"{later.images}."
         )
     if changes.classes_lost or changes.classes_new:
-        said.append(f"{len(changes.classes_lost)} classes are gone and {len(changes.classes_new)} are new.")
+        said.append(f"Classes that are gone: {len(changes.classes_lost)}; new: {len(changes.classes_new)}.")
     return said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from modeldoctor.errors import counted
 from modeldoctor.report.model import DiagnosisFigures, Report
 from modeldoctor.report.wording import (
     TRUST,
@@ -69,7 +70,7 @@ def _trial(trial: Trial) -> Iterator[str]:
         ]
         for arm in trial.arms
     ]
-    yield from _table(f"Test split, {trial.arms[0].images} images, 95% intervals", heads, rows)
+    yield from _table(f"Test split, {counted(trial.arms[0].images, 'image')}, 95% intervals", heads, rows)
     if trial.caution:
         yield from ("", trial.caution)
 
@@ -87,8 +88,8 @@ def _comparison(report: Report) -> Iterator[str]:
     yield ""
     images = change.images
     yield (
-        f"Of {images.common} images in both, {images.turned_right} turned right and {images.turned_wrong} turned wrong "
-        f"(McNemar's exact test: p = {images.p_value:.2g})."
+        f"Of {counted(images.common, 'image')} in both, {images.turned_right} turned right and "
+        f"{images.turned_wrong} turned wrong (McNemar's exact test: p = {images.p_value:.2g})."
     )
     moved = sorted(
         (change_of_class for change_of_class in change.classes if change_of_class.images),

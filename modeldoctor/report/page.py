@@ -15,6 +15,7 @@ import yaml
 from markupsafe import Markup
 from scipy.cluster import hierarchy
 
+from modeldoctor.errors import counted
 from modeldoctor.report.charts import Line, line_chart, spread_ticks
 from modeldoctor.report.model import ClassFigures, DiagnosisFigures, Report
 from modeldoctor.report.pictures import heat_map, shrink
@@ -49,7 +50,7 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"percent": percent}
+_ENVIRONMENT.filters |= {"percent": percent, "counted": counted}
 _ARM_STYLES = ("original", "treat", "continue", "shuffled-channels", "random-mask")
 
 

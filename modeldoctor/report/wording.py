@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from modeldoctor.errors import counted
 from modeldoctor.report.image_model import ImageFigures, LimitFigures
 from modeldoctor.report.model import (
     ComparisonFigures,
@@ -83,13 +84,16 @@ def trial_headline(ruling: Ruling) -> str:
 def diagnosis_headline(found: DiagnosisFigures) -> str:
     """What a diagnosis found, in a sentence or two."""
     known = [row for row in found.classes if row.images]
-    said = f"{found.arch} is right on {percent(found.accuracy)} of the {found.images} images of {found.examined}."
+    said = (
+        f"{found.arch} is right on {percent(found.accuracy)} of {counted(found.images, 'image')} of {found.examined}."
+    )
     if known:
         worst = min(known, key=lambda row: row.accuracy)
         said += f" The worst class is {worst.name} with {percent(worst.accuracy)}."
     if found.explained:
         verdict, count = max(found.verdicts.items(), key=lambda item: item[1])
-        said += f" Of {found.explained} wrong images that were explained, {count} are {verdict}."
+        were, are = "was" if found.explained == 1 else "were", "is" if count == 1 else "are"
+        said += f" Of {counted(found.explained, 'wrong image')} that {were} explained, {count} {are} {verdict}."
     stays = found.limits.stays_without_object if found.limits else math.nan
     if not math.isnan(stays):
         said += (
@@ -110,9 +114,10 @@ def comparison_headline(
     elif changes.same_checkpoint:
         said = "The same checkpoint"
     return (
-        f"{said}: accuracy was {percent(before.accuracy)} on {before.images} images of {before.examined} and "
-        f"is {percent(after.accuracy)} on {after.images} of {after.examined}. Of {images.common} images in both, "
-        f"{images.turned_right} turned right and {images.turned_wrong} turned wrong."
+        f"{said}: accuracy was {percent(before.accuracy)} on {counted(before.images, 'image')} of {before.examined} "
+        f"and is {percent(after.accuracy)} on {after.images} of {after.examined}. Of "
+        f"{counted(images.common, 'image')} in both, {images.turned_right} turned right and "
+        f"{images.turned_wrong} turned wrong."
     )
 
 
@@ -121,8 +126,9 @@ def progress_headline(progress: ProgressFigures) -> str:
     whole = sum(run.epochs >= progress.epochs > 0 for run in progress.runs)
     epochs = sum(run.epochs for run in progress.runs)
     return (
-        f"There is no verdict: the trial was interrupted or is still running. {whole} of {progress.planned} runs are "
-        f"done, {epochs} of {progress.planned * progress.epochs} epochs. The test images have not been read. "
+        f"There is no verdict: the trial was interrupted or is still running. {whole} of "
+        f"{counted(progress.planned, 'run')} and {epochs} of {counted(progress.planned * progress.epochs, 'epoch')} "
+        "are done. The test images have not been read. "
         "The same command with --resume goes on from here."
     )
 

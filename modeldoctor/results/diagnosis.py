@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeldoctor.errors import shortened
+from modeldoctor.errors import counted, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -386,7 +386,8 @@ class Diagnosis:
     def __repr__(self) -> str:
         named = shortened(list(self.layers))
         return (
-            f"<Diagnosis of {self.arch}: {len(self.classes)} classes, accuracy {self.accuracy:.2%} on {self.examined}, "
+            f"<Diagnosis of {self.arch}: {counted(len(self.classes), 'class', 'classes')}, "
+            f"accuracy {self.accuracy:.2%} on {self.examined}, "
             f"{self.wrong} wrong ({len(self.misdiagnosed)} explained); layers: {named}>"
         )
 

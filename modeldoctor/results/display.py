@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from modeldoctor.errors import DataError, UsageError
+from modeldoctor.errors import DataError, UsageError, counted
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.summary import as_text
 
@@ -49,7 +49,8 @@ def as_html(diagnosis: Diagnosis) -> str:
         for pixels, caption in _shown(diagnosis)
     )
     return (
-        f"<p><b>{escape(diagnosis.arch)}</b>: {len(diagnosis.classes)} classes, accuracy {diagnosis.accuracy:.2%} on "
+        f"<p><b>{escape(diagnosis.arch)}</b>: "
+        f"{counted(len(diagnosis.classes), 'class', 'classes')}, accuracy {diagnosis.accuracy:.2%} on "
         f"{escape(diagnosis.examined)}, {diagnosis.wrong} wrong, {len(diagnosis.misdiagnosed)} explained</p>"
         + _table(("layer", "kernels", "map", "correlated", "classes without samples"), layers)
         + _table(("verdict", "wrong images"), [(name, str(number)) for name, number in verdicts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from modeldoctor import treatment
 from modeldoctor.config.treat import TreatConfig
@@ -50,7 +51,7 @@ def load_and_treat(
     if needs_masks(prepared.config):
         say(annotation_note(prepared.splits.train, prepared.config))
     team.barrier()  # nobody writes before all have looked
-    diagnosis = _diagnosis(config, network, resume, progress, team)
+    diagnosis = _diagnosis(config, network, _serving_masks(prepared), resume, progress, team)
     return treatment.carry_out(prepared, network, diagnosis, resume=resume, progress=progress, team=team)
 
 
@@ -70,14 +71,26 @@ def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Classifi
     )  # fmt: skip
 
 
+def _serving_masks(prepared: treatment.Prepared) -> Path | None:
+    """The masks, where images that the diagnosis examines have some: masks of training images are for the treatment."""
+    train, val = prepared.splits.train, prepared.splits.val
+    serves = val.images is train.images or val.has_mask.any()
+    return prepared.config.data.masks if serves else None
+
+
 def _diagnosis(
-    config: TreatConfig, network: Classifier, resume: bool, progress: Progress | None, team: Team
+    config: TreatConfig,
+    network: Classifier,
+    masks: Path | None,
+    resume: bool,
+    progress: Progress | None,
+    team: Team,
 ) -> Diagnosis:
     made = config.output / run_directory.DIAGNOSIS
     if config.diagnosis is not None or (resume and made.exists()):
         return read_diagnosis(config.diagnosis or made)
     return diagnose(
         network, config.data.path, config=treatment.diagnosis_needed(config), root=config.data.root,
-        download=config.data.download, masks=config.data.masks, output=made, resume=resume, progress=progress,
+        download=config.data.download, masks=masks, output=made, resume=resume, progress=progress,
         team=team,
     )  # fmt: skip

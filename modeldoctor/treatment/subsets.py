@@ -18,7 +18,7 @@ from modeldoctor.config.arms import ARMS
 from modeldoctor.config.treat import DataConfig, TreatConfig
 from modeldoctor.data import Broken, ImageSet, choose_to_annotate
 from modeldoctor.data.outputs import AnySet, random_access
-from modeldoctor.errors import DataError, MaskError, shortened
+from modeldoctor.errors import DataError, MaskError, counted, shortened
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.trial import Metric
@@ -113,7 +113,7 @@ def split_subsets(splits: Mapping[str, AnySet], *, seed: int = 0) -> Splits:
     for name, part in (("validation", val), ("test", test)):
         if len(part.indices) < _LEAST:
             raise DataError(
-                f"{len(part.indices)} {name} images",
+                counted(len(part.indices), f"{name} image"),
                 where="the data",
                 expected=f"at least {_LEAST}, to choose and to prove by",
                 hint=f"add images to {name}; split off from training it takes {_LEAST_PER_CLASS} images per class",
@@ -155,7 +155,7 @@ def with_groups(splits: Splits, data: DataConfig) -> Splits:
         missing = [path for path in paths if path not in of_path]
         if missing:
             raise DataError(
-                f"{len(missing)} images of {part.images.split} have no group, first {missing[0]}",
+                f"without a group: {counted(len(missing), 'image')} of {part.images.split}, first {missing[0]}",
                 where=str(data.groups),
                 expected="a row for every image, with its path relative to the data",
             )
@@ -307,7 +307,7 @@ def images_to_propagate(
 def annotation_warnings(train: Subset, annotated: Annotated, config: TreatConfig) -> Iterator[str]:
     """What a person should know of the annotations before they are trained on: left out, void, too few."""
     if annotated.invalid:
-        yield f"{len(annotated.invalid)} annotations are left out as they cannot be used, first {annotated.invalid[0]}"
+        yield f"left out as unusable: {counted(len(annotated.invalid), 'annotation')}, first {annotated.invalid[0]}"
     if annotated.whole:
         yield (
             f"{len(annotated.whole)} of {len(annotated.indices)} masks cover all that the network sees, so that "

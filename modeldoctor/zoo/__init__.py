@@ -17,7 +17,7 @@ from modeldoctor.checkpoint import Checkpoint
 from modeldoctor.checkpoint.container import Container
 from modeldoctor.checkpoint.metadata import CheckpointMetadata
 from modeldoctor.config.diagnose import Preprocessing
-from modeldoctor.errors import ArchitectureError, CheckpointError
+from modeldoctor.errors import ArchitectureError, CheckpointError, counted
 from modeldoctor.zoo.binary import NOTE, as_two_classes
 from modeldoctor.zoo.code import names_code
 from modeldoctor.zoo.fit import Fit, Wanted, fill, fitted, warn_not_finite
@@ -320,4 +320,6 @@ def _in_memory(module: nn.Module) -> Checkpoint:
 def _names(names: Sequence[str] | None, classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     if names is None or len(names) == classes:
         return None if names is None else tuple(names), ()
-    return None, (f"the checkpoint names {len(names)} classes, the network has {classes}: the names are not used",)
+    return None, (
+        f"the checkpoint names {counted(len(names), 'class', 'classes')}, the network has {classes}: they are not used",
+    )

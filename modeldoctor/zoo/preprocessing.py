@@ -14,7 +14,7 @@ from torch import Tensor
 from modeldoctor.checkpoint import CheckpointMetadata
 from modeldoctor.checkpoint.metadata import CROP_MODES
 from modeldoctor.config.diagnose import Interpolation, Preprocessing
-from modeldoctor.errors import CheckpointError, UsageError
+from modeldoctor.errors import CheckpointError, UsageError, counted
 
 _MEAN = re.compile(r"(.*\.|)(\w*_)?mean")
 _CHANNELS = 16
@@ -105,7 +105,7 @@ def _for_channels(values: tuple[float, ...], channels: int) -> tuple[tuple[float
     if channels == 1:
         return (sum(values) / len(values),), f"the mean of {len(values)} values, for one input channel"
     repeated = tuple(values[i % len(values)] for i in range(channels))
-    return repeated, f"{len(values)} value(s) repeated over {channels} input channels"
+    return repeated, f"{counted(len(values), 'value')} repeated over {counted(channels, 'input channel')}"
 
 
 def _short(value: object) -> str:

@@ -96,7 +96,7 @@ def test_empty_class_folder_stays_a_class(tmp_path):
 
 def test_unlabelled_test_split_is_left_out_with_a_warning(tmp_path):
     make(tmp_path, "train/a/1.jpg", "test/1.jpg", "test/2.jpg")
-    with pytest.warns(ModelDoctorWarning, match="2 images lie directly in .*test"):
+    with pytest.warns(ModelDoctorWarning, match="2 images directly in .*test"):
         assert list(open_folder(tmp_path)) == ["train"]
 
 

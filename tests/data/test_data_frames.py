@@ -197,5 +197,5 @@ def test_a_mask_of_the_whole_image_is_warned_of(tmp_path):
     assert torch.all(read_png(tmp_path, Image.new("L", (WIDTH, HEIGHT), 1)))
     images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "masks")["all"]
     assert images.check_masks().whole == [tmp_path / "masks/a/1.png"]
-    with pytest.warns(ModelDoctorWarning, match=r"1 of 1 masks cover the whole image.*a.1.png"):
+    with pytest.warns(ModelDoctorWarning, match=r"1 of 1 mask cover the whole image.*a.1.png"):
         with_usable_masks([images])

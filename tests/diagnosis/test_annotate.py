@@ -186,7 +186,7 @@ def test_broken_images_and_twins_are_left_out(tmp_path, clinic, network):
             source = clinic.data / f"train/{name}/{n:02d}.png"
             (tmp_path / f"data/{name}/{n}.png").write_bytes(source.read_bytes() if n else b"broken")
     (tmp_path / "data/coral/2.jpg").write_bytes((tmp_path / "data/coral/2.png").read_bytes())
-    with pytest.warns(ModelDoctorWarning, match="2 images have the name of another"):
+    with pytest.warns(ModelDoctorWarning, match="2 images with the name of another"):
         plan = annotate(network, tmp_path / "data", output=tmp_path / "todo", config=CONFIG)
     assert len(plan.broken) == 4
     assert [choice.path for choice in plan.choices if choice.class_name == "coral"] == ["coral/1.png"]

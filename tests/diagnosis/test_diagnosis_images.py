@@ -87,7 +87,7 @@ def test_broken_images_are_counted_named_and_skipped(
     (train / "birch" / "zz-half.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "data" / "val" / "coral" / "05-empty.jpg").touch()
     one = pytest.warns(ModelDoctorWarning, match="train: 2 images cannot be read")
-    other = pytest.warns(ModelDoctorWarning, match="val: 1 images cannot be read")
+    other = pytest.warns(ModelDoctorWarning, match="val: 1 image cannot be read")
     with one, other:
         found = diagnose(network, tmp_path / "data", config=DiagnoseConfig(**PLAIN), masks=clinic.masks)
     assert [path for path, _ in found.broken] == [

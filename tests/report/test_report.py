@@ -102,7 +102,7 @@ def test_an_interrupted_trial_says_how_far_it_came_and_claims_nothing(tmp_path: 
     assert [(one["arm"], one["epochs"]) for one in content["progress"]["runs"]] == [("treat", 2), ("continue", 1)]
     for text in (words(html), markdown):
         assert "has not ended" in text
-        assert "1 of 4 runs are done, 3 of 8 epochs" in text
+        assert "1 of 4 runs and 3 of 8 epochs are done" in text
         assert "--resume" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,3 +147,15 @@ def test_training_settings_that_cannot_be_are_left_with_a_warning(clinic: Clinic
     torch.save({**content, "args": {"lr": -3, "batch_size": 12}}, odd)
     with pytest.warns(ModelDoctorWarning, match="says of its own training cannot be used"):
         load_and_treat(config(clinic, tmp_path / "run", checkpoint=odd, training={"epochs": 1}))
+
+
+def test_masks_of_training_images_alone_are_no_fault_of_a_treatment(clinic: Clinic, tmp_path: Path) -> None:
+    shutil.copytree(clinic.masks / "train", tmp_path / "masks" / "train")
+    data = {"path": str(table(clinic, tmp_path / "run")), "root": clinic.data, "masks": tmp_path / "masks"}
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_and_treat(config(clinic, tmp_path / "run", data=data, channel={}), say=said.append)
+    assert any(f"annotated training images by class: {CLASSES[0]} " in text for text in said), said
+    assert not [str(one.message) for one in caught if "has a mask that can be used" in str(one.message)]
+    assert "val" not in read_diagnosis(tmp_path / "run" / "diagnosis.h5").masked
