@@ -49,6 +49,11 @@ ARMS: dict[str, ArmFacts] = {
         meaning="treat and swap-background together", needs=_MASKS, control="hard-examples", constrained=True
     ),
     "balanced": ArmFacts(meaning="classes come equally often", control=PLAIN),
+    "inferred-groups": ArmFacts(
+        meaning="of every class, images that the original gets right and wrong come equally often",
+        control=PLAIN,
+        chooses_images=True,
+    ),
     "last-layer": ArmFacts(
         meaning="the head alone, refitted on balanced classes and unsure images", control=PLAIN, chooses_images=True
     ),

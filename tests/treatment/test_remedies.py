@@ -11,9 +11,10 @@ import pytest
 
 from modeldoctor.config.arms import ARMS
 from modeldoctor.config.treat import TreatConfig
+from modeldoctor.errors import UsageError
 from modeldoctor.treatment.batches import epoch_order
 from modeldoctor.treatment.final_test import best_on_validation
-from modeldoctor.treatment.remedies import MAKERS, Setting
+from modeldoctor.treatment.remedies import MAKERS, Setting, inferred_groups
 from modeldoctor.treatment.remedies.erase_channels import misleading_channels
 from modeldoctor.treatment.subsets import Predicted
 
@@ -115,6 +116,22 @@ def test_balanced_draws_every_class_equally_often() -> None:
     assert chances is not None
     assert chances[LABELS == 0].sum() == pytest.approx(chances[LABELS == 1].sum())
     assert len(set(chances[LABELS == 0])) == 1
+
+
+def test_inferred_groups_are_right_and_wrong_images_of_each_class_equally_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of class 0 (six images) 2 is wrong, of class 1 (three) image 7; 5, which was not seen, is nobody's fault."""
+    monkeypatch.setattr(inferred_groups, "LEAST_WRONG", 1)
+    chances = MAKERS["inferred-groups"](setting([], config(masks=False))).chances
+    assert chances is not None
+    sums = [chances[rows].sum() for rows in ([0, 1, 3, 4, 5], [2], [6, 8], [7])]
+    assert sums == pytest.approx([sums[0]] * 4)
+
+
+def test_a_network_that_is_hardly_ever_wrong_has_no_groups_to_infer() -> None:
+    with pytest.raises(UsageError, match="wrong on 2 of 9 training images of 2 classes"):
+        MAKERS["inferred-groups"](setting([], config(masks=False)))
 
 
 def test_last_layer_weighs_images_by_the_probability_of_their_label() -> None:
