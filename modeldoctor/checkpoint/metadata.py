@@ -75,10 +75,14 @@ def _size(value: object) -> tuple[int, ...] | None:
     return cast(tuple[int, ...], values * 2 if len(values) == 1 else values)
 
 
-def _class_to_idx(value: object) -> tuple[str, ...] | None:
-    """Name → index by its key, also where the names are digits."""
-    good = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
-    return _class_names({index: name for name, index in value.items()}) if good else _class_names(value)  # type: ignore[attr-defined]
+def class_names_of(value: object) -> tuple[str, ...] | None:
+    """Names from name → index, also where the names are digits; else as `_class_names`."""
+    if not isinstance(value, Mapping) or any(isinstance(index, str) for index in value.values()):
+        return _class_names(value)
+    if not all(isinstance(name, str) for name in value):
+        return _class_names(value)
+    by_index = {index: name for name, index in value.items()}
+    return _class_names(by_index) if len(by_index) == len(value) else None
 
 
 def _class_names(value: object) -> tuple[str, ...] | None:
@@ -155,7 +159,7 @@ def read_metadata(root: object, described: Mapping[str, Any]) -> CheckpointMetad
     images = images if isinstance(images, Mapping) else {}
     places = [_image_processor(images), *_places(described), *_places(root)]
     found = {name: _first(places, keys, parse) for name, (keys, parse) in FIELDS.items()}
-    found["class_names"] = found["class_names"] or _first(places, ("class_to_idx",), _class_to_idx)
+    found["class_names"] = found["class_names"] or _first(places, ("class_to_idx",), class_names_of)
     size = found["input_size"]
     if size is not None and len(size) == 2:
         found["input_size"] = (found["in_chans"] or 3, *size)

@@ -114,6 +114,7 @@ def treat(
     interpolation: options.Interpolation = None,
     crop_pct: options.CropPct = None,
     resize_mode: options.ResizeMode = None,
+    class_order: options.ClassOrder = None,
     model_options: options.ModelOption = None,
     root: options.Root = None,
     download: Annotated[bool | None, typer.Option("--download", help="As for diagnose.", show_default=False)] = None,
@@ -142,7 +143,8 @@ def treat(
         network__num_classes=num_classes, network__channels=channels, network__input_size=input_size,
         network__mean=numbers(mean, "--mean"), network__std=numbers(std, "--std"), network__crop_pct=crop_pct,
         network__interpolation=interpolation, network__resize_mode=resize_mode, network__download=download,
-        network__model_options=options.read_model_options(model_options), memory=memory, tensorboard=tensorboard,
+        network__model_options=options.read_model_options(model_options), network__class_order=class_order,
+        memory=memory, tensorboard=tensorboard,
     )  # fmt: skip
     from modeldoctor.cli.render import render_trial
     from modeldoctor.treatment.pipeline import load_and_treat

@@ -123,6 +123,7 @@ def diagnose(
     interpolation: options.Interpolation = None,
     crop_pct: options.CropPct = None,
     resize_mode: options.ResizeMode = None,
+    class_order: options.ClassOrder = None,
     model_options: options.ModelOption = None,
     channels: options.Channels = None,
     num_classes: options.NumClasses = None,
@@ -193,7 +194,7 @@ def diagnose(
     network = _load(
         checkpoint, mean, std, model_options, arch=arch, num_classes=num_classes, channels=channels, head=head,
         input_size=input_size, interpolation=interpolation, crop_pct=crop_pct, resize_mode=resize_mode,
-        download=download, trust_pickle=trust_pickle,
+        class_order=class_order, download=download, trust_pickle=trust_pickle,
     )  # fmt: skip
     if list_layers:
         out.print(render_layers(diagnosing.list_layers(network, config)))
@@ -227,6 +228,7 @@ def annotate(
     interpolation: options.Interpolation = None,
     crop_pct: options.CropPct = None,
     resize_mode: options.ResizeMode = None,
+    class_order: options.ClassOrder = None,
     model_options: options.ModelOption = None,
     root: options.Root = None,
     download: Annotated[bool, typer.Option("--download", help="As for diagnose.")] = False,
@@ -245,7 +247,7 @@ def annotate(
     network = _load(
         checkpoint, mean, std, model_options, arch=arch, num_classes=num_classes, channels=channels, head=head,
         input_size=input_size, interpolation=interpolation, crop_pct=crop_pct, resize_mode=resize_mode,
-        download=download, trust_pickle=trust_pickle,
+        class_order=class_order, download=download, trust_pickle=trust_pickle,
     )  # fmt: skip
     with shown_progress() as progress:
         plan = annotating.annotate(

@@ -55,6 +55,13 @@ ResizeMode = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+ClassOrder = Annotated[
+    str | None,
+    typer.Option(
+        help="Order of the logits: text (as ImageFolder sorts: 0, 1, 10, 2), number, names (a,b,c), or a file of them.",
+        rich_help_panel=NETWORK,
+    ),
+]
 ModelOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -89,7 +96,7 @@ def _take_defaults(context: typer.Context, path: Path | None) -> None:
     """Let a YAML file's values take the place of the defaults, so that options of the command line go before them."""
     if path is None:
         return
-    content = read_mapping(path, ("checkpoint", "data", "masks", "root"))
+    content = read_mapping(path, ("checkpoint", "data", "masks", "root", "class_order"))
     refuse_unfilled(content, str(path))
     names = [str(parameter.name) for parameter in context.command.params if parameter.name != "config_file"]
     for key in content:

@@ -58,6 +58,8 @@ class NetworkConfig(Model):
     """Crop size / resize size, as in timm; null: the file's, else the library's."""
     resize_mode: ResizeMode | None = None
     """shortest, squash or pad; null: the file's, else the library's."""
+    class_order: str | None = None
+    """text, number, names separated by commas, or a file of them: the order of the logits; null: the file's."""
     model_options: dict[str, Any] = Field(default={})
     """Further arguments for the network's constructor, such as output_stride: 8; for what no weight shows."""
 

@@ -47,7 +47,7 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
         ) from error
 
 
-_INPUTS = ("checkpoint", "diagnosis", "data.path", "data.root", "data.masks", "data.groups")
+_INPUTS = ("checkpoint", "network.class_order", "diagnosis", "data.path", "data.root", "data.masks", "data.groups")
 
 
 def read_mapping(path: Path, inputs: Sequence[str]) -> dict[str, Any]:

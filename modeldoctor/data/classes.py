@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import random_table
 from timm.data import ImageNetInfo
 
+from modeldoctor.config.class_order import ORDERS, natural
 from modeldoctor.errors import DataError, shortened
 
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -40,13 +41,19 @@ class ClassMatch:
     """What may well be wrong."""
 
 
-def match_classes(folder_names: Sequence[str], model_names: tuple[str, ...] | None, num_classes: int) -> ClassMatch:
+def match_classes(
+    folder_names: Sequence[str],
+    model_names: tuple[str, ...] | None,
+    num_classes: int,
+    stated_order: str | None = None,
+) -> ClassMatch:
     """Map class folders to outputs: by name where the checkpoint knows its names, else by number or by order.
 
     Args:
         folder_names: (F,) distinct class names of the data, in the order of its labels; empty where unknown.
         model_names: (N,) names of the outputs, or None.
         num_classes: N.
+        stated_order: of `ORDERS`: the order of the folders that the user says; it goes before all else.
 
     Raises:
         DataError: more folders than outputs, or some names match and others do not.
@@ -61,6 +68,8 @@ def match_classes(folder_names: Sequence[str], model_names: tuple[str, ...] | No
             hint="check that the data and the checkpoint belong together, and that the data path is the level"
             " whose folders are the classes",
         )
+    if stated_order is not None and folders:
+        return _by_stated_order(folders, stated_order, num_classes)
     warnings: tuple[str, ...] = ()
     if model_names is not None and (len(model_names) != num_classes or len(set(model_names)) != num_classes):
         warnings = (
@@ -111,6 +120,20 @@ def _name_notes(folders: tuple[str, ...], model_names: tuple[str, ...], mapping:
     return tuple(note for note, holds in notes.items() if holds)
 
 
+def _by_stated_order(folders: tuple[str, ...], order: str, num_classes: int) -> ClassMatch:
+    if len(folders) < num_classes:
+        raise DataError(
+            f"{len(folders)} class folders, but the network has {num_classes} outputs",
+            where=f"--class-order {order}",
+            expected="a folder for each class: the place in the order is the output",
+            hint="give the names of all classes instead, --class-order FILE, or make (empty) folders for the others",
+        )
+    in_order = ORDERS[order](folders)
+    mapping = np.array([in_order.index(name) for name in folders], dtype=np.int64)
+    note = f"the class folders were mapped in {order} order, as stated: {shortened(in_order)}"
+    return ClassMatch(mapping, tuple(in_order), (note,))
+
+
 def _by_wordnet(folders: tuple[str, ...], num_classes: int) -> ClassMatch | None:
     if num_classes != 1000 or not folders or not all(map(_WORDNET_ID.fullmatch, folders)):
         return None
@@ -135,7 +158,7 @@ def _by_number(folders: tuple[str, ...], num_classes: int, model_names: tuple[st
     start = "number 1 is the first output" if one_based else "number 0 is the first output"
     notes = (
         f"the class folders are numbers; they were mapped by number, not in text order ({start}); the accuracy tells if"
-        " the network was trained in text order",
+        " the network was trained in text order: --class-order text",
     )
     return ClassMatch(mapping, names, notes if one_based or (mapping != np.arange(len(mapping))).any() else ())
 
@@ -160,15 +183,18 @@ def _by_order(folders: tuple[str, ...], num_classes: int, model_names: tuple[str
         names = model_names or tuple(map(str, range(num_classes)))
         return ClassMatch(np.arange(num_classes, dtype=np.int64), names, (note,))
     mapping = np.arange(len(folders), dtype=np.int64)
-    warnings = {
+    subset = (
         f"{len(folders)} folders, the network has {num_classes} classes; folder i was taken for output i, which is"
         " right only if the missing classes are the last ones. The likely cause is a subset of the training classes:"
-        " pass a checkpoint with class names, or make (empty) folders for all classes": len(folders) < num_classes,
+        " pass --class-order FILE with the names of all classes, or a checkpoint with class names"
+    )
+    warnings = {
+        subset: len(folders) < num_classes,
         f"no class folder has a name that the checkpoint knows ({shortened(folders)} against "
         f"{shortened(model_names or ())}); they were taken in text order": bool(model_names),
         "the class folders hold numbers, and text order puts 10 before 2; a network that was trained in number order"
-        " has another class order": not model_names
-        and list(folders) == sorted(folders) != sorted(folders, key=_natural),
+        " has another class order: --class-order number": not model_names
+        and list(folders) == sorted(folders) != sorted(folders, key=natural),
     }
     names = model_names or _fill(folders, mapping, num_classes)
     return ClassMatch(mapping, names, (), tuple(text for text, holds in warnings.items() if holds))
@@ -182,10 +208,6 @@ def _fill(folders: tuple[str, ...], mapping: NDArray[np.int64], num_classes: int
 def _plain(name: str) -> str:
     # A slash cannot be in a folder's name: "T-shirt/top" comes as "T-shirt-top".
     return re.sub(r"[\s_/-]", "", name).casefold()
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def accuracy_warning(confusion: NDArray[np.int64], class_names: Sequence[str] | None = None) -> str | None:
@@ -237,8 +259,8 @@ def order_warning(confusion: NDArray[np.int64], class_names: Sequence[str]) -> t
         kind, order = known
         return (
             f"accuracy is {accuracy:.1%}, but about {best:.1%} with the classes in {kind} ({shortened(order)})",
-            "The network was trained in that order: save it with the weights,"
-            " torch.save({'state_dict': ..., 'class_to_idx': train_set.class_to_idx}, FILE)",
+            f"The network was trained in that order: pass --class-order {kind.partition(' ')[0]}, or save it with the"
+            " weights, torch.save({'state_dict': ..., 'class_to_idx': train_set.class_to_idx}, FILE)",
         )
     moved = [pair for pair in zip(rows.tolist(), columns.tolist(), strict=True) if pair[0] != pair[1]]
     moved.sort(key=lambda pair: -int(confusion[pair]))
@@ -247,8 +269,8 @@ def order_warning(confusion: NDArray[np.int64], class_names: Sequence[str]) -> t
     )
     return (
         f"accuracy is {accuracy:.1%}, but {best:.1%} if the classes were in another order: {pairs}",
-        "The data's class order likely differs from the network's: pass a checkpoint with class names, or name the "
-        "class folders so that they sort in the order of training",
+        "The data's class order likely differs from the network's: pass --class-order with the names in the "
+        "order of training, or a checkpoint with class names",
     )
 
 
@@ -256,8 +278,8 @@ def _known_order(confusion: NDArray[np.int64], class_names: Sequence[str], best:
     """The order, of the usual two, in which the network's answers are as right as in the best of all orders."""
     names, total = list(class_names), int(confusion.sum())
     orders = {
-        "text order, as torchvision's ImageFolder sorts folders": sorted(names),
-        "number order": sorted(names, key=_natural),
+        "text order, as torchvision's ImageFolder sorts folders": ORDERS["text"](names),
+        "number order": ORDERS["number"](names),
     }
     for kind, order in orders.items():
         right = sum(int(confusion[names.index(name), output]) for output, name in enumerate(order))

@@ -30,7 +30,10 @@ def random_access(images: AnySet) -> ImageSet:
 
 
 def in_network_classes(
-    splits: Mapping[str, AnySet], class_names: tuple[str, ...] | None, num_classes: int
+    splits: Mapping[str, AnySet],
+    class_names: tuple[str, ...] | None,
+    num_classes: int,
+    stated_order: str | None = None,
 ) -> tuple[dict[str, AnySet], tuple[str, ...]]:
     """The splits with labels that count the network's outputs, and the outputs' names; warns of what looks wrong.
 
@@ -38,12 +41,13 @@ def in_network_classes(
         splits: image sets by split.
         class_names: of the network, in the order of its outputs; None if its file does not say.
         num_classes: of the network.
+        stated_order: of the class folders, as `match_classes` takes it.
     """
     matched: dict[str, AnySet] = {}
     names: tuple[str, ...] = ()
     said: dict[str, None] = {}
     for split, images in splits.items():
-        match = match_classes(images.class_names, class_names, num_classes)
+        match = match_classes(images.class_names, class_names, num_classes, stated_order)
         said |= dict.fromkeys((*match.notes, *match.warnings))
         matched[split], names = images.with_classes(match), names or match.names
         matched[split].split = split  # splits put together from several sources may bear the same name

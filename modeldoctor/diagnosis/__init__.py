@@ -118,7 +118,7 @@ def diagnose(
         if isinstance(data, str | Path):
             command = command_line(network, data, config, output, root=root, masks=masks)
             data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
-        splits, classes = in_network_classes(data, network.class_names, network.num_classes)
+        splits, classes = in_network_classes(data, network.class_names, network.num_classes, network.class_order)
         source, examined = splits_to_use(splits, config)
         warn_of_familiar(splits, examined, config)
         layered = take_apart(network, config, device)

@@ -147,7 +147,7 @@ def _annotate(
     progress: Progress,
 ) -> AnnotationPlan:
     """See `annotate`; the output is this run's alone."""
-    splits, classes = in_network_classes(data, network.class_names, network.num_classes)
+    splits, classes = in_network_classes(data, network.class_names, network.num_classes, network.class_order)
     images = random_access(splits_to_use(splits, config)[0])
     annotated = _annotated(images)
     free = ~annotated & ~_twins(images, splits)

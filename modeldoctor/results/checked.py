@@ -67,7 +67,7 @@ def check_range(name: str, values: object, end: int, *, least: int = 0) -> None:
         ValueError: one is below `least`, or `end` or more.
     """
     numbers = np.asarray(values)
-    if numbers.dtype.kind not in "iub":
+    if numbers.size and numbers.dtype.kind not in "iub":  # an empty list has no type of its own
         raise ValueError(f"{name} holds {numbers.dtype} in place of whole numbers")
     if numbers.size and (numbers.min() < least or numbers.max() >= end):
         raise ValueError(f"{name} holds {numbers.min()} to {numbers.max()}, outside of {least} to {end - 1}")

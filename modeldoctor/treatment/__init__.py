@@ -133,7 +133,7 @@ def prepare(config: TreatConfig, network: Classifier) -> Prepared:
         config.data.path, preprocessing=network.preprocessing, root=config.data.root, download=config.data.download,
         masks=config.data.masks,
     )  # fmt: skip
-    matched, _ = in_network_classes(opened, network.class_names, network.num_classes)
+    matched, _ = in_network_classes(opened, network.class_names, network.num_classes, network.class_order)
     splits = with_groups(split_subsets(matched), config.data)
     if needs_masks(config) and not splits.train.has_mask.any():
         raise DataError(

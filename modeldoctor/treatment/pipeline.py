@@ -66,6 +66,7 @@ def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Classifi
         config.checkpoint, arch=wanted.arch, num_classes=wanted.num_classes, channels=wanted.channels,
         head=wanted.head, input_size=wanted.input_size, mean=wanted.mean, std=wanted.std,
         interpolation=wanted.interpolation, crop_pct=wanted.crop_pct, resize_mode=wanted.resize_mode,
+        class_order=wanted.class_order,
         model_options=wanted.model_options,
         download=wanted.download, trust_pickle=trust_pickle,
     )  # fmt: skip

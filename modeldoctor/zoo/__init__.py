@@ -17,8 +17,9 @@ from modeldoctor.checkpoint import Checkpoint
 from modeldoctor.checkpoint.container import Container
 from modeldoctor.checkpoint.metadata import CheckpointMetadata
 from modeldoctor.config.diagnose import Preprocessing
-from modeldoctor.errors import ArchitectureError, CheckpointError, counted
+from modeldoctor.errors import ArchitectureError, CheckpointError, UsageError, counted
 from modeldoctor.zoo.binary import NOTE, as_two_classes
+from modeldoctor.zoo.class_order import read_class_order
 from modeldoctor.zoo.code import names_code
 from modeldoctor.zoo.fit import Fit, Wanted, fill, fitted, warn_not_finite
 from modeldoctor.zoo.heads import parse_head
@@ -55,6 +56,9 @@ class Classifier:
     """What the user said of the network and its preprocessing, as options of the command line without their dashes; a
     list where one is repeated."""
 
+    class_order: str | None = None
+    """How the training sorted its class folders, `text` or `number`, if the user says it; it goes before the names."""
+
     def example(self, device: torch.device) -> Tensor:
         """Two images (2,C,H,W) of noise; a generator of its own leaves the caller's random state alone."""
         generator = torch.Generator().manual_seed(0)
@@ -77,6 +81,7 @@ def load_model(
     model_options: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
+    class_order: str | None = None,
     download: bool = False,
     trust_pickle: bool = False,
 ) -> Classifier:
@@ -104,6 +109,8 @@ def load_model(
         model_options: further arguments for the network's constructor, such as output_stride; for what no weight shows.
         preprocessing: all of it at once, in place of the five options before.
         class_names: in the order of the logits, in place of the file's.
+        class_order: the same as an option's text: names separated by commas, a file of them, or `text` or `number`: the
+            order in which the training sorted its class folders.
         download: fetch the weights of a name that are not in the cache.
         trust_pickle: let a pickle EXECUTE code from the file; only for a trusted source.
 
@@ -152,12 +159,15 @@ def load_model(
     if classes == 1:
         as_two_classes(built, torch.zeros(2, *preprocessing.input_size), checkpoint.path)
         classes, notes = 2, (*notes, NOTE)
-    names, doubts = _names(class_names or checkpoint.metadata.class_names, classes)
+    order = read_class_order(class_names or class_order)
+    _check_names(order.names, classes)
+    names, doubts = _names(order.names or checkpoint.metadata.class_names, classes)
     return Classifier(
         module=built.module.float().eval(),
         arch=built.plan.arch,
         num_classes=classes,
         class_names=names,
+        class_order=order.order,
         preprocessing=preprocessing,
         checkpoint_sha256=checkpoint.sha256,
         source=None if live else replace(checkpoint, module=None),
@@ -173,6 +183,7 @@ def load_model(
             interpolation=interpolation,
             crop_pct=crop_pct,
             resize_mode=resize_mode,
+            class_order=class_order,
             model_option=[f"{name}={json.dumps(value)}" for name, value in (model_options or {}).items()] or None,
         ),
     )
@@ -315,6 +326,16 @@ def _in_memory(module: nn.Module) -> Checkpoint:
         metadata=CheckpointMetadata(),
         module=copied,
     )
+
+
+def _check_names(stated: Sequence[str] | None, classes: int) -> None:
+    if stated is not None and len(stated) != classes:
+        raise UsageError(
+            f"{len(stated)} class names, but the network has {classes} outputs",
+            where="--class-order",
+            expected=f"{classes} names, in the order of the logits",
+            hint="name every class that was trained, also those without images here",
+        )
 
 
 def _names(names: Sequence[str] | None, classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:

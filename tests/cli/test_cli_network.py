@@ -12,7 +12,7 @@ import scipy.stats
 import timm
 import torch
 from command_line import Call
-from conftest import Clinic
+from conftest import CLASSES, Clinic
 from torchvision.transforms import v2
 
 from modeldoctor.cli import commands, diagnosing
@@ -147,3 +147,36 @@ def test_where_an_accuracy_is_not_expected_what_was_assumed_stands_beside_it(
     assert call("report", "diagnosis.h5")[0] == 0
     for text in (out, Path("report.html").read_text(), Path("report.md").read_text()):
         assert "your own evaluation" not in text
+
+
+@pytest.mark.filterwarnings("ignore::modeldoctor.errors.ModelDoctorWarning")  # of the order, and of the accuracy
+def test_classes_are_counted_in_the_order_that_the_user_states(call: Call, clinic: Clinic) -> None:
+    """The file's own order is another one: by the stated one most answers are wrong, exactly as counted by hand."""
+    order = [*CLASSES[1:], CLASSES[0]]
+    Path("order.txt").write_text("\n".join(order), encoding="utf-8")
+    _, images, labels = clinic.images("val")
+    stated = torch.tensor([order.index(CLASSES[int(label)]) for label in labels])
+    with torch.no_grad():
+        right = clinic.network()(images).argmax(1) == stated
+    for text in (",".join(order), "order.txt"):
+        words = ("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--class-order", text)
+        code, _, err = call(*words, "-o", "stated.h5")
+        assert code == 0, err
+        found = read_diagnosis(Path("stated.h5"))
+        assert found.classes == tuple(order)
+        assert found.accuracy == pytest.approx(right.float().mean().item())
+        assert f"--class-order {text}" in found.command
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b", "2 class names, but the network has 4 outputs"), ("a,a,b,c", "'a' is named twice"),
+        ("alphabetical", "no order and no file"), ("a,,b,c", "an empty class name"), (".", "no order and no file"),
+    ],
+)  # fmt: skip
+def test_an_order_that_says_nothing_is_refused(call: Call, clinic: Clinic, text: str, said: str) -> None:
+    code, _, err = call("diagnose", clinic.checkpoint, "--data", clinic.data, "--class-order", text)
+    assert code == 2
+    assert said in err
+    assert not list(Path().iterdir())

@@ -133,6 +133,7 @@ ELSEWHERE = {
     "network.std": "test_pipeline.py", "network.interpolation": "test_pipeline.py",
     "network.crop_pct": "test_pipeline.py",
     "network.resize_mode": "test_pipeline.py",
+    "network.class_order": "test_pipeline.py",
     "network.model_options": "test_pipeline.py",
     "space.most_repeats": "test_batches.py", "space.propagated_per_class": "test_propagation.py",
     "training.mixup": "test_batches.py", "training.amp": "test_trainable.py",

@@ -1,9 +1,11 @@
 import itertools
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from timm.data import ImageNetInfo
+from torchvision.datasets.folder import find_classes
 
 from modeldoctor.data.classes import accuracy_warning, match_classes
 from modeldoctor.errors import DataError
@@ -100,6 +102,28 @@ def test_an_order_of_the_data_s_own_is_no_text_order():
     assert match_classes(("Trouser", "Pullover", "Dress"), None, 3).warnings == ()
 
 
+@pytest.mark.parametrize("pattern", ["{}", "class{}", "{}_bird", "img-{}-b"])
+def test_text_order_is_that_of_torchvision_s_folders(tmp_path: Path, pattern: str) -> None:
+    names = [pattern.format(number) for number in range(12)]
+    for name in names:
+        (tmp_path / name).mkdir()
+    order, index = find_classes(str(tmp_path))
+    match = match_classes(names, tuple(names), 12, "text")  # also where the file has names: the user goes first
+    assert match.names == tuple(order)
+    assert match.mapping.tolist() == [index[name] for name in names]
+    numbered = match_classes(order, None, 12, "number")
+    assert numbered.names == tuple(names)
+    assert numbered.mapping.tolist() == [names.index(name) for name in order]
+    assert "in number order, as stated" in numbered.notes[0]
+    assert numbered.warnings == ()
+
+
+def test_an_order_of_some_of_the_classes_says_nothing() -> None:
+    with pytest.raises(DataError, match="2 class folders, but the network has 3") as caught:
+        match_classes(("1", "10"), None, 3, "text")
+    assert "--class-order FILE" in caught.value.hint
+
+
 def test_wordnet_folders_of_an_imagenet_network():
     imagenet = ImageNetInfo("imagenet-1k")
     folders = ("n02102040", "n03028079", "n01440764")
@@ -191,6 +215,7 @@ def test_a_network_trained_on_numbered_folders_in_text_order_is_recognised(first
     np.add.at(counts, (match.mapping[true], true), 1)
     text = accuracy_warning(counts, match.names)
     assert "but about 100.0% with the classes in text order" in text
+    assert "--class-order text" in text
     assert "class_to_idx" in text
     named = match_classes(trained, tuple(trained), 12)
     assert (named.mapping == np.arange(12)).all()
@@ -202,7 +227,9 @@ def test_a_network_trained_in_number_order_is_recognised() -> None:
     counts = np.zeros((12, 12), dtype=np.int64)
     for name in names:
         counts[names.index(name), natural.index(name)] = 50
-    assert "with the classes in number order (class 0, class 1, class 2" in accuracy_warning(counts, names)
+    said = accuracy_warning(counts, names)
+    assert "with the classes in number order (class 0, class 1, class 2" in said
+    assert "--class-order number" in said
 
 
 def test_the_check_of_the_order_holds_a_few_tables_at_a_time() -> None:

@@ -19,7 +19,7 @@ import xarray
 from stored_results import with_pictures
 
 from modeldoctor.errors import ExitCode, StoreError, UsageError
-from modeldoctor.results.diagnosis import Diagnosis, Kernel, Verdict
+from modeldoctor.results.diagnosis import Diagnosis, Finding, Kernel, Verdict
 from modeldoctor.results.hdf5 import read_diagnosis, write_diagnosis
 
 Make = Callable[..., Diagnosis]
@@ -67,8 +67,14 @@ def test_what_is_written_is_read_again(handmade: Make, written: Path) -> None:
         {"layers": {}},
         {"classes": ("", "  ", "x" * 5000)},
         {"config": {"threshold": 0.2, "note": "é 🐈 \" '"}, "arch": "module/É"},
+        {
+            "findings": (
+                Finding(name="class-order", sentence="s", action="a", wrong=3),
+                Finding(name="duplicates", sentence="s", action="a", wrong=0, samples=(0, 2)),
+            )
+        },
     ],
-    ids=["nothing wrong", "no reference", "no layer", "odd names", "odd config"],
+    ids=["nothing wrong", "no reference", "no layer", "odd names", "odd config", "a finding without images"],
 )
 def test_what_may_be_missing_or_odd_is_read_again(handmade: Make, tmp_path: Path, changes: dict[str, Any]) -> None:
     write_diagnosis(handmade(**changes), tmp_path / "d.h5")

@@ -111,7 +111,7 @@ def test_what_the_file_does_not_say_comes_from_the_configuration(clinic: Clinic,
             network={
                 "arch": "timm/test_resnet", "num_classes": 4, "channels": 3, "input_size": EDGE, "mean": (0.25,),
                 "std": (0.5, 0.4, 0.3), "interpolation": "nearest", "crop_pct": 0.5,
-                "resize_mode": "pad", "model_options": {"drop_rate": 0.25},
+                "resize_mode": "pad", "class_order": "text", "model_options": {"drop_rate": 0.25},
             },
         )
     )  # fmt: skip
@@ -122,6 +122,7 @@ def test_what_the_file_does_not_say_comes_from_the_configuration(clinic: Clinic,
     assert (network.preprocessing.interpolation, network.preprocessing.crop_pct) == ("nearest", 0.5)
     assert network.preprocessing.resize_mode == "pad"
     assert network.module.drop_rate == 0.25
+    assert network.class_order == "text"
 
 
 def test_the_settings_of_the_original_training_are_taken_over(clinic: Clinic, tmp_path: Path) -> None:
