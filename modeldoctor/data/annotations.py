@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from modeldoctor.data.canvas import AnnotationError, Canvas, numbers
+from modeldoctor.data.encodings import decoded
 from modeldoctor.data.pictures import UnreadableError, decode
 
 
@@ -30,7 +31,8 @@ def load_json(path: Path) -> dict[str, Any]:
         AnnotationError: it is broken, or no object.
     """
     try:
-        content = json.loads(_text(path.read_bytes()))
+        held = path.read_bytes()
+        content = json.loads(decoded(held, json.detect_encoding(held)))
     except (ValueError, RecursionError) as error:
         hint = "export it again as JSON in UTF-8, or remove it: the image then counts as not annotated"
         raise AnnotationError(f"broken JSON: {error}", hint) from error
@@ -61,7 +63,7 @@ def read_labelme(path: Path, canvas: Canvas) -> None:
 
 def read_yolo(path: Path, canvas: Canvas) -> None:
     """YOLO's lines: class, then a box (centre x, y, width, height) or a polygon (x1 y1 x2 y2 ...), as shares."""
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(decoded(path.read_bytes()).splitlines(), start=1):
         if words := line.split():
             canvas.attempt(partial(_yolo_shape, canvas, words, number))
 
@@ -69,7 +71,8 @@ def read_yolo(path: Path, canvas: Canvas) -> None:
 def read_voc(path: Path, canvas: Canvas) -> None:
     """Pascal VOC's XML: boxes whose corners are pixels, counted from 1, both included."""
     try:
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype()))
+        # As text: the parser has few encodings of its own, and takes a declared one for granted.
+        root = ElementTree.fromstring(decoded(path.read_bytes()), ElementTree.XMLParser(target=_NoDoctype()))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         hint = "export it again as XML in UTF-8, or remove it: the image then counts as not annotated"
         raise AnnotationError(f"broken XML: {error}", hint) from error
@@ -105,14 +108,6 @@ FORMATS: dict[str, Format] = OUTLINES | {
     PIXELS: Format(read_png, "a PNG of the image's size, 0 on the background and any other value on the object")
 }
 """All of them."""
-
-
-def _text(content: bytes) -> str:
-    """Decode JSON in Unicode, with or without a byte order mark, or in GB2312 and what extends it."""
-    try:
-        return content.decode(json.detect_encoding(content))
-    except UnicodeDecodeError:
-        return content.decode("gb18030")
 
 
 def _labelme_shape(canvas: Canvas, shape: dict[str, Any]) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from unicodedata import normalize
 
 from modeldoctor.data.annotations import load_json
 from modeldoctor.data.canvas import AnnotationError, Canvas, decode_runs, numbers
+from modeldoctor.data.foreign_paths import plain, tails
 from modeldoctor.data.paths import PathTable
 from modeldoctor.data.splits import SPLIT_ORDER, split_named
 
@@ -29,7 +29,8 @@ def is_coco(path: Path) -> bool:
 class CocoIndex:
     """Annotations by the image's relative path, kept as JSON text in one buffer until an image is asked for.
 
-    A `file_name` is an image's path relative to the data's root, with or without the split's folder. In a folder of
+    A `file_name` is an image's path relative to the data's root, with or without the split's folder; an absolute one,
+    as of another machine, counts by its end. In a folder of
     several files the split may also be in the file's own name (`instances_val2017.json`).
 
     Args:
@@ -42,15 +43,21 @@ class CocoIndex:
     def __init__(self, path: Path):
         files = [path] if path.is_file() else sorted(filter(_mentions_images, _json_files(path)))
         gathered: dict[_Key, dict[str, Any]] = {}
+        absolute: dict[_Key, None] = {}
         self._files = tuple(files)
         for number, file in enumerate(files):
             try:
-                for key, entry in _entries(file, _split_of(file) if len(files) > 1 else None):
+                for key, whole, entry in _entries(file, _split_of(file) if len(files) > 1 else None):
+                    absolute |= {key: None} if whole else {}
                     known = gathered.setdefault(key, {"file": number, "size": entry["size"], "shapes": []})
                     known["shapes"] += entry["shapes"]
             except AnnotationError as error:
                 raise AnnotationError(f"{file.name}: {error}") from error
         self._rows = {key: row for row, key in enumerate(gathered)}
+        self._ends: dict[str, _Key | None] = {}
+        for key in absolute:
+            for end in tails(str(key)):
+                self._ends[end] = key if end not in self._ends else None  # one end of two paths says nothing
         self._owners = [entry.pop("file") for entry in gathered.values()]
         self._texts = PathTable(json.dumps(entry) for entry in gathered.values())
 
@@ -67,6 +74,8 @@ class CocoIndex:
         found = [other for other in (_Key(split, key.rest) for split in others) if other in self._rows]
         if key in self._rows:
             return key
+        if self._ends and (whole := self._ends.get(str(key)) or self._ends.get(key.rest)):
+            return whole
         # Without its split an image may be any of several: better none than another's.
         return found[0] if len(found) == 1 else None
 
@@ -89,7 +98,7 @@ class _Key(NamedTuple):
 
 
 def _key(relative_path: str) -> _Key:
-    path = PurePosixPath(normalize("NFC", relative_path.replace("\\", "/").lstrip("/")))
+    path = PurePosixPath(plain(relative_path)[0])
     parts = (path.with_suffix(path.suffix.lower()) if path.suffix else path).parts
     split = split_named(parts[0]) if len(parts) > 1 else None
     return _Key(split, "/".join(parts[1:] if split else parts))
@@ -99,8 +108,8 @@ def _split_of(file: Path) -> str | None:
     return next(filter(None, map(split_named, re.split(r"[^A-Za-z]+", file.stem))), None)
 
 
-def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, dict[str, Any]]]:
-    """Yield each annotation with its image's key and size; those that are no outlines (captions) are left out."""
+def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, bool, dict[str, Any]]]:
+    """Yield each annotation with its image's key, whether that is absolute, and its size; captions are left out."""
     content = load_json(file)
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
@@ -114,7 +123,8 @@ def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, dict[str, An
             if "segmentation" in annotation or "bbox" in annotation:
                 size = [image.get("width"), image.get("height")]
                 shape = annotation.get("segmentation") or annotation.get("bbox")
-                yield _Key(key.split or split, key.rest), {"size": size, "shapes": [shape]}
+                whole = plain(image["file_name"])[1]
+                yield _Key(key.split or split, key.rest), whole, {"size": size, "shapes": [shape]}
     except (KeyError, TypeError, AttributeError) as error:
         raise AnnotationError(f"an image or annotation that is not COCO's ({error!r})") from error
 

@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from unicodedata import normalize
 
+from modeldoctor.data.foreign_paths import plain as plain_path
+from modeldoctor.data.foreign_paths import tails
 from modeldoctor.data.pictures import EXTENSIONS
 
 
@@ -31,26 +33,37 @@ class ListedFiles:
         self.root = root
         self._whole = PurePosixPath(root.absolute().as_posix())
         self._folders: dict[PurePosixPath, _Folder] = {}
+        self._foreign = ""  # what stood before the root on the machine that wrote the table, once it is known
 
     def find(self, path: str) -> str:
         """Return the path of the file, relative to the root where it lies below; as it came, if there is no such file.
 
-        An absolute path to nothing may start from the root.
+        An absolute path to nothing, as of another machine, is looked for below the root by its end.
         A file is looked for only where its name leaves a doubt: plain names with a known ending are taken as they are.
         """
-        plain = PurePosixPath(path)
-        if plain.is_absolute():
-            below = plain.is_relative_to(self._whole)
-            if not below and (Path(plain).exists() or not (self.root / str(plain).lstrip("/")).is_file()):
-                return path
-            plain = plain.relative_to(self._whole if below else "/")
+        name, absolute = plain_path(path)
+        if absolute:
+            below = PurePosixPath(path).is_relative_to(self._whole)
+            if not below:
+                return path if Path(path).exists() else self._find_end(name) or path
+            name = PurePosixPath(path).relative_to(self._whole).as_posix()
+        plain = PurePosixPath(name if absolute else path)
         doubtful = "\\" in path or not path.isascii() or plain.suffix.lower() not in EXTENSIONS
         if not doubtful or (self.root / plain).is_file():
             return plain.as_posix()
-        candidates = (plain, PurePosixPath(path.replace("\\", "/")))
+        candidates = (plain, PurePosixPath(name))
         return next(
             (found for candidate in candidates if (found := self._look_up(candidate)) is not None), plain.as_posix()
         )
+
+    def _find_end(self, name: str) -> str | None:
+        """The file below the root that has the longest end of a path; of a beginning that is known, the rest."""
+        ends = [name.removeprefix(self._foreign)] if self._foreign and name.startswith(self._foreign) else []
+        for end in (*ends, *tails(name)):
+            if (found := self._look_up(PurePosixPath(end))) is not None and (self.root / found).is_file():
+                self._foreign = name.removesuffix(end)
+                return found
+        return None
 
     def _look_up(self, path: PurePosixPath) -> str | None:
         if path.is_absolute() or ".." in path.parts:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from modeldoctor.config.arms import ARMS
 from modeldoctor.config.treat import DataConfig, TreatConfig
 from modeldoctor.data import Broken, ImageSet, choose_to_annotate
+from modeldoctor.data.foreign_paths import ByPath
 from modeldoctor.data.outputs import AnySet, random_access
 from modeldoctor.errors import DataError, MaskError, counted, shortened
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
@@ -152,14 +153,16 @@ def with_groups(splits: Splits, data: DataConfig) -> Splits:
 
     def groups(part: Subset) -> NDArray[np.str_]:
         paths = [part.images.paths[index] for index in part.indices.tolist()]
-        missing = [path for path in paths if path not in of_path]
+        found = [of_path.find(path) for path in paths]
+        missing = [path for path, group in zip(paths, found, strict=True) if group is None]
         if missing:
             raise DataError(
                 f"without a group: {counted(len(missing), 'image')} of {part.images.split}, first {missing[0]}",
                 where=str(data.groups),
-                expected="a row for every image, with its path relative to the data",
+                expected=f"a row for every image, with its path relative to the data, such as {missing[0]}",
+                hint="complete the table, or correct its paths",
             )
-        return np.array([of_path[path] for path in paths])
+        return np.array(found, dtype=np.str_)
 
     names, counts = np.unique(groups(splits.train), return_counts=True)
     shares = dict(zip(names.tolist(), (counts / counts.sum()).tolist(), strict=True))
@@ -169,18 +172,23 @@ def with_groups(splits: Splits, data: DataConfig) -> Splits:
     return Splits(train=train, val=val, test=test)
 
 
-def _read_table(table: Path, column: str) -> dict[str, str]:
+def _read_table(table: Path, column: str) -> ByPath[str]:
+    groups: ByPath[str] = ByPath()
     try:
         with regular(table).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"path", column} <= set(reader.fieldnames or ()):
+            reader = csv.DictReader(file, restval="")
+            spelled = {name.strip().lower(): name for name in reader.fieldnames or ()}
+            if not {"path", column.lower()} <= spelled.keys():
                 raise DataError(
                     f"columns {', '.join(reader.fieldnames or ('none',))}",
                     where=str(table),
                     expected=f"path and {column}",
                     hint="name the column of the groups",
                 )
-            return {row["path"]: row[column] for row in reader}
+            for row in reader:
+                path, group = (row[spelled[name]].strip() for name in ("path", column.lower()))
+                if not path or not group or not groups.add(path, group):
+                    raise _unusable(f"{table}, line {reader.line_num}", column, path, group)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"no readable table: {error}",
@@ -188,6 +196,14 @@ def _read_table(table: Path, column: str) -> dict[str, str]:
             expected="a CSV of path and group",
             hint="check data.groups",
         ) from error
+    return groups
+
+
+def _unusable(where: str, column: str, path: str, group: str) -> DataError:
+    found = f"{path} has two groups, the second of them {group}" if path and group else "an empty path or group"
+    return DataError(
+        found, where=where, expected=f"one row of path and {column} for each image", hint="correct the row"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from annotation_files import (
 )
 from matplotlib.path import Path as Outline
 
-from modeldoctor.data.masks import open_masks
+from modeldoctor.data.masks import CocoMasks, open_masks
 from modeldoctor.errors import MaskError
 
 BOX = (5, 3, 19, 12)
@@ -266,6 +266,50 @@ def test_coco_is_matched_by_relative_path(tmp_path, files, image, found):
     masks = open_masks(tmp_path, [image])
     assert masks.find(image).is_relative_to(tmp_path / found)
     assert np.array_equal(masks.read(masks.find(image), SIZE).numpy(), inside(POLYGON))
+
+
+@pytest.mark.parametrize(
+    ("file_name", "image", "found"),
+    [
+        (r"C:\Users\me\data\train\cat\1.jpg", "train/cat/1.jpg", True),
+        (r"D:\data\cat\1.jpg", "cat/1.jpg", True),
+        ("/mnt/c/data/train/cat/1.jpg", "train/cat/1.jpg", True),
+        (r"\\server\share\cat\1.jpg", "cat/1.jpg", True),
+        (r"C:\Users\me\data\dog\1.jpg", "cat/1.jpg", False),
+        (r"C:\Users\me\data\cat\1.jpg", "cat/2.jpg", False),
+    ],
+)
+def test_coco_with_absolute_paths_of_another_machine(tmp_path, file_name, image, found):
+    masks = CocoMasks(put(tmp_path, "coco.json", coco([flat(POLYGON)], name=file_name)) / "coco.json")
+    place = masks.find(image)
+    assert (place is not None) == found
+    if place is not None:
+        assert np.array_equal(masks.read(place, SIZE).numpy(), inside(POLYGON))
+
+
+@pytest.mark.parametrize(
+    "declared", [None, "GB2312", "gbk", "GB18030", "utf-8", "utf-16", "ISO-8859-1", "windows-1252", "none"]
+)
+@pytest.mark.parametrize("encoding", ["gb2312", "utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_voc_in_any_encoding(tmp_path, declared, encoding):
+    """Whatever it says of itself: the numbers are read."""
+    label = "tête" if encoding == "latin-1" else "猫狗"
+    head = f'<?xml version="1.0" encoding="{declared}"?>' if declared else ""
+    put(
+        tmp_path,
+        "train/cat/1.xml",
+        voc((6, 4, 19, 12), head=head).replace("<name>x", f"<name>{label}").encode(encoding),
+    )
+    masks = open_masks(tmp_path, [PATH])
+    assert np.array_equal(masks.read(masks.find(PATH), SIZE).numpy(), inside_box())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "gb2312"])
+def test_yolo_in_any_encoding(tmp_path, encoding):
+    line = f"0 {12 / WIDTH} {7.5 / HEIGHT} {14 / WIDTH} {9 / HEIGHT}\n"
+    put(tmp_path, "train/cat/1.txt", line.encode(encoding))
+    masks = open_masks(tmp_path, [PATH])
+    assert np.array_equal(masks.read(masks.find(PATH), SIZE).numpy(), inside_box())
 
 
 def test_captions_are_no_annotations(tmp_path):

@@ -120,6 +120,19 @@ def test_paths_as_people_have_them(tmp_path):
     assert content.pictures.read(0, "RGB").size == (4, 4)
 
 
+@pytest.mark.parametrize(
+    "begin", ["C:\\Users\\me\\data\\", "c:/data/", "\\\\server\\share\\", "/home/else/data/", "file:///C:/data/", "C:"]
+)
+def test_absolute_paths_of_another_machine_are_found_by_their_ends(tmp_path, begin):
+    """The longest end that is there counts, and none is taken for another class's image of the same name."""
+    images(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "1.jpg")
+    separator = "\\" if "\\" in begin else "/"
+    names = ["train/cat/1.jpg", "train/dog/1.jpg", "train/dog/1"]
+    rows = [f"{begin}{name.replace('/', separator)},{name.split('/')[1]}" for name in names]
+    content = open_table(table(tmp_path, *rows))["all"]
+    assert list(content.paths) == ["train/cat/1.jpg", "train/dog/1.jpg", "train/dog/1.jpg"]
+
+
 def test_class_names_in_both_forms_are_one(tmp_path):
     images(tmp_path, "1.jpg")
     content = open_table(table(tmp_path, "1.jpg,\u00e9pinard", "1.jpg,e\u0301pinard"))["all"]
