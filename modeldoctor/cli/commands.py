@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,15 +13,19 @@ from rich.markup import escape
 
 from modeldoctor.cli import diagnosing, options, texts
 from modeldoctor.cli.options import numbers
-from modeldoctor.cli.terminal import note, out, shown_progress
+from modeldoctor.cli.terminal import note, out, show_parts, shown_progress
 from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     from modeldoctor.runtime.distributed import Team
 
+_FRAMED = 80
+"""In a narrower terminal frames would cut off options' names: there the help is plain text."""
+
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    no_args_is_help=True, pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if shutil.get_terminal_size().columns >= _FRAMED else None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
@@ -68,8 +73,7 @@ def identify(
     if json_only:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
-    for part in render_identification(found):
-        out.print(part, "")
+    show_parts(render_identification(found))
 
 
 @app.command()
@@ -86,8 +90,7 @@ def demo(
     with shown_progress() as progress:
         result = run_demo(output, seed=seed, progress=progress)
     diagnosing.show(result.diagnosis, result.output, json_only=False)
-    for part in render_trial(result.trial):
-        out.print(part, "")
+    show_parts(render_trial(result.trial))
     out.print(f"to read: {escape(str(result.report))}", highlight=False, soft_wrap=True)
 
 
@@ -153,8 +156,7 @@ def treat(
         trial = load_and_treat(
             settings, trust_pickle=trust_pickle, resume=resume, progress=progress, say=note, team=context.obj
         )
-    for part in render_trial(trial):
-        out.print(part, "")
+    show_parts(render_trial(trial))
     out.print(f"written: {escape(str(settings.output))}", highlight=False, soft_wrap=True)
     if require_improvement and trial.ruling.outcome != "improved":
         raise GateError(f"the verdict is {trial.ruling.outcome}", where="--require-improvement", expected="improved")

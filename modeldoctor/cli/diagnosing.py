@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from modeldoctor.cli import options
 from modeldoctor.cli.options import diagnose_config, numbers
-from modeldoctor.cli.terminal import note, out, shown_progress
+from modeldoctor.cli.terminal import note, out, show_parts, shown_progress
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.errors import UsageError, counted
 
@@ -197,7 +197,7 @@ def diagnose(
         class_order=class_order, download=download, trust_pickle=trust_pickle,
     )  # fmt: skip
     if list_layers:
-        out.print(render_layers(diagnosing.list_layers(network, config)))
+        show_parts([render_layers(diagnosing.list_layers(network, config))])
         return
     with shown_progress() as progress:
         diagnosis = diagnosing.diagnose(
@@ -304,6 +304,5 @@ def show(diagnosis: Diagnosis, output: Path, json_only: bool) -> None:
     if json_only:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
         return
-    for part in render_summary(summary):
-        out.print(part, "")
+    show_parts(render_summary(summary))
     out.print(f"written: {', '.join(escape(str(path)) for path in written)}", highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from modeldoctor.cli.sheet import Sheet
 from modeldoctor.errors import counted
 from modeldoctor.graph import Layer
 from modeldoctor.results.expected import accuracy_doubt
@@ -49,7 +50,6 @@ def render_trial(trial: Trial) -> Iterator[RenderableType]:
     else:
         cells = [list(row) for row in zip(*cells, strict=True)]
     table = _table(f"Test split, {counted(trial.arms[0].images, 'image')}", "")
-    table.columns[0].no_wrap = rows is names
     for column in columns:
         table.add_column(column, justify="right", no_wrap=columns is names)
     for row, values in zip(rows, cells, strict=True):
@@ -223,10 +223,10 @@ def _misfits(candidate: dict[str, Any]) -> str:
 
 
 def _table(title: str, *texts: str) -> Table:
-    """A table whose first columns hold names, which are folded and never cut off."""
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for text in texts:
-        table.add_column(text, overflow="fold")
+    """A table whose first columns hold names, which are never cut off or broken."""
+    table = Sheet(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    for number, text in enumerate(texts):
+        table.add_column(text, overflow="fold", no_wrap=not number)
     return table
 
 

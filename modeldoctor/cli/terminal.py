@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -38,10 +38,16 @@ class Volume:
 volume = Volume()
 
 
+def show_parts(parts: Iterable[RenderableType]) -> None:
+    """Print parts of a result, an empty line between them; a name that is longer than the line goes on behind it."""
+    for part in parts:
+        out.print(part, "", crop=False)
+
+
 def note(text: str) -> None:
     """Say what was assumed, unless nobody wants to know."""
     if not volume.quiet:
-        err.print(f"[dim]note: {escape(printable(text))}[/]", highlight=False)
+        err.print(f"[dim]note: {escape(printable(text))}[/]", highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from modeldoctor.cli.terminal import out
 from modeldoctor.config.diagnose import DiagnoseConfig
@@ -23,8 +24,10 @@ def guide(
     from modeldoctor.guide import TOPICS, read_page
 
     if topic is None:
+        table = Table.grid("", "", padding=(0, 2))
         for name, about in TOPICS.items():
-            out.print(f"[bold]{name:12}[/] {about}", highlight=False)
+            table.add_row(f"[bold]{name}[/]", about)
+        out.print(table, highlight=False)
         return
     text = read_page(topic)
     out.print(Markdown(text)) if out.is_terminal else sys.stdout.write(text)

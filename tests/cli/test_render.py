@@ -21,7 +21,7 @@ Make = Callable[..., Diagnosis]
 def shown(parts: Iterable[RenderableType], width: int = 160) -> str:
     console = Console(file=io.StringIO(), width=width)
     for part in parts:
-        console.print(part)
+        console.print(part, crop=False)
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
@@ -91,3 +91,29 @@ def test_a_trial_of_many_arms_has_a_row_for_each() -> None:
     for arms in (trial.arms, (*trial.arms, *others)):
         text = shown(render_trial(dataclasses.replace(trial, arms=arms)), width=80)
         assert all(name in text for name in ("accuracy", "seconds", *(arm.arm for arm in arms)))
+
+
+def test_no_name_is_broken_or_cut_off_in_a_narrow_terminal(handmade: Make) -> None:
+    long = "val/a-class-with-a-long-name/an-image-with-a-name-of-its-own-that-is-long.png"
+    found = handmade()
+    paths = found.samples.path.astype(object)
+    paths[5] = long.encode()
+    summary = summarise(dataclasses.replace(found, samples=dataclasses.replace(found.samples, path=paths)))
+    for width in (30, 60, 200):
+        text = shown(render_summary(summary), width)
+        assert long in text
+        assert all(image["path"] in text for image in summary["telling"])
+        assert "…" not in text
+    layers = [
+        Layer(name=f"backbone.stage{n}.block{n}.conv.depthwise", kind="conv", channels=1024, height=112, width=112,
+              depth=0.5, macs_after=10**9)
+        for n in range(3)
+    ]  # fmt: skip
+    for width in (40, 60, 100):
+        text = shown([render_layers(layers)], width)
+        assert all(layer.name in text for layer in layers)
+        assert " ".join(text.split()).count("112×112") == 3
+        assert text.count("1024") == 3
+        assert "…" not in text
+    lines = shown(render_trial(make_trial(("a", "b"), 0.2)), 40).splitlines()
+    assert any(line.split()[:3] == ["treat", "2", "seeds"] for line in lines), lines
