@@ -49,7 +49,7 @@ def _joined(columns: list[Column], cells: list[Text]) -> Text:
     parts = []
     for column, cell in zip(columns, cells, strict=True):
         is_text = column is columns[-1] and column.justify != "right"
-        head: list[Text] = [] if is_text else _head(column).split("\n")
+        head = () if is_text else _head(column).split("\n")
         parts.append(Text(" ").join([*head, *cell.split("\n")]))
     several_lines = any("\n" in cell.plain for cell in cells)
     return Text("\n" if several_lines else " · ").join(part for part in parts if part.plain)

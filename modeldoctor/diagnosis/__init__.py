@@ -156,7 +156,9 @@ def list_layers(network: Classifier, config: DiagnoseConfig | None = None) -> tu
     config = config or DiagnoseConfig(layers="all")
     device = resolve_device(config.device)
     with at_work(network.module, device):
-        return select_layers(take_apart(network, config, device).layers, config.layers)
+        # Nothing is measured here: of the cuts, which are many, one is checked.
+        found = take_apart(network, config.model_copy(update={"layers": "last"}), device).layers
+        return select_layers(found, config.layers)
 
 
 def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: list[AnySet]) -> Diagnosis | None:
