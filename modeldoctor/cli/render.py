@@ -60,8 +60,7 @@ def render_trial(trial: Trial) -> Iterator[RenderableType]:
     table.caption_justify = "left"
     yield table
     yield f"[bold]{trial.ruling.outcome}[/]: {escape(trial.ruling.reason)}"
-    if trial.caution:
-        yield trial.caution
+    yield from filter(None, (trial.caution, trial.found_masks))
     yield f"the treated checkpoint holds the weights of: {trial.handed_back}"
     yield f"[dim]{escape(accuracy_doubt(trial.provenance.get('assumed')))}[/]"
 

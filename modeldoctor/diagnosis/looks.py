@@ -146,9 +146,10 @@ def _altered_logits(run: Run, images: Tensor, preprocessing: Preprocessing, keys
     pixels = images * std + mean
     noise = Noise(seed=run.config.seed, delta=PIXEL_NOISE, stream="pixels").draw("pixels", keys, range(1), images)
     small = interpolate(pixels, scale_factor=_SMALLER, mode="bilinear", antialias=True)
+    around = pad(pixels, (1, 1, 1, 1), mode="replicate").unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
     copies = (
         pixels + noise,
-        pad(pixels, (1, 1, 1, 1), mode="replicate").unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).median(4).values,
+        around.sort(4).values[..., 4],  # the median, which CUDA has no repeatable operation for
         interpolate(small, size=pixels.shape[2:], mode="bicubic"),
     )
     with torch.no_grad():

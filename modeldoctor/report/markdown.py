@@ -71,8 +71,8 @@ def _trial(trial: Trial) -> Iterator[str]:
         for arm in trial.arms
     ]
     yield from _table(f"Test split, {counted(trial.arms[0].images, 'image')}, 95% intervals", heads, rows)
-    if trial.caution:
-        yield from ("", trial.caution)
+    for said in filter(None, (trial.caution, trial.found_masks)):
+        yield from ("", said)
 
 
 def _comparison(report: Report) -> Iterator[str]:

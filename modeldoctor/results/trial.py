@@ -244,6 +244,20 @@ class Trial(Record):
             2: "Two seeds say little about the luck of a run, so that the intervals are wide. Three find more.",
         }.get(max(len(result.seeds) for result in self.arms), "")
 
+    @property
+    def found_masks(self) -> str:
+        """How many images had a mask found from the annotated ones, and how good these are; empty without any."""
+        found = self.provenance.get("propagation")
+        names = ("images", "iou", "iou_by_place")
+        if not isinstance(found, dict) or not all(isinstance(found.get(name), int | float) for name in names):
+            return ""
+        images, iou, by_place = (found[name] for name in names)
+        return (
+            f"{images} further training images had a mask that was found from the annotated ones. On annotated images "
+            f"that were held out, found and annotated masks overlap by {iou:.2f} (intersection over union; the usual "
+            f"place of the objects alone: {by_place:.2f})."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and finite numbers."""
         plain: dict[str, Any] = json.loads(_trials().dump_json(self))

@@ -131,6 +131,17 @@ def test_few_seeds_are_said(seeds: int, said: str) -> None:
     assert bool(caution) == bool(said)
 
 
+def test_masks_that_were_found_are_said_and_nothing_where_there_are_none() -> None:
+    trial = trial_of((0.8, 0.8, 0.8))
+    assert (
+        replace(trial, provenance={}).found_masks == replace(trial, provenance={"propagation": None}).found_masks == ""
+    )
+    record = {"images": 12, "iou": 0.7349, "iou_by_place": 0.1}
+    said = replace(trial, provenance={"propagation": record}).found_masks
+    assert said.startswith("12 further training images had a mask")
+    assert "overlap by 0.73 (" in said
+
+
 def test_files_that_are_no_trial(tmp_path: Path) -> None:
     for content in ("", "[1]", "{", "3"):
         (tmp_path / "trial.json").write_text(content)

@@ -6,19 +6,19 @@ After Just Train Twice (Liu et al., 2021), which repeats the wrong images of a f
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modeldoctor.data import choose_to_annotate
 from modeldoctor.treatment.remedies.remedy import Remedy, Setting
 
 
 def make(setting: Setting) -> Remedy:
-    """The images that fill `space.annotated_share` of each batch.
+    """`space.annotated_share` of each batch: where the trial uses annotated images these, as `treat` does."""
+    return Remedy(drawn=setting.annotated if len(setting.annotated) else hard_images(setting))
 
-    Where the trial uses annotated images these, so that the batches are those of `treat`; else every wrong training
-    image, and `space.annotated_per_class` images per class at least, filled up with the least confident right ones.
-    """
-    if len(setting.annotated):
-        return Remedy(drawn=setting.annotated)
+
+def hard_images(setting: Setting) -> NDArray[np.int64]:
+    """Every wrong training image; where a class has fewer than `space.annotated_per_class`, the least sure right ones."""
     train, predicted = setting.train, setting.predicted
     free = np.zeros(len(train.images), dtype=np.bool_)
     free[train.indices] = predicted.classes[train.indices] >= 0
@@ -27,4 +27,4 @@ def make(setting: Setting) -> Remedy:
         per_class=setting.config.space.annotated_per_class, num_classes=len(train.images.class_names),
     )  # fmt: skip
     wrong = np.flatnonzero(free & (predicted.classes != train.images.labels))
-    return Remedy(drawn=np.union1d(chosen, wrong))
+    return np.asarray(np.union1d(chosen, wrong))

@@ -7,30 +7,25 @@ nobody labelled. After Just Train Twice (Liu et al., 2021), balanced as groups a
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from modeldoctor.errors import UsageError
+from modeldoctor.treatment.remedies.hard_examples import hard_images
 from modeldoctor.treatment.remedies.remedy import Remedy, Setting
-
-LEAST_WRONG = 10
-"""Wrong training images per class, on average: fewer would come so often that they are learned by heart."""
 
 
 def make(setting: Setting) -> Remedy:
-    """The chance of an image is one over the images of its class that the original answers alike, right or wrong.
+    """The chance of an image is one over the images of its group; no image comes more than `most_repeats` times.
 
-    Raises:
-        UsageError: the original is wrong on too few training images.
+    Where few are wrong, the right ones that the original is least sure of are added, as in `hard-examples`.
     """
     train = setting.train
-    answers = setting.predicted.classes[train.indices]
-    wrong = (answers != train.labels) & (answers >= 0)
-    classes = len(train.images.class_names)
-    if wrong.sum() < LEAST_WRONG * classes:
-        raise UsageError(
-            f"the original is wrong on {wrong.sum()} of {len(wrong)} training images of {classes} classes",
-            where="arms: inferred-groups",
-            expected=f"at least {LEAST_WRONG * classes}, from which groups can be inferred",
-            hint="leave out inferred-groups; hard-examples takes the images that it is least sure of, too",
-        )
-    group = train.labels * 2 + wrong
-    return Remedy(chances=1 / np.bincount(group)[group])
+    hard = np.isin(train.indices, hard_images(setting))
+    group = train.labels * 2 + hard
+    return Remedy(chances=bounded(1 / np.bincount(group)[group], setting.config.space.most_repeats))
+
+
+def bounded(chances: NDArray[np.float64], most: float) -> NDArray[np.float64]:
+    """(S,) the chances, lowered where they would let an image come more often than this in a pass over S images."""
+    while chances.max() > 1.01 * most * chances.mean():  # what is taken from some raises the share of the others
+        chances = np.minimum(chances, most * chances.mean())
+    return chances
