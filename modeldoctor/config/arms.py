@@ -68,6 +68,9 @@ ARMS: dict[str, ArmFacts] = {
 }
 """In the order of the guide; `modeldoctor/treatment/remedies` holds what each does."""
 
+AUTOMATIC = ("swap-background", "inferred-groups", "last-layer")
+"""What `arms: auto` takes, beside `treat` where there are masks: remedies that have raised a worst group somewhere."""
+
 
 def own_control(arm: str, *, oversampled: bool) -> str | None:
     """The control that shares all of an arm but what it is about; None for an arm that is no remedy.

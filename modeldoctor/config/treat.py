@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from modeldoctor.config.arms import ARMS, PLAIN, own_control
+from modeldoctor.config.arms import ARMS, AUTOMATIC, PLAIN, own_control
 from modeldoctor.config.diagnose import Interpolation, Model, ResizeMode
 from modeldoctor.results.trial import Metric
 
@@ -197,7 +197,8 @@ class TreatConfig(Model):
     training: TrainingConfig = TrainingConfig()
     pilot: PilotConfig = PilotConfig()
     arms: tuple[ArmName, ...] = Field(default=(), validate_default=True)
-    """What is compared: remedies, each with its own control, and `continue`; [] takes `treat` with its controls."""
+    """What is compared: remedies, each with its own control, and `continue`; [] takes `treat` with its controls, `auto`
+    every remedy that the data allow and that has helped somewhere; validation chooses among them."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     """One run of every arm each."""
     metric: Metric = Metric.ACCURACY
@@ -224,6 +225,19 @@ class TreatConfig(Model):
             if isinstance(given, dict) and given.get("weight") is None:
                 values = {**values, name: {**given, "weight": weight}}
         return values
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _arms_that_the_data_allow(cls, arms: Any, info: ValidationInfo) -> Any:
+        if arms not in ("auto", ["auto"], ("auto",)) or not {"data", "channel", "space"} <= info.data.keys():
+            return arms
+        masks = info.data["data"].masks is not None
+        remedies = [arm for arm in AUTOMATIC if masks or "masks" not in ARMS[arm].needs]
+        if masks and (info.data["space"].weight or info.data["channel"].weight):
+            remedies = ["treat", *remedies]
+        oversampled = _oversampled(info.data["channel"], info.data["space"])
+        controls = [own_control(arm, oversampled=oversampled) or PLAIN for arm in remedies]
+        return tuple(dict.fromkeys((*remedies, *controls, PLAIN)))
 
     @field_validator("arms")
     @classmethod

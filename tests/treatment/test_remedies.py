@@ -83,6 +83,22 @@ def test_the_usual_arms_hold_the_own_control() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("arms", ["auto", ["auto"]])
+def test_automatic_arms_are_what_the_data_allow_with_their_controls(arms: Any) -> None:
+    assert config(masks=False, arms=arms).arms == ("inferred-groups", "last-layer", "continue")
+    given = config(arms=arms)
+    assert given.arms == (
+        "treat", "swap-background", "inferred-groups", "last-layer", "hard-examples", "continue",
+    )  # fmt: skip
+    assert given.controls == {
+        "treat": "hard-examples", "swap-background": "hard-examples", "inferred-groups": "continue",
+        "last-layer": "continue",
+    }  # fmt: skip
+    without = config(arms=arms, space={"weight": 0})
+    assert "treat" not in without.arms
+    assert TreatConfig(**given.model_dump()) == given
+
+
 @pytest.mark.parametrize(
     ("arms", "said"),
     [

@@ -18,7 +18,7 @@ def make(setting: Setting) -> Remedy:
 
 
 def hard_images(setting: Setting) -> NDArray[np.int64]:
-    """Every wrong training image; where a class has fewer than `space.annotated_per_class`, the least sure right ones."""
+    """Every wrong training image; where a class has fewer than `annotated_per_class`, the least sure right ones."""
     train, predicted = setting.train, setting.predicted
     free = np.zeros(len(train.images), dtype=np.bool_)
     free[train.indices] = predicted.classes[train.indices] >= 0
