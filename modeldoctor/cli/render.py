@@ -60,7 +60,7 @@ def render_trial(trial: Trial) -> Iterator[RenderableType]:
     table.caption_justify = "left"
     yield table
     yield f"[bold]{trial.ruling.outcome}[/]: {escape(trial.ruling.reason)}"
-    yield from filter(None, (trial.caution, trial.found_masks))
+    yield from map(escape, trial.remarks)
     yield f"the treated checkpoint holds the weights of: {trial.handed_back}"
     yield f"[dim]{escape(accuracy_doubt(trial.provenance.get('assumed')))}[/]"
 

@@ -71,7 +71,7 @@ def _trial(trial: Trial) -> Iterator[str]:
         for arm in trial.arms
     ]
     yield from _table(f"Test split, {counted(trial.arms[0].images, 'image')}, 95% intervals", heads, rows)
-    for said in filter(None, (trial.caution, trial.found_masks)):
+    for said in trial.remarks:
         yield from ("", said)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -245,6 +246,19 @@ class Trial(Record):
         }.get(max(len(result.seeds) for result in self.arms), "")
 
     @property
+    def seen_images(self) -> str:
+        """Which parts of the trial were split off the training images; empty where none was."""
+        parts = self.provenance.get("split_off")
+        if not isinstance(parts, list) or not parts:
+            return ""
+        return seen_images(parts)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know beside the figures."""
+        return tuple(filter(None, (self.caution, self.seen_images, self.found_masks)))
+
+    @property
     def found_masks(self) -> str:
         """How many images had a mask found from the annotated ones, and how good these are; empty without any."""
         found = self.provenance.get("propagation")
@@ -294,6 +308,16 @@ def _first(error: ValidationError) -> str:
     """Where the first fault is, and what it is."""
     fault = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg']}"
+
+
+def seen_images(parts: Sequence[str]) -> str:
+    """What it means that these parts of a trial were split off the training images."""
+    what = {"val": "Validation", "test": "test"}
+    names = " and ".join(what.get(str(part), str(part)) for part in parts)
+    return (
+        f"{names[0].upper()}{names[1:]} images are some of the training images, held back here: if the checkpoint was "
+        "trained on them, the original and what hardly changes it look better than they are on new images."
+    )
 
 
 def write_trial(trial: Trial, path: Path) -> None:

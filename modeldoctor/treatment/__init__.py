@@ -369,6 +369,7 @@ def run_trial(
             "pilot": [asdict(rung) for rung in rungs],
             "annotations": None if annotated is None else annotated.counts,
             "propagation": propagation,
+            "split_off": splits.split_off,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": used_versions(),
         }

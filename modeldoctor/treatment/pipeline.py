@@ -11,7 +11,7 @@ from modeldoctor.diagnosis import diagnose
 from modeldoctor.results import run_directory
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
-from modeldoctor.results.trial import Trial
+from modeldoctor.results.trial import Trial, seen_images
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.progress import Progress
 from modeldoctor.treatment.batches import annotation_note
@@ -48,6 +48,8 @@ def load_and_treat(
         say(text)
     treatment.check_new(config, resume)
     prepared = treatment.prepare(config, network)
+    if parts := prepared.splits.split_off:
+        say(seen_images(parts))
     if needs_masks(prepared.config):
         say(annotation_note(prepared.splits.train, prepared.config))
     team.barrier()  # nobody writes before all have looked

@@ -89,6 +89,12 @@ class Splits:
     val: Subset
     test: Subset
 
+    @property
+    def split_off(self) -> list[str]:
+        """Which of val and test are images of the split that is trained on."""
+        parts = {"val": self.val, "test": self.test}
+        return [name for name, part in parts.items() if part.images is self.train.images]
+
 
 def split_subsets(splits: Mapping[str, AnySet], *, seed: int = 0) -> Splits:
     """Training, validation and test parts of the data; what is missing is split off, stratified by class.

@@ -142,6 +142,14 @@ def test_masks_that_were_found_are_said_and_nothing_where_there_are_none() -> No
     assert "overlap by 0.73 (" in said
 
 
+def test_parts_that_were_split_off_training_images_are_said() -> None:
+    trial = replace(trial_of((0.8, 0.8, 0.8)), provenance={"split_off": ["val", "test"]})
+    assert trial.seen_images.startswith("Validation and test images are some of the training images")
+    assert trial.seen_images in trial.remarks
+    assert replace(trial, provenance={"split_off": []}).seen_images == ""
+    assert replace(trial, provenance={"split_off": ["test"]}).seen_images.startswith("Test images are")
+
+
 def test_files_that_are_no_trial(tmp_path: Path) -> None:
     for content in ("", "[1]", "{", "3"):
         (tmp_path / "trial.json").write_text(content)

@@ -302,6 +302,8 @@ def test_missing_splits_are_split_off_by_class_without_overlap(case: Case) -> No
         assert counts.min() > 0
         assert counts.max() - counts.min() <= 1
     assert len(parts.val.indices) < len(parts.train.indices) / 3
+    assert parts.split_off == ["val", "test"]
+    assert split_subsets({"train": opened["train"], "val": opened["val"]}).split_off == []
 
 
 def test_too_few_images_to_choose_or_prove_by_are_refused_before_training(case: Case) -> None:
