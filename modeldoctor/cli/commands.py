@@ -125,9 +125,7 @@ def treat(
         list[str] | None, typer.Option("--set", help="key.key=value, for any key of the configuration; repeatable.")
     ] = None,
     memory: Annotated[str | None, typer.Option(help="What one process may take for a step, e.g. 4GiB.")] = None,
-    tensorboard: Annotated[
-        bool | None, typer.Option("--tensorboard", help="Write TensorBoard events, too.", show_default=False)
-    ] = None,
+    log: Annotated[str | None, typer.Option(help="tensorboard, mlflow or wandb: tell it of every epoch, too.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted trial.")] = False,
     require_improvement: Annotated[
         bool, typer.Option("--require-improvement", help="Exit with 4 unless the verdict is `improved`.")
@@ -147,7 +145,7 @@ def treat(
         network__mean=numbers(mean, "--mean"), network__std=numbers(std, "--std"), network__crop_pct=crop_pct,
         network__interpolation=interpolation, network__resize_mode=resize_mode, network__download=download,
         network__model_options=options.read_model_options(model_options), network__class_order=class_order,
-        memory=memory, tensorboard=tensorboard,
+        memory=memory, log=log,
     )  # fmt: skip
     from modeldoctor.cli.render import render_trial
     from modeldoctor.treatment.pipeline import load_and_treat

@@ -23,6 +23,9 @@ from modeldoctor.results.trial import Metric
 Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
 
 
+LoggerName = Literal["tensorboard", "mlflow", "wandb"]
+
+
 def _known(arm: str) -> str:
     if arm not in ARMS:
         near = get_close_matches(arm, ARMS, n=1, cutoff=0.0)[0]
@@ -203,8 +206,8 @@ class TreatConfig(Model):
     """One run of every arm each."""
     metric: Metric = Metric.ACCURACY
     """What validation chooses by and the verdict is about; the groups' metrics need data.groups."""
-    tensorboard: bool = False
-    """Write the history as TensorBoard events, too."""
+    log: LoggerName | None = None
+    """tensorboard, mlflow or wandb: tell it of every epoch, too; each is an extra of that name. Changes no figure."""
     workers: int | None = Field(default=None, ge=0)
     """Processes that read images; by default none beside a CPU, up to 8 beside a GPU. Changes no figure."""
     device: str = "auto"

@@ -43,6 +43,7 @@ from modeldoctor.treatment.arm import TrialContext, copied
 from modeldoctor.treatment.arms import Arms
 from modeldoctor.treatment.final_test import judge, write_treated
 from modeldoctor.treatment.history import History
+from modeldoctor.treatment.loggers import check_logger
 from modeldoctor.treatment.optimisation import Optimisation
 from modeldoctor.treatment.pilot import pick_weights
 from modeldoctor.treatment.propagation import with_propagated
@@ -66,7 +67,7 @@ UNSTATED = {
 }  # fmt: skip
 """Training settings where neither the configuration nor the checkpoint states one."""
 _EXPLAINED = 100
-_CHANGE_NO_FIGURE = {"workers", "device", "memory"}
+_CHANGE_NO_FIGURE = {"workers", "device", "memory", "log"}
 _RECORDED = {"optimizer": "opt", "learning_rate": "lr", "label_smoothing": "smoothing"}
 
 
@@ -117,7 +118,7 @@ def prepare(config: TreatConfig, network: Classifier) -> Prepared:
 
     Raises:
         UsageError: the network came without a checkpoint.
-        ConfigError: the optimizer cannot be made.
+        ConfigError: the optimizer cannot be made, or the package of `log` is not there.
         DataError: images, groups or annotations are missing.
     """
     if network.source is None:
@@ -127,6 +128,7 @@ def prepare(config: TreatConfig, network: Classifier) -> Prepared:
             expected="a file, in whose container the treated weights are written",
             hint="save its state_dict() and load that with load_model",
         )
+    check_logger(config)
     config = resolved(config, network)
     Optimisation(torch.nn.Linear(1, 1), config.training, updates_per_epoch=1)
     opened = open_data(

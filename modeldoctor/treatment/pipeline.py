@@ -15,6 +15,7 @@ from modeldoctor.results.trial import Trial, seen_images
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.progress import Progress
 from modeldoctor.treatment.batches import annotation_note
+from modeldoctor.treatment.loggers import check_logger
 from modeldoctor.treatment.subsets import needs_masks
 from modeldoctor.zoo import Classifier, load_model
 
@@ -42,6 +43,7 @@ def load_and_treat(
         ModelDoctorError: what `load_model`, `diagnose` and `treat` raise.
     """
     team = team or Team()
+    check_logger(config)
     network = load_network(config, trust_pickle=trust_pickle)
     say = say or _keep_quiet
     for text in network.notes:
