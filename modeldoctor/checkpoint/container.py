@@ -87,8 +87,6 @@ def refuse(path: Path, found: str, hint: str, *, expected: str | None = None) ->
 
 def _read_file(path: Path, trust_pickle: bool) -> Contents:
     container = _identify(path)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     described: Mapping[str, Any] = {}
     storages: dict[str, torch.storage.TypedStorage] = {}
     root: object
@@ -96,6 +94,8 @@ def _read_file(path: Path, trust_pickle: bool) -> Contents:
         root, described = _read_safetensors(path)
     else:
         root = _unpickle(path, trust_pickle, storages)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Contents(
         container=container, weights_path=path, sha256=sha256, root=root, described=described, storages=storages
     )

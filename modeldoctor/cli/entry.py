@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from modeldoctor.cli.commands import app
 from modeldoctor.cli.terminal import show_warning, volume
-from modeldoctor.errors import ExitCode, ModelDoctorError
+from modeldoctor.errors import ExitCode, InputError, ModelDoctorError
 
 
 def run() -> NoReturn:
@@ -29,12 +29,22 @@ def run() -> NoReturn:
     try:
         _run()
     except ModelDoctorError as error:
-        if volume.verbose:
-            traceback.print_exc()
-        if not error.said:
-            Console(stderr=True).print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(error.exit_code)
+        _end_with(error)
+    except OSError as error:
+        if error.filename is None or isinstance(error, BrokenPipeError):
+            raise
+        refused = f"the system refuses: {error.strerror}"
+        _end_with(InputError(refused, where=os.fsdecode(error.filename), hint="correct the path, or its permissions"))
     sys.exit(ExitCode.DONE)
+
+
+def _end_with(error: ModelDoctorError) -> NoReturn:
+    """Say what went wrong, and exit with its code."""
+    if volume.verbose:
+        traceback.print_exc()
+    if not error.said:
+        Console(stderr=True).print(f"[bold red]error[/]\n{escape(str(error))}", soft_wrap=True, highlight=False)
+    sys.exit(error.exit_code)
 
 
 def _run() -> None:

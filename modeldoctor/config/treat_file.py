@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.errors import ConfigError
 from modeldoctor.results.trial import Metric
-from modeldoctor.runtime.files import regular
+from modeldoctor.runtime.reading import SETTINGS_MOST, content, plain_yaml
 
 _TO_FILL = "???"
 
@@ -31,15 +31,15 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
         ConfigError: the file or a change is not YAML, or a key or value is wrong.
     """
     where = str(path) if path else "the options"
-    content = read_mapping(path, _INPUTS) if path else {}
+    settings = read_mapping(path, _INPUTS) if path else {}
     for change in changes:
-        _set(content, *_parsed(change))
+        _set(settings, *_parsed(change))
     for key, value in values.items():
         if value is not None:
-            _set(content, key.replace("__", "."), value)
-    refuse_unfilled(content, where)
+            _set(settings, key.replace("__", "."), value)
+    refuse_unfilled(settings, where)
     try:
-        return TreatConfig(**content)
+        return TreatConfig(**settings)
     except (ValidationError, TypeError) as error:
         problems = "; ".join(_problems(error)) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(
@@ -61,15 +61,15 @@ def read_mapping(path: Path, inputs: Sequence[str]) -> dict[str, Any]:
         ConfigError: it is not YAML, or no keys and values.
     """
     try:
-        content = yaml.safe_load(regular(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        settings = plain_yaml(content(path, SETTINGS_MOST).decode())
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"no readable YAML: {error}", where=str(path), expected="a file as `modeldoctor config` prints it"
         ) from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"a {type(content).__name__}", where=str(path), expected="keys and values")
-    _find_beside(content, path.parent, inputs)
-    return content
+    if not isinstance(settings, dict):
+        raise ConfigError(f"a {type(settings).__name__}", where=str(path), expected="keys and values")
+    _find_beside(settings, path.parent, inputs)
+    return settings
 
 
 def refuse_unfilled(content: dict[str, Any], where: str) -> None:
@@ -94,8 +94,15 @@ def _find_beside(content: dict[str, Any], folder: Path, inputs: Sequence[str]) -
         for parent in parents:
             holder = holder.get(parent) if isinstance(holder, dict) else None
         named = holder.get(last) if isinstance(holder, dict) else None
-        if isinstance(named, str) and named and (folder / named).exists():
+        if isinstance(named, str) and named and _exists(folder / named):
             holder[last] = str(folder / named)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long to be a path
+        return False
 
 
 def _unfilled(content: dict[str, Any], above: str = "") -> Iterator[str]:
@@ -162,8 +169,8 @@ def key_and_value(text: str) -> tuple[str, Any]:
     if not sign:
         raise ValueError(f"{text!r} has no value")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except (RecursionError, yaml.YAMLError) as error:
+        return key.strip(), plain_yaml(value)
+    except ValueError as error:
         raise ValueError(f"no readable YAML: {error}") from error
 
 

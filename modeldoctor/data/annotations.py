@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -21,21 +22,23 @@ from PIL import Image
 
 from modeldoctor.data.canvas import AnnotationError, Canvas, numbers
 from modeldoctor.data.encodings import decoded
-from modeldoctor.data.pictures import UnreadableError, decode
+from modeldoctor.data.pictures import UnreadableError, decode, picture_size
+from modeldoctor.runtime.reading import RESULT_MOST
+from modeldoctor.runtime.reading import content as content_of
 
 
-def load_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def load_json(path: Path, most: int = RESULT_MOST) -> dict[str, Any]:
+    """Read a JSON object of at most so many bytes.
 
     Raises:
         AnnotationError: it is broken, or no object.
     """
     try:
-        held = path.read_bytes()
+        held = content_of(path, most)
         content = json.loads(decoded(held, json.detect_encoding(held)))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         hint = "export it again as JSON in UTF-8, or remove it: the image then counts as not annotated"
-        raise AnnotationError(f"broken JSON: {error}", hint) from error
+        raise AnnotationError(f"broken JSON: {error or type(error).__name__}", hint) from error
     if not isinstance(content, dict):
         raise AnnotationError(f"JSON with a {type(content).__name__} at the top")
     return content
@@ -43,6 +46,8 @@ def load_json(path: Path) -> dict[str, Any]:
 
 def read_png(path: Path, canvas: Canvas) -> None:
     """Any value but 0 is the object; where the alpha channel varies, it alone says so."""
+    if (size := picture_size(path)) is not None:
+        canvas.check_size(*size)  # before the pixels are read: there may be any number of them
     pixels = _object_pixels(path)
     canvas.check_size(pixels.shape[1], pixels.shape[0])
     canvas.paste(pixels, 0, 0)
@@ -63,7 +68,7 @@ def read_labelme(path: Path, canvas: Canvas) -> None:
 
 def read_yolo(path: Path, canvas: Canvas) -> None:
     """YOLO's lines: class, then a box (centre x, y, width, height) or a polygon (x1 y1 x2 y2 ...), as shares."""
-    for number, line in enumerate(decoded(path.read_bytes()).splitlines(), start=1):
+    for number, line in enumerate(decoded(content_of(path)).splitlines(), start=1):
         if words := line.split():
             canvas.attempt(partial(_yolo_shape, canvas, words, number))
 
@@ -72,7 +77,7 @@ def read_voc(path: Path, canvas: Canvas) -> None:
     """Pascal VOC's XML: boxes whose corners are pixels, counted from 1, both included."""
     try:
         # As text: the parser has few encodings of its own, and takes a declared one for granted.
-        root = ElementTree.fromstring(decoded(path.read_bytes()), ElementTree.XMLParser(target=_NoDoctype()))
+        root = ElementTree.fromstring(decoded(content_of(path)), ElementTree.XMLParser(target=_NoDoctype()))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         hint = "export it again as XML in UTF-8, or remove it: the image then counts as not annotated"
         raise AnnotationError(f"broken XML: {error}", hint) from error
@@ -151,7 +156,10 @@ def _labelme_circle(canvas: Canvas, points: NDArray[np.float64], shape: dict[str
 def _labelme_mask(canvas: Canvas, points: NDArray[np.float64], shape: dict[str, Any]) -> None:
     """A PNG within a box whose corners are pixels, both included."""
     try:
-        pixels = _object_pixels(BytesIO(base64.b64decode(shape["mask"], validate=True)))
+        picture = BytesIO(base64.b64decode(shape["mask"], validate=True))
+        if prod(picture_size(picture) or ()) > 4 * canvas.mask.size:
+            raise AnnotationError("a mask that is larger than its image")
+        pixels = _object_pixels(picture)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise AnnotationError("a mask without a PNG in base64") from error
     if len(points) != 2:

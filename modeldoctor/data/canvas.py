@@ -9,7 +9,7 @@ Shape letters: H and W, an image's height and width; V vertices; R runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,11 @@ from numpy.typing import NDArray
 from modeldoctor.data.frames import STORED, stored, upright_size
 
 _FARTHEST = 1e7
+_MOST_WORK = 1 << 32
+"""Pixels that the shapes of one image may visit together: a picture of 12 megapixels covered 350 times."""
+_CROSSING = 256
+"""What an edge's crossing of a row costs, in pixels."""
+_CROSSINGS_AT_ONCE = 1 << 20
 
 
 class AnnotationError(Exception):
@@ -31,6 +36,10 @@ class AnnotationError(Exception):
     def __init__(self, found: str, hint: str = "export it again, or remove it: the image then counts as not annotated"):
         super().__init__(found)
         self.hint = hint
+
+
+class EndlessError(AnnotationError):
+    """Drawing all shapes would take minutes: no person and no tool made them."""
 
 
 class Canvas:
@@ -51,6 +60,7 @@ class Canvas:
         """(H,W) bool, True on the object."""
         self.shapes = 0
         """How many shapes were drawn."""
+        self._work = 0
         self.ignored: Counter[str] = Counter()
         """Shapes that enclose no area or cannot be read, by kind."""
 
@@ -77,6 +87,8 @@ class Canvas:
         """Draw one shape; one that cannot be drawn is left out and counted."""
         try:
             draw()
+        except EndlessError:
+            raise
         except AnnotationError as error:
             self.ignored[str(error)] += 1
 
@@ -94,14 +106,18 @@ class Canvas:
         first = np.ceil(np.minimum(y, y + dy) - 0.5).clip(0, self.height).astype(np.int64)
         last = np.ceil(np.maximum(y, y + dy) - 0.5).clip(0, self.height).astype(np.int64)
         spans = last - first
-        edge = np.repeat(np.arange(len(points)), spans)
-        row = np.arange(len(edge)) - np.repeat(np.cumsum(spans) - spans - first, spans)
-        crossing = x[edge] + (row + 0.5 - y[edge]) / dy[edge] * dx[edge]
-        column = np.ceil(crossing - 0.5).clip(0, self.width).astype(np.int64)
-        top, bottom = (int(row.min()), int(row.max()) + 1) if len(row) else (0, 0)
-        flips = np.zeros((bottom - top, self.width + 1), dtype=np.bool_)
-        np.logical_xor.at(flips, (row - top, column), True)
-        self.mask[top:bottom] |= np.logical_xor.accumulate(flips, axis=1)[:, : self.width]
+        crossed = spans > 0
+        top, bottom = (int(first[crossed].min()), int(last[crossed].max())) if crossed.any() else (0, 0)
+        left, right = np.ceil((x.min() - 1.5, x.max() + 0.5)).clip(0, self.width).astype(int).tolist()
+        self._spend((bottom - top) * (right - left) + _CROSSING * int(spans.sum()))
+        flips = np.zeros((bottom - top, right - left + 1), dtype=np.bool_)
+        for some in _portions(spans):
+            edge = np.repeat(np.arange(some.start, some.stop), spans[some])
+            row = np.arange(len(edge)) - np.repeat(np.cumsum(spans[some]) - spans[some] - first[some], spans[some])
+            crossing = x[edge] + (row + 0.5 - y[edge]) / dy[edge] * dx[edge]
+            column = np.ceil(crossing - 0.5).clip(left, right).astype(np.int64)
+            np.logical_xor.at(flips, (row - top, column - left), True)
+        self.mask[top:bottom, left:right] |= np.logical_xor.accumulate(flips, axis=1)[:, : right - left]
         self.shapes += 1
 
     def box(self, left: float, top: float, right: float, bottom: float) -> None:
@@ -110,12 +126,26 @@ class Canvas:
 
     def circle(self, x: float, y: float, radius: float) -> None:
         """Draw a disc."""
-        rows, columns = np.ogrid[: self.height, : self.width]
-        self.mask |= (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= radius**2
+        top, bottom = (int(min(max(side, 0), self.height)) for side in (y - radius, y + radius + 1))
+        left, right = (int(min(max(side, 0), self.width)) for side in (x - radius, x + radius + 1))
+        self._spend(8 * (bottom - top) * (right - left))
+        rows, columns = np.ogrid[top:bottom, left:right]
+        self.mask[top:bottom, left:right] |= (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= radius**2
         self.shapes += 1
+
+    def _spend(self, work: int) -> None:
+        """Count what drawing takes.
+
+        Raises:
+            EndlessError: together it is too much.
+        """
+        self._work += work
+        if self._work > _MOST_WORK:
+            raise EndlessError("more shapes, or larger and more jagged ones, than can be drawn in a few seconds")
 
     def paste(self, pixels: NDArray[np.bool_], left: int, top: int) -> None:
         """Draw pixels whose top left one falls on (row `top`, column `left`) of the image."""
+        self._spend(pixels.size)
         height, width = pixels.shape
         rows = slice(max(top, 0), max(min(top + height, self.height), 0))
         columns = slice(max(left, 0), max(min(left + width, self.width), 0))
@@ -132,6 +162,7 @@ class Canvas:
         """
         if min(counts, default=0) < 0 or sum(counts) != self.mask.size:
             raise AnnotationError(f"its runs cover {sum(counts)} pixels of {self.mask.size}")
+        self._spend(self.mask.size)
         flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
         self.paste(flat.reshape(self.width, self.height).T, 0, 0)
 
@@ -153,6 +184,16 @@ class Canvas:
         if self.ignored:
             return f"no shape that encloses an area ({describe(self.ignored)} left out)", hint
         return "no shape", hint
+
+
+def _portions(spans: NDArray[np.int64]) -> Iterator[slice]:
+    """Edges whose crossings are not too many to be held at once."""
+    ends, start = np.cumsum(spans), 0
+    while start < len(spans):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _CROSSINGS_AT_ONCE, side="right")))
+        yield slice(start, stop)
+        start = stop
 
 
 def describe(kinds: Counter[str]) -> str:

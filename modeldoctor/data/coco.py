@@ -16,6 +16,8 @@ from modeldoctor.data.foreign_paths import plain, tails
 from modeldoctor.data.paths import PathTable
 from modeldoctor.data.splits import SPLIT_ORDER, split_named
 
+_MOST = 1 << 30
+"""Bytes of a file; that of COCO's training images is half of it."""
 EXPECTED = "COCO's instances: polygons, run lengths or boxes of an image of this size"
 
 
@@ -110,7 +112,7 @@ def _split_of(file: Path) -> str | None:
 
 def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, bool, dict[str, Any]]]:
     """Yield each annotation with its image's key, whether that is absolute, and its size; captions are left out."""
-    content = load_json(file)
+    content = load_json(file, _MOST)
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise AnnotationError('no lists "images" and "annotations"')

@@ -6,11 +6,14 @@ Shape letters: H and W, a picture's height and width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 _BITS = (8, 12, 16)
+_ROWS = 256
 _DEEP_MODES = ("I", "F")
 
 
@@ -34,7 +37,7 @@ def check_upper_bits(picture: Image.Image) -> None:
     Raises:
         DepthError: the picture would be black.
     """
-    brightest = int(np.asarray(picture.convert("RGB")).max())
+    brightest = int(np.max(picture.convert("RGB").getextrema()))
     if 0 < brightest < 16:
         raise DepthError(
             "its 16-bit colours use 12 bits or fewer and would be read as black: store them with 8 bits a channel"
@@ -50,11 +53,22 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     Raises:
         DepthError: values that are no finite numbers.
     """
-    values = np.asarray(picture).astype(np.float64)
-    least, greatest = float(values.min()), float(values.max())
-    if not np.isfinite([least, greatest]).all():
+    extremes = np.array([extreme for strip in _strips(picture) for extreme in (strip.min(), strip.max())])
+    if not np.isfinite(extremes).all():
         raise DepthError("it holds values that are no finite numbers")
-    return Image.fromarray(_scaled(values, least, greatest, fractions=picture.mode == "F"))
+    least, greatest = float(extremes.min()), float(extremes.max())
+    fractions = picture.mode == "F"
+    return Image.fromarray(
+        np.concatenate([_scaled(strip, least, greatest, fractions=fractions) for strip in _strips(picture)])
+    )
+
+
+def _strips(picture: Image.Image) -> Iterator[NDArray[np.float64]]:
+    """Some rows at a time, (h,W): of a large picture all would take eight bytes a pixel, and Pillow as many again."""
+    width, height = picture.size
+    for top in range(0, height, _ROWS):
+        strip = picture.crop((0, top, width, min(top + _ROWS, height)))
+        yield np.asarray(strip).astype(np.float64)
 
 
 def _scaled(values: NDArray[np.float64], least: float, greatest: float, *, fractions: bool) -> NDArray[np.uint8]:

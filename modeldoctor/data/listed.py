@@ -10,6 +10,7 @@ from unicodedata import normalize
 from modeldoctor.data.foreign_paths import plain as plain_path
 from modeldoctor.data.foreign_paths import tails
 from modeldoctor.data.pictures import EXTENSIONS
+from modeldoctor.runtime.reading import is_there
 
 
 class _Folder(NamedTuple):
@@ -45,11 +46,11 @@ class ListedFiles:
         if absolute:
             below = PurePosixPath(path).is_relative_to(self._whole)
             if not below:
-                return path if Path(path).exists() else self._find_end(name) or path
+                return path if _exists(Path(path)) else self._find_end(name) or path
             name = PurePosixPath(path).relative_to(self._whole).as_posix()
         plain = PurePosixPath(name if absolute else path)
         doubtful = "\\" in path or not path.isascii() or plain.suffix.lower() not in EXTENSIONS
-        if not doubtful or (self.root / plain).is_file():
+        if not doubtful or is_there(self.root / plain):
             return plain.as_posix()
         candidates = (plain, PurePosixPath(name))
         return next(
@@ -79,11 +80,21 @@ class ListedFiles:
                 above = self._folder(place.parent)
                 path = str(PurePosixPath(above.path, above.entries.get(normalize("NFC", place.name), place.name)))
             whole = self.root / path
-            names = sorted((entry.name for entry in whole.iterdir()), reverse=True) if whole.is_dir() else []
+            try:
+                names = sorted((entry.name for entry in whole.iterdir()), reverse=True)
+            except (OSError, ValueError):  # not there, or no folder: then it has no images
+                names = []
             entries = {normalize("NFC", name): name for name in names}
             images = {str(PurePosixPath(key).with_suffix("")): name for key, name in entries.items() if _is_image(key)}
             self._folders[place] = _Folder(path, entries, images)
         return self._folders[place]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long to be a path
+        return False
 
 
 def _is_image(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from modeldoctor.data.depth import DepthError, check_upper_bits, drops_bits, eight_bits, is_deep
 from modeldoctor.data.frames import STORED, orientation_of
+from modeldoctor.runtime.reading import is_there
 
 # Pillow would hand a PostScript file named .jpg to Ghostscript; the others hold no pixels that it can read, or have so
 # weak a signature that a text may pass for one.
@@ -24,6 +26,8 @@ _NOT_READ = frozenset(
 
 MOST_SIDE = 65535
 """Pixels, the most that a JPEG can have."""
+_MOST_PIXELS = {"WEBP": 1 << 26, "AVIF": 1 << 26}
+"""In formats whose libraries hold several copies of a picture; Pillow bounds all others at 178,956,970."""
 
 
 class UnreadableError(Exception):
@@ -126,6 +130,9 @@ def _check_sides(picture: Image.Image) -> None:
     """
     if max(picture.size) > MOST_SIDE:
         raise UnreadableError(f"{picture.width}×{picture.height} pixels: a side may have {MOST_SIDE:,} at most")
+    most = _MOST_PIXELS.get(picture.format or "")
+    if most is not None and picture.width * picture.height > most:
+        raise UnreadableError(f"{picture.width}×{picture.height} pixels: a {picture.format} may have {most:,} at most")
 
 
 def _known_formats() -> list[str]:
@@ -146,9 +153,11 @@ EXTENSIONS: frozenset[str] = known_endings()
 
 def _reason(source: Path | BinaryIO, error: Exception) -> str:
     if isinstance(source, Path):
-        if not source.exists():
+        if isinstance(error, FileNotFoundError):
             return "no such file"
-        if source.is_file() and source.stat().st_size == 0:
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return str(error.strerror)
+        if is_there(source) and source.stat().st_size == 0:
             return "the file is empty (0 bytes)"
     if isinstance(error, DepthError | UnreadableError):
         return str(error)

@@ -13,6 +13,7 @@ from modeldoctor.data.listed import ListedFiles
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.errors import DataError
 from modeldoctor.runtime.files import regular
+from modeldoctor.runtime.reading import is_there, lines
 
 _PROBED = 100
 _NUMBER = re.compile(r"[0-9]+(\.0+)?")
@@ -55,7 +56,7 @@ def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict
     """Yield (line, row), with the keys `path`, `class` and, where the file has it, `split`."""
     try:
         with regular(file).open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restval="")
+            reader = csv.DictReader(lines(stream), restval="")
             columns = _columns(file, list(reader.fieldnames or ()), path_columns)
             for raw in reader:
                 row = {key: (raw[column] or "").strip() for key, column in columns.items()}
@@ -64,7 +65,7 @@ def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict
                         raise _empty(file, reader.line_num, columns[key])
                 row["path"] = PurePath(row["path"]).as_posix()
                 yield reader.line_num, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(
             f"the list of images cannot be read: {error}",
             where=str(file),
@@ -115,7 +116,7 @@ def _contents(root: Path, listings: dict[str, Listing], where: Path) -> dict[str
     listings = _whole_numbers(listings)
     paths = [path for listing in listings.values() for path in listing.paths]
     probed = paths[:: max(1, len(paths) // _PROBED)]
-    if not any((root / path).is_file() for path in probed):
+    if not any(is_there(root / path) for path in probed):
         raise DataError(
             f"none of {len(probed)} listed images is there, for example {root / probed[0]}" if paths else "no rows",
             where=str(where),

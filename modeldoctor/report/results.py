@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import BaseModel
 
 from modeldoctor.errors import StoreError
 from modeldoctor.results import run_directory
@@ -19,6 +20,8 @@ from modeldoctor.results.hdf5 import open_diagnosis
 from modeldoctor.results.maps import TrialMaps, read_maps
 from modeldoctor.results.trial import Trial, read_trial
 from modeldoctor.runtime.files import regular
+from modeldoctor.runtime.reading import SETTINGS_MOST, lines, plain_yaml
+from modeldoctor.runtime.reading import content as content_of
 
 _TREATMENT = (run_directory.TRIAL, run_directory.CONFIG)
 
@@ -57,6 +60,19 @@ class Results:
     notes: tuple[str, ...] = ()
 
 
+class _Training(BaseModel):
+    epochs: int = 0
+
+
+class _Settings(BaseModel):
+    """What a report takes from a treatment's `config.yaml`; a file of any age may hold more."""
+
+    diagnosis: str | None = None
+    arms: list[str] = []
+    seeds: list[int] = []
+    training: _Training = _Training()
+
+
 @contextmanager
 def open_results(path: Path) -> Iterator[Results]:
     """Open a diagnosis or a run directory; layers are read when they are asked for, while this lasts.
@@ -84,7 +100,7 @@ def open_results(path: Path) -> Iterator[Results]:
 
 def _open_run(folder: Path, stack: ExitStack) -> Results:
     run = _treatment_in(folder)
-    trial = read_trial(run / run_directory.TRIAL) if run and (run / run_directory.TRIAL).is_file() else None
+    trial = read_trial(run / run_directory.TRIAL) if run and _lies(run / run_directory.TRIAL) else None
     config = _read_config(run, trial) if run else None
     notes: list[str] = []
     file = _find_diagnosis(folder, run, config)
@@ -105,16 +121,21 @@ def _open_run(folder: Path, stack: ExitStack) -> Results:
         config=config,
         trial=trial,
         history=_read_history(run / run_directory.HISTORY) if run else (),
-        maps=read_maps(run / run_directory.MAPS) if trial and run and (run / run_directory.MAPS).is_file() else None,
+        maps=read_maps(run / run_directory.MAPS) if trial and run and _lies(run / run_directory.MAPS) else None,
         notes=tuple(notes),
     )
+
+
+def _lies(path: Path) -> bool:
+    """Whether something has this name: if it is no file, it is not passed over in silence."""
+    return os.path.lexists(path)
 
 
 def _treatment_in(folder: Path) -> Path | None:
     """The folder itself, or the only one below it, that holds a treatment."""
 
     def holds(folder: Path) -> bool:
-        return any((folder / name).is_file() for name in _TREATMENT)
+        return any(_lies(folder / name) for name in _TREATMENT)
 
     if holds(folder):
         return folder
@@ -153,14 +174,15 @@ def _nothing_in(folder: Path) -> StoreError:
 
 def _read_config(run: Path, trial: Trial | None) -> dict[str, Any]:
     path = run / run_directory.CONFIG
-    if not path.is_file():
+    if not _lies(path):
         return dict(trial.provenance.get("config", {})) if trial else {}
     try:
-        text = regular(path).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        text = content_of(path, SETTINGS_MOST).decode()
+        content = plain_yaml(text)
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__}")
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        _Settings.model_validate(content)
+    except (OSError, ValueError) as error:
         raise StoreError(
             f"no readable configuration: {error}", where=str(path), expected="the file as `modeldoctor treat` wrote it"
         ) from error
@@ -168,12 +190,12 @@ def _read_config(run: Path, trial: Trial | None) -> dict[str, Any]:
 
 
 def _read_history(path: Path) -> tuple[HistoryRow, ...]:
-    if not path.is_file():
+    if not _lies(path):
         return ()
     try:
         with regular(path).open(newline="", encoding="utf-8") as file:
-            return tuple(_epoch(row) for row in csv.DictReader(file))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            return tuple(_epoch(row) for row in csv.DictReader(lines(file)))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise StoreError(
             f"no readable history ({type(error).__name__}: {error})",
             where=str(path),

@@ -33,19 +33,28 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str | None], 
     """
     there = [path for path in (Path(name) for name in inputs if name is not None) if _exists(path)]
     for output in outputs:
-        for given in there:
-            if given.is_file() and _same(output, given):
-                raise UsageError(f"the output is an input, {given}", where=str(output), hint=_ELSEWHERE)
-            if given.is_dir() and _among(output, given, inside):
-                raise UsageError(
-                    f"the output lies among the images or masks of {given}",
-                    where=str(output),
-                    expected="a place outside of the data: the next run would take it for a part of them",
-                    hint=_ELSEWHERE,
-                )
-        if not output.is_dir():
-            check_ours(output)
-        check_writable(output)
+        try:
+            _check_output(output, there, inside)
+        except (OSError, RuntimeError) as error:  # a name that is too long, a link to itself
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise UsageError(f"cannot write: {reason}", where=str(output), hint=_ELSEWHERE) from error
+
+
+def _check_output(output: Path, there: Iterable[Path], inside: bool) -> None:
+    """One output against what is read."""
+    for given in there:
+        if given.is_file() and _same(output, given):
+            raise UsageError(f"the output is an input, {given}", where=str(output), hint=_ELSEWHERE)
+        if given.is_dir() and _among(output, given, inside):
+            raise UsageError(
+                f"the output lies among the images or masks of {given}",
+                where=str(output),
+                expected="a place outside of the data: the next run would take it for a part of them",
+                hint=_ELSEWHERE,
+            )
+    if not output.is_dir():
+        check_ours(output)
+    check_writable(output)
 
 
 def check_ours(output: Path) -> None:

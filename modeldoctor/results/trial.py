@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -20,7 +20,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from modeldoctor.errors import StoreError
-from modeldoctor.runtime.files import regular, written_aside
+from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.reading import content
 
 SCHEMA = 2
 
@@ -294,9 +295,45 @@ class Trial(Record):
                 hint="read it with the version of modeldoctor that wrote it, or run the trial again",
             )
         try:
-            return _trials().validate_json(json.dumps({name: stored[name] for name in stored if name != "schema"}))
-        except ValidationError as error:
-            raise StoreError(f"a damaged trial ({_first(error)})", where=where, hint="run the trial again") from error
+            trial = _trials().validate_json(json.dumps({name: stored[name] for name in stored if name != "schema"}))
+        except (ValidationError, RecursionError) as error:
+            said = _first(error) if isinstance(error, ValidationError) else "values within values without end"
+            raise StoreError(f"a damaged trial ({said})", where=where, hint="run the trial again") from error
+        if contradiction := next(_contradictions(trial), None):
+            raise StoreError(f"a damaged trial ({contradiction})", where=where, hint="run the trial again")
+        return trial
+
+
+def _contradictions(trial: Trial) -> Iterator[str]:
+    """What the parts of a trial say against each other."""
+    names = [arm.arm for arm in trial.arms]
+    if not names or names[0] != "original" or len(set(names)) < len(names):
+        yield f"the arms are {', '.join(names) or 'none'}"
+        return
+    against = (trial.ruling.against_original, trial.ruling.against_control, trial.ruling.against_own_control)
+    asked = [(pair.arm, pair.baseline) for pair in (*trial.comparisons, *against) if pair is not None]
+    for name in (trial.handed_back, *(name for pair in asked for name in pair)):
+        if name not in names:
+            yield f"there is no arm {name}"
+    first = trial.arms[0]
+    for arm in trial.arms:
+        if arm.images < 1 or arm.images != first.images:
+            yield f"{arm.arm} was judged on {arm.images} images, the original on {first.images}"
+        if trial.ruling.metric not in arm.metrics or arm.metrics.keys() != arm.by_seed.keys():
+            yield f"{arm.arm} has no figure of {trial.ruling.metric}, or not of each seed"
+        if not arm.seeds or any(len(figures) != len(arm.seeds) for figures in arm.by_seed.values()):
+            yield f"{arm.arm} has not one figure per seed"
+        for kind in ("classes", "groups", "class_groups"):
+            cells, others = getattr(arm, kind), getattr(first, kind)
+            if [(cell.label, cell.group, cell.images) for cell in cells] != [
+                (cell.label, cell.group, cell.images) for cell in others
+            ]:
+                yield f"{arm.arm} has other {kind} than the original"
+    provenance = trial.provenance
+    if not isinstance(provenance.get("config", {}), dict):
+        yield "provenance.config holds no settings"
+    if not isinstance(provenance.get("checkpoint_sha256", ""), str):
+        yield "provenance.checkpoint_sha256 is no text"
 
 
 @cache
@@ -333,7 +370,7 @@ def read_trial(path: Path) -> Trial:
         StoreError: it cannot be read, is of another schema, or damaged.
     """
     try:
-        stored = json.loads(regular(path).read_text(encoding="utf-8"))
+        stored = json.loads(content(path).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"it cannot be read ({error})", where=str(path), hint="run the trial again") from error
     return Trial.from_json(stored, where=str(path))
@@ -341,7 +378,7 @@ def read_trial(path: Path) -> Trial:
 
 def _upgraded(stored: object) -> object:
     """A stored trial of schema 1 as one of schema 2; anything else as it is."""
-    if not isinstance(stored, dict) or stored.get("schema") != 1:
+    if not isinstance(stored, dict) or stored.get("schema") != 1 or stored["schema"] is True:
         return stored
     arms, ruling = stored.get("arms"), stored.get("ruling")
     if not (isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms) and isinstance(ruling, dict)):

@@ -235,6 +235,10 @@ def check_writable(path: Path) -> None:
     Raises:
         UsageError: it is no file, or the nearest folder that exists cannot be written to.
     """
+    try:
+        path.exists()
+    except OSError as error:  # a name that is too long
+        raise UsageError(f"cannot write: {error.strerror}", where=str(path), hint="choose another output") from error
     there = next(folder for folder in path.absolute().parents if folder.exists())
     problems = {
         "it is a folder": path.is_dir(),

@@ -34,9 +34,10 @@ from modeldoctor.results.outputs import check_outputs
 from modeldoctor.results.run_directory import written_files
 from modeldoctor.results.trial import Trial, write_trial
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.runtime.files import locked, regular, written_aside
+from modeldoctor.runtime.files import locked, written_aside
 from modeldoctor.runtime.interrupts import StopRequest, graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
+from modeldoctor.runtime.reading import SETTINGS_MOST, content, is_there, plain_yaml
 from modeldoctor.runtime.session import at_work, resolve_device
 from modeldoctor.runtime.versions import used_versions
 from modeldoctor.treatment.arm import TrialContext, copied
@@ -246,7 +247,7 @@ def check_new(config: TreatConfig, resume: bool, *, diagnosed: bool = False) -> 
 
 
 def _check_no_trial(config: TreatConfig, resume: bool) -> None:
-    if not resume and (config.output / run_directory.CONFIG).exists():
+    if not resume and is_there(config.output / run_directory.CONFIG):
         raise UsageError(
             "there is a trial already",
             where=str(config.output),
@@ -273,7 +274,7 @@ def _begin(prepared: Prepared, network: Classifier, resume: bool) -> None:
 def _check_same(path: Path, text: str, data: dict[str, str]) -> None:
     """Whether the trial to resume had this configuration and this data."""
     try:
-        before = regular(path).read_text(encoding="utf-8")
+        before = content(path, SETTINGS_MOST).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(
             f"the configuration of the interrupted trial cannot be read ({type(error).__name__})",
@@ -300,8 +301,8 @@ def _check_same(path: Path, text: str, data: dict[str, str]) -> None:
 def _what_counts(text: str) -> tuple[str, dict[str, Any]]:
     """The checkpoint's line and the settings of a resolved configuration, without those that change no figure."""
     try:
-        settings = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+        settings = plain_yaml(text)
+    except ValueError:
         settings = None
     if not isinstance(settings, dict):  # somebody changed the file
         settings = {}

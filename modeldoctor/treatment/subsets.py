@@ -24,6 +24,7 @@ from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.trial import Metric
 from modeldoctor.runtime.files import regular
+from modeldoctor.runtime.reading import lines
 
 _HELD_BACK = 0.15
 _LEAST = 2
@@ -182,7 +183,7 @@ def _read_table(table: Path, column: str) -> ByPath[str]:
     groups: ByPath[str] = ByPath()
     try:
         with regular(table).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
+            reader = csv.DictReader(lines(file), restval="")
             spelled = {name.strip().lower(): name for name in reader.fieldnames or ()}
             if not {"path", column.lower()} <= spelled.keys():
                 raise DataError(
@@ -195,7 +196,7 @@ def _read_table(table: Path, column: str) -> ByPath[str]:
                 path, group = (row[spelled[name]].strip() for name in ("path", column.lower()))
                 if not path or not group or not groups.add(path, group):
                     raise _unusable(f"{table}, line {reader.line_num}", column, path, group)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(
             f"no readable table: {error}",
             where=str(table),

@@ -57,3 +57,20 @@ def test_run_lengths_against_cocos_own_coder():
 def test_broken_run_lengths(text):
     with pytest.raises(AnnotationError, match="run lengths"):
         decode_runs(text)
+
+
+def test_a_zigzag_over_all_rows_is_refused_before_it_takes_memory() -> None:
+    canvas = Canvas((4000, 12000))
+    points = np.array([(x, (-1e6, 1e6)[x % 2]) for x in range(30_000)], dtype=float)
+    with pytest.raises(AnnotationError, match="jagged"):
+        canvas.attempt(lambda: canvas.polygon(points))
+
+
+def test_crossings_taken_in_portions_are_the_same_polygon(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(0).normal(20, 15, (12, 2))
+    whole, portions = Canvas((40, 30)), Canvas((40, 30))
+    whole.polygon(points)
+    monkeypatch.setattr("modeldoctor.data.canvas._CROSSINGS_AT_ONCE", 3)
+    portions.polygon(points)
+    assert whole.mask.any()
+    assert np.array_equal(whole.mask, portions.mask)

@@ -1,0 +1,93 @@
+"""Reading text from anybody: of bounded size, and YAML that stays as small as it looks."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from modeldoctor.runtime.files import regular
+
+SETTINGS_MOST = 1 << 20
+"""Bytes of a configuration; PyYAML takes seconds for one."""
+RESULT_MOST = 1 << 28
+"""Bytes of one stored result, or of one image's annotation, which may hold the image."""
+_LINE_MOST = 1 << 20
+_VALUES_MOST, _DEPTH_MOST = 100_000, 50
+
+
+def is_there(path: Path) -> bool:
+    """Whether a regular file is there; a name that no file can have is of none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def content(path: Path, most: int = RESULT_MOST) -> bytes:
+    """What is in a file.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger than `most` bytes.
+    """
+    with regular(path).open("rb") as file:
+        found = file.read(most + 1) if path.stat().st_size <= most else None
+    if found is None or len(found) > most:
+        raise OSError(errno.EFBIG, f"the file is larger than {most >> 20} MiB", str(path))
+    return found
+
+
+def lines(stream: TextIO) -> Iterator[str]:
+    """The lines of a file, as they are read.
+
+    Raises:
+        ValueError: a line is longer than any table's.
+    """
+    while line := stream.readline(_LINE_MOST):
+        if len(line) == _LINE_MOST:
+            raise ValueError(f"a line of more than {_LINE_MOST:,} characters")
+        yield line
+
+
+def plain_yaml(text: str) -> Any:
+    """What YAML says, in plain values.
+
+    Raises:
+        ValueError: it is broken, or aliases in it unfold without end.
+    """
+    try:
+        value = yaml.safe_load(text)
+    # Its constructors raise what int(), date() and dictionaries raise.
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    _check_extent(value)
+    return value
+
+
+def _check_extent(value: object) -> None:
+    """Refuse what everybody who walks through it would never come out of, and text that no file name can be.
+
+    Raises:
+        ValueError: too many values, too deep, or a NUL.
+    """
+    level: list[object] = [value]
+    count = 0
+    for _ in range(_DEPTH_MOST):
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, str) and "\0" in item:
+                raise ValueError("a NUL character in a text")
+            parts: Iterable[object] = (
+                (*item, *item.values()) if isinstance(item, dict) else item if isinstance(item, list | set) else ()
+            )
+            inner.extend(parts)
+            if count + len(inner) > _VALUES_MOST:
+                raise ValueError(f"more than {_VALUES_MOST:,} values, aliases unfolded")
+        count += len(inner)
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"values within values, more than {_DEPTH_MOST} deep")
