@@ -58,9 +58,8 @@ from modeldoctor.results.diagnosis import (
     Shown,
     Verdict,
 )
-from modeldoctor.results.hdf5_file import new_hdf5
+from modeldoctor.results.hdf5_file import new_hdf5, open_hdf5
 from modeldoctor.results.verdicts import DAMAGES
-from modeldoctor.runtime.files import regular
 
 SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
@@ -148,7 +147,7 @@ def open_diagnosis(path: str | Path) -> Iterator[Diagnosis]:
     """
     with ExitStack() as stack:
         with _readable(path):
-            file = stack.enter_context(h5py.File(regular(Path(path)), "r"))
+            file = stack.enter_context(open_hdf5(Path(path)))
             schema = file.attrs.get("schema")
             if schema != SCHEMA:
                 raise StoreError(

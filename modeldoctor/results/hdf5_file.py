@@ -1,4 +1,4 @@
-"""Writing HDF5 so that a full disk, or a limit on the size of files, ends in a message."""
+"""HDF5 files: a full disk, a limit on the size of files, or another program that has one open ends in a message."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import h5py
 
-from modeldoctor.runtime.files import noted, written_aside
+from modeldoctor.errors import StoreError
+from modeldoctor.runtime.files import noted, regular, written_aside
 
 
 @contextmanager
@@ -20,3 +21,21 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
     """
     with written_aside(path) as aside, noted(aside) as file, h5py.File(file, "w") as content:
         yield content
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open a file to read it.
+
+    Raises:
+        StoreError: another program has it open to write.
+        OSError: it is not there, or is no HDF5 file.
+    """
+    try:
+        return h5py.File(regular(path), "r")
+    except BlockingIOError as error:
+        raise StoreError(
+            "another program has this file open, and may be writing to it",
+            where=str(path),
+            expected="a file that nobody writes to",
+            hint="close it there, such as an h5py.File of a notebook or a viewer, and run this again",
+        ) from error

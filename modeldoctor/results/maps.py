@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from modeldoctor.errors import StoreError
 from modeldoctor.results.checked import DAMAGED, check_shapes, check_storage
 from modeldoctor.results.diagnosis import Bools, Floats, Ints
-from modeldoctor.results.hdf5_file import new_hdf5
-from modeldoctor.runtime.files import regular
+from modeldoctor.results.hdf5_file import new_hdf5, open_hdf5
 
 _BY_ARM = ("predicted", "confidence", "background_share")
 SCHEMA = 1
@@ -84,7 +83,7 @@ def read_maps(path: Path) -> TrialMaps:
         StoreError: it cannot be read, is of another schema, or damaged.
     """
     try:
-        with h5py.File(regular(path), "r") as file:
+        with open_hdf5(path) as file:
             if file.attrs.get("schema") != SCHEMA:
                 raise ValueError(f"schema {file.attrs.get('schema')}")
             check_storage(file)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import h5py
-
-from modeldoctor.errors import UsageError
-from modeldoctor.runtime.files import check_writable, regular
+from modeldoctor.errors import StoreError, UsageError
+from modeldoctor.results.hdf5_file import open_hdf5
+from modeldoctor.runtime.files import check_name, check_writable, regular
 
 _ELSEWHERE = "choose another place with -o"
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
@@ -42,6 +41,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str | None], 
 
 def _check_output(output: Path, there: Iterable[Path], inside: bool) -> None:
     """One output against what is read."""
+    check_name(output)
     for given in there:
         if given.is_file() and _same(output, given):
             raise UsageError(f"the output is an input, {given}", where=str(output), hint=_ELSEWHERE)
@@ -68,6 +68,8 @@ def check_ours(output: Path) -> None:
         return
     try:
         ours = recognise(output)
+    except StoreError as error:
+        raise UsageError(error.found, where=error.where, hint=error.hint) from error
     except (OSError, ValueError):
         ours = False
     if not ours:
@@ -77,7 +79,7 @@ def check_ours(output: Path) -> None:
 
 
 def _hdf5(path: Path) -> bool:
-    with h5py.File(regular(path), "r") as file:
+    with open_hdf5(path) as file:
         return "modeldoctor" in file.attrs or "schema" in file.attrs
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO, UnsupportedOperation
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import psutil
@@ -30,6 +31,10 @@ except ImportError:  # Windows
 
 _HERE = f"{zlib.crc32(platform.node().encode()):08x}"
 """Stands for this machine: a process that another one runs on a shared disk is not known to have ended."""
+_LONG = 200
+"""Bytes of a name to which a process's own may be added; file systems end at 255."""
+_LONGEST = 255
+_PROBE = bytes(2**16)
 _OF_WRITING = frozenset(
     (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
 )
@@ -158,12 +163,17 @@ def _reason(error: OSError) -> str:
 
 def aside_of(path: Path) -> Path:
     """A new hidden name beside a file or folder, which says which process of which machine gave it."""
-    return path.with_name(f".{path.name}.{_HERE}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{_short(path.name)}.{_HERE}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def _short(name: str) -> str:
+    """The name, or its beginning with a digest of it, so that what is added to it does not make it too long."""
+    return name if len(os.fsencode(name)) <= _LONG else f"{name[: _LONG // 4]}-{zlib.crc32(os.fsencode(name)):08x}"
 
 
 def remove_leftovers(path: Path) -> None:
     """Remove what processes of this machine that have ended wrote aside for this file or folder."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{_HERE}-*.tmp"):
+    for left in path.parent.glob(f".{glob.escape(_short(path.name))}.{_HERE}-*.tmp"):
         process = left.name.removesuffix(".tmp").split("-")[-2]
         if not process.isdecimal() or psutil.pid_exists(int(process)):
             continue
@@ -188,7 +198,7 @@ def locked(path: Path | None) -> Iterator[None]:
         return
     parent = path.absolute().parent
     missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    lock = parent / f".{path.name}.lock"
+    lock = parent / f".{_short(path.name)}.lock"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         file = _held(lock)
@@ -229,23 +239,51 @@ def _held(lock: Path) -> IO[bytes]:
         file.close()
 
 
-def check_writable(path: Path) -> None:
-    """Say before a long computation that its result could not be written; nothing is made.
+def check_name(path: Path) -> None:
+    """Refuse a name that no file can have.
 
     Raises:
-        UsageError: it is no file, or the nearest folder that exists cannot be written to.
+        UsageError: it, or a part of it, is too long.
     """
+    longest = max(len(os.fsencode(part)) for part in (*path.parts, ""))
+    if longest > _LONGEST:
+        raise UsageError(
+            f"cannot write: a name of {longest} bytes",
+            where=str(path),
+            expected=f"at most {_LONGEST}; what is written beside it has the same name with another ending",
+            hint="choose a shorter name for the output",
+        )
+
+
+def check_writable(path: Path) -> None:
+    """Say before a long computation that its result could not be written; nothing is left there.
+
+    Raises:
+        UsageError: it is no file, its name is too long, the nearest folder that exists cannot be written to, or its
+            disk is full.
+    """
+    check_name(path)
     try:
-        path.exists()
-    except OSError as error:  # a name that is too long
-        raise UsageError(f"cannot write: {error.strerror}", where=str(path), hint="choose another output") from error
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    problems = {
-        "it is a folder": path.is_dir(),
-        "it is no regular file": path.exists() and not path.is_file() and not path.is_dir(),
-        f"{there} is no folder": not there.is_dir(),
-        f"{there} cannot be written to": there.is_dir() and not os.access(there, os.W_OK | os.X_OK),
-    }
-    for problem, holds in problems.items():
-        if holds:
-            raise UsageError(f"cannot write: {problem}", where=str(path), hint="choose another place for the output")
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        problems = {
+            "it is a folder": path.is_dir(),
+            "it is no regular file": path.exists() and not path.is_file() and not path.is_dir(),
+            f"{there} is no folder": not there.is_dir(),
+            f"{there} cannot be written to": there.is_dir() and not os.access(there, os.W_OK | os.X_OK),
+        }
+        problem = next((problem for problem, holds in problems.items() if holds), "") or _not_taken(there)
+    except OSError as error:  # a name, or the whole path, is too long, or a link leads nowhere
+        problem = error.strerror or str(error)
+    if problem:
+        raise UsageError(f"cannot write: {problem}", where=str(path), hint="choose another place for the output")
+
+
+def _not_taken(folder: Path) -> str:
+    """Why a folder takes no file with something in it, in the system's words; empty if it does."""
+    try:
+        with TemporaryFile(dir=folder, prefix=".modeldoctor-") as probe:  # without a name, where the system can do that
+            probe.write(_PROBE)
+            probe.flush()
+    except OSError as error:
+        return f"{folder}: {error.strerror or error}"
+    return ""

@@ -180,3 +180,11 @@ def test_an_order_that_says_nothing_is_refused(call: Call, clinic: Clinic, text:
     assert code == 2
     assert said in err
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("command", ["diagnose", "annotate", "treat"])
+def test_an_output_of_a_name_too_long_is_refused(call: Call, clinic: Clinic, command: str) -> None:
+    code, _, err = call(command, clinic.checkpoint, "--data", clinic.data, "-o", "x" * 300)
+    assert code == 2
+    assert "too long" in err or "a name of 300 bytes" in err
+    assert not list(Path().iterdir())

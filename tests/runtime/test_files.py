@@ -12,6 +12,7 @@ from typing import IO
 import pytest
 
 from modeldoctor.errors import UsageError
+from modeldoctor.runtime import files
 from modeldoctor.runtime.files import check_writable, locked, written_aside
 
 
@@ -152,3 +153,41 @@ def test_a_folder_made_for_a_lock_stays_if_something_came_into_it(tmp_path: Path
     with locked(tmp_path / "new" / "out.h5"):
         (tmp_path / "new" / "x").touch()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("place", ["{long}.h5", "new/{long}/d.h5", "new/folder/{long}.h5"])
+def test_a_name_that_is_too_long_is_said_before_any_work(tmp_path: Path, place: str) -> None:
+    with pytest.raises(UsageError, match=r"a name of 2[56][0-9] bytes"):
+        check_writable(tmp_path / place.format(long="é" * 128))  # two bytes each
+    with pytest.raises(UsageError, match="too long"):
+        check_writable(tmp_path / "/".join(["x" * 200] * 30))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    check_writable(path)
+    with locked(path), written_aside(path) as aside:
+        aside.write_text("held")
+    assert path.read_text() == "held"
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no file system that takes no files")
+def test_a_file_system_that_takes_no_files_is_said_before_any_work() -> None:
+    """Also where all permissions are there, as for root."""
+    with pytest.raises(UsageError, match="cannot write: /proc"):
+        check_writable(Path("/proc/diagnosis.h5"))
+
+
+def test_a_full_disk_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "TemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: PTH123, SIM115
+    with pytest.raises(UsageError, match="No space left on device"):
+        check_writable(tmp_path / "diagnosis.h5")
+
+
+def test_asking_leaves_nothing_and_touches_nothing(tmp_path: Path) -> None:
+    before = tmp_path.stat().st_mtime_ns
+    check_writable(tmp_path / "new" / "diagnosis.h5")
+    assert tmp_path.stat().st_mtime_ns == before
+    assert not list(tmp_path.iterdir())
