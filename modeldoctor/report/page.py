@@ -34,6 +34,7 @@ from modeldoctor.report.wording import (
     title,
 )
 from modeldoctor.results.diagnosis import Diagnosis, Floats, Ints, LayerDiagnosis
+from modeldoctor.results.summary import confusion
 from modeldoctor.results.trial import Estimate, Trial
 
 _CELLS = 4_000_000
@@ -78,7 +79,7 @@ def render_page(report: Report, results: Results) -> str:
         "commands": _commands(results),
         "loss_charts": history_charts(results.history),
         "maps": before_after(results.maps, class_names(report)) if results.maps else None,
-        "depth_chart": None, "heat_maps": (), "pairs": None, "stability_chart": None, "shown": {},
+        "depth_chart": None, "heat_maps": (), "pairs": None, "stability_chart": None, "shown": {}, "seen_at": None,
     }  # fmt: skip
     if diagnosis is not None and report.diagnosis is not None:
         order = class_order(diagnosis)
@@ -90,11 +91,18 @@ def render_page(report: Report, results: Results) -> str:
             "stability_chart": _stability_chart(report.diagnosis),
             "firmness": firmness_sentence(report.diagnosis.stability) if report.diagnosis.stability else "",
             "shown": shown_images(diagnosis),
+            "seen_at": _seen_at(diagnosis),
         }
     # The page's policy lets this one script run and no other, whatever names and paths hold.
     script = _ENVIRONMENT.get_template("script.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _ENVIRONMENT.get_template("page.html").render(context, script=Markup(script), script_hash=digest)
+
+
+def _seen_at(diagnosis: Diagnosis) -> tuple[str, int, int] | None:
+    """Layer, height and width of the maps that lie over the wrong images."""
+    shown = diagnosis.shown
+    return None if shown is None else (shown.layer, *shown.contribution.shape[-2:])
 
 
 def class_names(report: Report) -> list[str]:
@@ -253,10 +261,17 @@ def _depth_chart(found: DiagnosisFigures) -> Markup | None:
 
 @dataclass(frozen=True)
 class PairMaps:
-    """Two maps of all pairs of classes, in the same order."""
+    """Two maps of all pairs of classes, in the same order.
+
+    Attributes:
+        sharing: the same above and below the diagonal.
+        confusions: rows are true classes, columns what they are taken for.
+        most: images in the fullest cell of the confusions.
+    """
 
     sharing: str
     confusions: str
+    most: int
 
 
 def _pair_maps(diagnosis: Diagnosis, order: Ints) -> PairMaps | None:
@@ -271,7 +286,9 @@ def _pair_maps(diagnosis: Diagnosis, order: Ints) -> PairMaps | None:
         top = np.nanmax(small, initial=0.0)
         return heat_map(small / top if top > 0 else small)
 
-    return PairMaps(drawn(pairs.jaccard.astype(np.float64)), drawn(np.sqrt(pairs.confusions)))
+    taken = confusion(diagnosis, diagnosis.rows(diagnosis.examined))
+    np.fill_diagonal(taken, 0)
+    return PairMaps(drawn(pairs.jaccard.astype(np.float64)), drawn(np.sqrt(taken)), int(taken.max()))
 
 
 def _stability_chart(found: DiagnosisFigures) -> Markup | None:

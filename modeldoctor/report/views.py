@@ -66,6 +66,8 @@ class BeforeAfterMaps:
     layer: str
     split: str
     seed: int
+    cells: tuple[int, int]
+    """Height and width of a map."""
     outlined: bool
     """Whether any image has an outline."""
     images: tuple[BeforeAfter, ...]
@@ -97,4 +99,5 @@ def before_after(maps: TrialMaps, classes: Sequence[str]) -> BeforeAfterMaps:
         )
         for i, label in enumerate(maps.label.tolist())
     )
-    return BeforeAfterMaps(maps.layer, maps.split, maps.seed, bool(maps.outline.any()), images)
+    height, width = maps.contribution.shape[-2:]
+    return BeforeAfterMaps(maps.layer, maps.split, maps.seed, (height, width), bool(maps.outline.any()), images)

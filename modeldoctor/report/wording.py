@@ -92,8 +92,10 @@ def diagnosis_headline(found: DiagnosisFigures) -> str:
         said += f" The worst class is {worst.name} with {percent(worst.accuracy)}."
     if found.explained:
         verdict, count = max(found.verdicts.items(), key=lambda item: item[1])
-        were, are = "was" if found.explained == 1 else "were", "is" if count == 1 else "are"
-        said += f" Of {counted(found.explained, 'wrong image')} that {were} explained, {count} {are} {verdict}."
+        were = "was" if found.explained == 1 else "were"
+        said += (
+            f" Of {counted(found.explained, 'wrong image')} that {were} explained, {count} got the verdict {verdict}."
+        )
     stays = found.limits.stays_without_object if found.limits else math.nan
     if not math.isnan(stays):
         said += (

@@ -241,7 +241,10 @@ def trust_in(verdict: str) -> str:
     exam = _BY_NAME[verdict].exam if verdict in _BY_NAME else None
     if exam is None:
         return ""
-    return f"Of images with such a fault planted {_share(exam[0])} got this verdict; it was true of {_share(exam[1])}."
+    return (
+        f"Of images with such a fault planted {_share(exam[0])} got this verdict; of those that got it, "
+        f"{_share(exam[1])} had it planted."
+    )
 
 
 def evidence_of(image: Image) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import make_diagnosis
+from PIL import Image
 from report_files import Page, made
 from stored_results import HOSTILE, hostile_diagnosis, make_trial, with_pictures, write_run
 
@@ -108,3 +112,21 @@ def test_warnings_stand_before_everything_that_they_put_in_doubt(alone: Path) ->
     for text, first in ((html, 'id="todo"'), (markdown, "**Worst classes")):
         assert 0 < text.index("1 of 3 classes has no images") < text.index(first)
         assert text.count("1 of 3 classes has no images") == 1
+
+
+def test_the_map_of_confusions_keeps_their_direction(tmp_path: Path) -> None:
+    """By hand: 0 is taken for 1 and for 2, 1 for 0, and 2 for 1, once each; nothing else is wrong."""
+    write_diagnosis(make_diagnosis(), tmp_path / "a.h5")
+    html = make_report(tmp_path / "a.h5", formats=["html"]).files[0].read_text(encoding="utf-8")
+    figure = html[html.index("Confusions, brightest: 1 image") :].partition("</figure>")[0]
+    assert "true class ↓" in figure
+    assert "taken for →" in figure
+    encoded = re.search(r"base64,([A-Za-z0-9+/=]+)", figure)
+    assert encoded is not None
+    with Image.open(io.BytesIO(base64.b64decode(encoded[1]))) as picture:
+        cells = np.asarray(picture.convert("RGB")).sum(axis=2).astype(int)
+    assert cells.shape == (3, 3)
+    bright = {(row, column) for row, column in np.argwhere(cells == cells.max()).tolist()}
+    rows = re.findall(r'<bdi title="(.)', html.partition('<div class="rows">')[2].partition("</ol>")[0])
+    place = [rows.index(first) for first in "ca&"]  # the names' first letters; the third is escaped
+    assert bright == {(place[label], place[taken]) for label, taken in ((0, 1), (0, 2), (1, 0), (2, 1))}
