@@ -19,7 +19,7 @@ from modeldoctor.report.model import GateResult, Report, json_schema
 from modeldoctor.report.page import render_page
 from modeldoctor.report.results import Results, open_results
 from modeldoctor.results.outputs import check_outputs
-from modeldoctor.runtime.files import written_aside
+from modeldoctor.runtime.files import locked, written_aside
 
 __all__ = [
     "FORMATS",
@@ -68,7 +68,8 @@ def make_report(
         figures: a folder for the figures as SVG and PNG; needs matplotlib.
 
     Raises:
-        UsageError: an unknown format, a gate on a figure that the report does not have, or no place to write to.
+        UsageError: an unknown format, a gate on a figure that the report does not have, or no place to write to,
+            or another report is being written there.
         StoreError: there is nothing to report on, or it is damaged.
     """
     unknown = [name for name in formats if name not in FORMATS]
@@ -81,6 +82,9 @@ def make_report(
     also = [Path(junit)] if junit is not None else []
     check_outputs([*files.values(), *also], (path if path.is_file() else None, later))
     with ExitStack() as stack:
+        # Not the run directory: a trial that is being run may be reported on.
+        for written in (folder / "report", *also, *([Path(figures)] if figures is not None else [])):
+            stack.enter_context(locked(written))
         results = stack.enter_context(open_results(path))
         if later is None:
             report = collect(results)
@@ -95,11 +99,11 @@ def make_report(
         }
         texts = {file: content[name]() for name, file in files.items()}
         drawn = () if figures is None else write_figures(results, Path(figures))
-    for file, text in texts.items():
-        with written_aside(file) as aside:
-            aside.write_text(text, encoding="utf-8", errors="replace")
-    for file in also:
-        write_junit(report, file)
+        for file, text in texts.items():
+            with written_aside(file) as aside:
+                aside.write_text(text, encoding="utf-8", errors="replace")
+        for file in also:
+            write_junit(report, file)
     return Made(report, (*files.values(), *also, *drawn))
 
 

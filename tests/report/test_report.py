@@ -26,6 +26,7 @@ from modeldoctor.report.model import KeyFigures
 from modeldoctor.results.diagnosis import LayerDiagnosis
 from modeldoctor.results.hdf5 import open_diagnosis, read_diagnosis, write_diagnosis
 from modeldoctor.results.trial import read_trial
+from modeldoctor.runtime.files import locked
 
 OLD = Path(__file__).parent.parent / "fixtures" / "diagnosis-schema1.h5"
 
@@ -323,3 +324,17 @@ def test_the_pages_policy_names_its_own_script_alone(tmp_path: Path) -> None:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page
     assert "script-src 'unsafe-inline'" not in page
+
+
+def test_a_second_report_into_a_folder_is_refused_while_the_first_writes(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gain=0.2)
+    for output in ("report", "gates.xml", "figures"):
+        with locked(tmp_path / "out" / output):
+            with pytest.raises(UsageError, match="another run is writing"):
+                make_report(
+                    run, output=tmp_path / "out", junit=tmp_path / "out" / "gates.xml", figures=tmp_path / "out/figures"
+                )
+            assert not (tmp_path / "out" / "report.html").exists()
+    with locked(run):  # a treatment at work may be reported on
+        made = make_report(run, output=tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in made.files}
