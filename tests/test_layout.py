@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zoo": {"errors", "runtime", "config", "checkpoint"},
     "evaluate": {"errors", "results"},
     "report": {"errors", "runtime", "results", "evaluate"},
-    "diagnosis": {"errors", "runtime", "results", "config", "graph", "method", "data", "zoo"},
+    "diagnosis": {"errors", "runtime", "results", "config", "graph", "method", "data", "zoo", "evaluate"},
     "treatment": {
         "errors", "runtime", "results", "config", "checkpoint", "graph", "method", "data", "zoo", "evaluate",
         "diagnosis",

@@ -181,7 +181,7 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     row = first_row[examined.split]
     chosen = choose_to_examine(run, examined)
     examine(run, examined, chosen, row, probe, read_backgrounds(run, examined))
-    compared = compare(run, network, source, used, examined, chosen, row)
+    compared = compare(run, network, classes, source, used, examined, chosen, row)
     try_alternatives(run, examined)
     if run.config.fgsm_epsilon and run.config.draws_per_image:
         attack(run, examined, only_right(run, examined, chosen), row, probe)

@@ -184,9 +184,7 @@ def build_diagnosis(
         layers=layers,
         samples=samples,
         misdiagnosed=images,
-        findings=find_findings(
-            run, classes, sets, samples, first_row, images, references, compared.faulty, probe.profile
-        ),
+        findings=find_findings(run, classes, sets, samples, first_row, images, references, compared, probe.profile),
         limits=limits,
         wrong=int((label != predicted).sum()),
         examined=examined,

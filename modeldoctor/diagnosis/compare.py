@@ -19,6 +19,7 @@ from modeldoctor.diagnosis.faulty import FaultyKernel, find_faulty, usual_values
 from modeldoctor.diagnosis.looks import find_views, look
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.quality import damage_of
+from modeldoctor.diagnosis.slices import Slice, find_slices
 from modeldoctor.zoo import Classifier
 
 _RIGHT, _RIGHT_PER_CLASS, _MOST = 500, 10, 2000
@@ -32,15 +33,18 @@ class Compared:
     Attributes:
         fields: by row in `Samples`, further fields of `Misdiagnosis`.
         faulty: kernels that do more harm than good.
+        slices: groups of images that are worse than the rest; their rows are those of `Samples`.
     """
 
     fields: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     faulty: tuple[FaultyKernel, ...] = ()
+    slices: tuple[Slice, ...] = ()
 
 
 def compare(
     run: Run,
     network: Classifier,
+    classes: tuple[str, ...],
     source: AnySet,
     used: NDArray[np.int64],
     examined: AnySet,
@@ -50,6 +54,7 @@ def compare(
     """Look at the wrong images that are explained, at right ones, and at training images; compare them.
 
     Args:
+        classes: names.
         source, used: the split of the class correlation and the indices that went into it.
         examined, explained: the examined split and the indices that were explained, right references among them.
         first_row: of the examined split among all samples.
@@ -72,8 +77,8 @@ def compare(
     damage, kind = damage_of(looks.quality, references.quality)
     faulty: list[FaultyKernel] = []
     culprit, without = np.full(len(decided), -1), np.full(len(decided), math.nan)
+    right, total = int((label == predicted).sum()), len(label)
     if views is not None and views.linear:
-        right, total = int((label == predicted).sum()), len(label)
         faulty, culprit, without = find_faulty(
             looks,
             decided,
@@ -83,6 +88,7 @@ def compare(
             total - right,
         )
     rows = first_row + np.searchsorted(index, looks.row)
+    slices = find_slices(looks._replace(row=rows), decided, classes, total - right, right, run.config.seed)
     return Compared(
         {
             int(row): {
@@ -98,6 +104,7 @@ def compare(
             if decided[i] != looks.label[i]
         },
         tuple(faulty),
+        slices,
     )
 
 

@@ -16,9 +16,11 @@ from modeldoctor.data import order_warning
 from modeldoctor.data.duplicates import find_duplicates
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.alternatives import option_of
+from modeldoctor.diagnosis.compare import Compared
 from modeldoctor.diagnosis.explain import Evidence
 from modeldoctor.diagnosis.faulty import FaultyKernel
 from modeldoctor.diagnosis.passes import Run
+from modeldoctor.diagnosis.slices import Slice
 from modeldoctor.results.diagnosis import Finding, LayerDiagnosis, Misdiagnosis, Samples, Verdict
 from modeldoctor.results.summary import count_pairs
 
@@ -36,7 +38,7 @@ def find_findings(
     first_row: int,
     images: Sequence[Misdiagnosis],
     references: Sequence[Evidence],
-    faulty: Sequence[FaultyKernel],
+    compared: Compared,
     deepest: LayerDiagnosis,
 ) -> tuple[Finding, ...]:
     """Everything that was found: first what makes all other figures doubtful, then by wrong images, most first.
@@ -48,7 +50,7 @@ def find_findings(
         first_row: of the examined split among them.
         images: the wrong images that were explained.
         references: right, confident images that were explained beside them.
-        faulty: kernels that do more harm than good.
+        compared: kernels that do more harm than good, and groups of images that are worse than the rest.
         deepest: the examined layer.
     """
     _, label, predicted, _ = run.state.predictions[sets[-1].split].table()
@@ -58,7 +60,8 @@ def find_findings(
     setup += _duplicates(run, sets, first_row)
     single = [
         *_wrong_reason(references, images, classes, scale),
-        *_faulty_kernels(faulty, images, scale),
+        *_faulty_kernels(compared.faulty, images, scale),
+        *_slices(compared.slices),
         *_labels(images, classes, label, scale),
         *_counted(images, scale),
         *_confused(samples, label, predicted, classes, deepest, run.config.threshold, first_row),
@@ -148,6 +151,19 @@ def _faulty_kernels(faulty: Sequence[FaultyKernel], images: Sequence[Misdiagnosi
             action="fine-tune, or set that kernel's weights in the head to zero and refit the head",
             wrong=round(scale * len(of_kernel)),
             samples=tuple(image.sample for image in of_kernel[:_EXAMPLES]),
+        )
+
+
+def _slices(slices: Sequence[Slice]) -> Iterator[Finding]:
+    for part in slices:
+        yield Finding(
+            name="slice",
+            sentence=f"Of {part.name} about {part.rate:.0%} are wrong ({part.low:.0%} to {part.high:.0%}), of all "
+            f"others {part.rest:.0%}; {part.looked_at} groups were looked at, and the interval allows for that",
+            action="look at these images for what they have in common: collect and label more of their kind, or reject "
+            "them before the network",
+            wrong=part.excess,
+            samples=tuple(part.rows[:_EXAMPLES].tolist()),
         )
 
 

@@ -46,16 +46,17 @@ _SMALL = 30
 UNDEFINED = Estimate(value=np.nan, low=np.nan, high=np.nan)
 
 
-def wilson(hits: float, images: int) -> Estimate:
-    """Wilson's 95% score interval of a share; NaN without images.
+def wilson(hits: float, images: int, level: float = LEVEL) -> Estimate:
+    """Wilson's score interval of a share, by default at 95%; NaN without images.
 
     Args:
         hits: right images; a mean over seeds need not be whole.
         images: the trials.
+        level: of confidence.
     """
     if not images:
         return UNDEFINED
-    share, z = hits / images, float(stats.norm.ppf(0.5 + LEVEL / 2))
+    share, z = hits / images, float(stats.norm.ppf(0.5 + level / 2))
     centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
     return Estimate(value=share, low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)))
