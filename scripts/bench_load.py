@@ -1,6 +1,8 @@
 """How fast images are read, beside how fast they are diagnosed: the readers must keep up.
 
-Draws JPEG files, reads them with 0, 1, 2 ... workers, and measures the last layer on what was read.
+Draws JPEG files, reads them with 0, 1, 2 ... workers, and measures the last layer on what was read. A second table has
+other decoders beside Pillow's, and how far the network's input is from Pillow's: libjpeg-turbo as torchvision has it,
+and Pillow's draft mode, which decodes large pictures at 1/2, 1/4 or 1/8.
 
 scripts/bench_load.py --images 512 --workers 0 --workers 2
 """
@@ -8,7 +10,8 @@ scripts/bench_load.py --images 512 --workers 0 --workers 2
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +21,11 @@ import typer
 from benching import build, medians, show, title
 from PIL import Image
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, read_file
+from torchvision.transforms.functional import to_pil_image
 
 from modeldoctor.config.diagnose import Preprocessing
-from modeldoctor.data import ImageSet, make_loader, open_data
+from modeldoctor.data import ImageSet, make_loader, make_transform, open_data
 from modeldoctor.graph import LayeredNetwork, open_network, select_layers
 from modeldoctor.method.correlation import Noise, correlate_samples
 from modeldoctor.runtime.memory import BatchLimit
@@ -69,6 +74,41 @@ def rates(
         yield [f"last layer, J = {draws}", f"{batch_size / time:.1f}"]
 
 
+def with_pillow(path: Path, least: int) -> Image.Image:
+    return Image.open(path).convert("RGB")
+
+
+def with_draft(path: Path, least: int) -> Image.Image:
+    """At the least scale that still has twice the pixels that are wanted, so that what follows can smooth."""
+    picture = Image.open(path)
+    picture.draft("RGB", (2 * least, 2 * least))
+    return picture.convert("RGB")
+
+
+def with_torchvision(path: Path, least: int) -> Image.Image:
+    decoded: Image.Image = to_pil_image(decode_image(read_file(str(path)), ImageReadMode.RGB))
+    return decoded
+
+
+def inputs(way: Callable[[Path, int], Image.Image], paths: list[Path], input_size: int) -> Tensor:
+    preprocessing = Preprocessing(input_size=(3, input_size, input_size), mean=(0.0,) * 3, std=(1.0,) * 3)
+    transform = make_transform(preprocessing)
+    return torch.stack([transform(way(path, input_size))[0] for path in paths])
+
+
+def decoders(folder: Path, number: int, edges: list[int], input_size: int, repeats: int) -> Iterator[list[str]]:
+    ways = (with_pillow, with_torchvision, with_draft)
+    for edge in edges:
+        write_pictures(folder / str(edge), number, edge)
+        paths = sorted((folder / str(edge)).rglob("*.jpg"))
+        times = medians([partial(inputs, way, paths, input_size) for way in ways], repeats)
+        usual = inputs(with_pillow, paths, input_size)
+        for way, time in zip(ways, times, strict=True):
+            off = (inputs(way, paths, input_size) - usual).abs() * 255
+            yield [str(edge), way.__name__.removeprefix("with_"), f"{number / time:.0f}", f"{times[0] / time:.2f}",
+                   f"{off.mean():.2f}", f"{off.max():.0f}"]  # fmt: skip
+
+
 def main(
     arch: str = "torchvision/resnet50",
     images: int = 256,
@@ -87,6 +127,11 @@ def main(
             heading,
             columns,
             rates(Path(folder), arch, images, edge, input_size, batch_size, workers, device, repeats),
+        )
+        show(
+            title(f"decoders, one process, JPEG to {input_size} px", "cpu"),
+            ("px", "decoder", "images/s", "of Pillow's", "mean difference of 255", "largest"),
+            decoders(Path(folder), max(1, images // 8), [edge, 2 * edge, 6 * edge], input_size, repeats),
         )
 
 
