@@ -68,6 +68,13 @@ def diagnose(
     samples_per_class: Annotated[
         int, typer.Option(help="T: images per class.", rich_help_panel=options.MEASURED)
     ] = _DEFAULTS.samples_per_class,
+    samples_precision: Annotated[
+        float | None,
+        typer.Option(
+            help="In its place: the relative standard error wanted of a class's kernels, e.g. 0.05.",
+            rich_help_panel=options.MEASURED,
+        ),
+    ] = None,
     min_confidence: Annotated[
         float, typer.Option(help="Minimum softmax of an image that is used.", rich_help_panel=options.MEASURED)
     ] = _DEFAULTS.min_confidence,
@@ -175,7 +182,7 @@ def diagnose(
     config = diagnose_config(
         layers=layers or ("all" if list_layers else _DEFAULTS.layers),
         noise_draws=noise_draws, draws_precision=draws_precision, scan=scan, delta=delta, delta_unit=delta_unit,
-        samples_per_class=samples_per_class,
+        samples_per_class=samples_per_class, samples_precision=samples_precision,
         min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, shown=shown,
         fgsm_epsilon=fgsm_epsilon, split=split, examine=examine, seed=seed, batch_size=batch_size, workers=workers,
         device=device, hooks=hooks, memory=memory, precision=precision,

@@ -60,6 +60,9 @@ class DiagnoseConfig(Model):
     """δ in units of each layer's activation standard deviation, or absolute as in the paper."""
     samples_per_class: int = Field(default=100, ge=1)
     """T: images per class that go into the class correlation."""
+    samples_precision: float | None = Field(default=None, gt=0)
+    """In the place of `samples_per_class`, for each class as many images as bring the median relative standard error of
+    its correlated kernels to this share at every layer, by what 16 images per class show; None takes T as it is."""
     min_confidence: float = Field(default=0.9, ge=0, le=1)
     """Only images predicted right with at least this softmax go into the class correlation."""
     threshold: float = Field(default=0.2, ge=0, le=1)

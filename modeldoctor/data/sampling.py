@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ def choose_confident(
     predicted: NDArray[np.int64],
     confidence: NDArray[np.floating],
     *,
-    per_class: int,
+    per_class: int | Sequence[int],
     threshold: float,
     seed: int,
     num_classes: int,
@@ -26,7 +27,7 @@ def choose_confident(
         labels: (B,) true classes.
         predicted: (B,) predicted classes.
         confidence: (B,) softmax probability of the prediction; NaN is never chosen.
-        per_class: at most so many samples per class.
+        per_class: at most so many samples per class; or N of these.
         threshold: the least confidence.
         seed: not negative.
         num_classes: N.
@@ -37,8 +38,9 @@ def choose_confident(
     eligible = np.flatnonzero((labels == predicted) & (confidence >= threshold))
     by_class = eligible[np.argsort(labels[eligible], kind="stable")]
     bounds = np.searchsorted(labels[by_class], np.arange(num_classes + 1))
+    most = np.broadcast_to(per_class, num_classes).tolist()
     return [
-        _draw(by_class[bounds[number] : bounds[number + 1]], per_class, np.random.SeedSequence([seed, number]))
+        _draw(by_class[bounds[number] : bounds[number + 1]], most[number], np.random.SeedSequence([seed, number]))
         for number in range(num_classes)
     ]
 

@@ -17,6 +17,7 @@ from modeldoctor.diagnosis.attack import adversarial, attack
 from modeldoctor.diagnosis.backgrounds import read_backgrounds
 from modeldoctor.diagnosis.build import (
     build_diagnosis,
+    choose_pilot,
     choose_samples,
     choose_to_examine,
     collect_samples,
@@ -30,6 +31,7 @@ from modeldoctor.diagnosis.compare import compare
 from modeldoctor.diagnosis.draws import plan_draws
 from modeldoctor.diagnosis.explain import Probe
 from modeldoctor.diagnosis.passes import Run, correlate, examine, measure_scales, predict
+from modeldoctor.diagnosis.samples import plan_samples
 from modeldoctor.diagnosis.scan import scan
 from modeldoctor.diagnosis.setup import (
     command_line,
@@ -164,14 +166,20 @@ def list_layers(network: Classifier, config: DiagnoseConfig | None = None) -> tu
 def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: list[AnySet]) -> Diagnosis | None:
     """All passes; the first process has the diagnosis then."""
     source, examined = read[0], read[-1]
+    scanned = source is not examined and run.config.scan == "enough"
     for images in read:
-        if images is source and source is not examined and run.config.scan == "enough":
+        if images is source and scanned:
             scan(run, images)
         else:
             predict(run, images)
-        warn_of_predictions(run, images, classes)
     readable = {images.split: len(run.state.predictions[images.split].broken) for images in read}
     measure_scales(run, source)
+    if run.config.samples_precision is not None:
+        plan_samples(run, source, choose_pilot(run, source))
+        if scanned:
+            scan(run, source)
+    for images in read:
+        warn_of_predictions(run, images, classes)
     used = choose_samples(run, source, classes)
     plan_draws(run, source, used)
     correlate(run, source, used)

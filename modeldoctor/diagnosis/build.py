@@ -6,6 +6,7 @@ Shapes: S samples, N classes, K channels, D noise ranges.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -18,6 +19,7 @@ from modeldoctor.diagnosis.compare import Compared
 from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, judge
 from modeldoctor.diagnosis.findings import find_findings
 from modeldoctor.diagnosis.passes import Run, delta_of
+from modeldoctor.diagnosis.samples import PILOT, wanted
 from modeldoctor.diagnosis.scan import first_confident
 from modeldoctor.errors import ModelDoctorWarning, counted, shortened
 from modeldoctor.graph import Layer, select_layers
@@ -64,16 +66,24 @@ def warn_of_vanished(run: Run, before: dict[str, int]) -> None:
             )
 
 
+def choose_pilot(run: Run, images: AnySet) -> NDArray[np.int64]:
+    """The images by which T is planned, ascending."""
+    scanned = images.split in run.state.scanned
+    rows = first_confident(run, images) if scanned else _confident(run, images, PILOT, run.config.seed)
+    return np.sort(np.concatenate([row[:PILOT] for row in rows]))
+
+
 def choose_samples(run: Run, images: AnySet, classes: tuple[str, ...]) -> NDArray[np.int64]:
     """T right, confident images per class, ascending; warns of classes that have fewer."""
-    config = run.config
+    config, most = run.config, wanted(run).tolist()
     scanned = images.split in run.state.scanned
-    rows = first_confident(run, images) if scanned else _confident(run, images, config.samples_per_class, config.seed)
-    few = [f"{classes[n]} ({len(row)})" for n, row in enumerate(rows) if len(row) < config.samples_per_class]
+    rows = first_confident(run, images) if scanned else _confident(run, images, most, config.seed)
+    few = [f"{classes[n]} ({len(row)})" for n, row in enumerate(rows) if len(row) < most[n]]
     if few:
+        number = counted(most[0], "image") if len(set(most)) == 1 else "the wanted number of images"
         warnings.warn(
-            f"{len(few)} of {run.classes} classes have fewer than {counted(config.samples_per_class, 'image')} "
-            f"predicted right with confidence >= {config.min_confidence}: {shortened(few)}; what there is was used",
+            f"{len(few)} of {run.classes} classes have fewer than {number} predicted right with confidence >= "
+            f"{config.min_confidence}: {shortened(few)}; what there is was used",
             ModelDoctorWarning,
             stacklevel=3,
         )
@@ -206,7 +216,7 @@ def build_diagnosis(
     )
 
 
-def _confident(run: Run, images: AnySet, per_class: int, seed: int) -> list[NDArray[np.int64]]:
+def _confident(run: Run, images: AnySet, per_class: int | Sequence[int], seed: int) -> list[NDArray[np.int64]]:
     """For each class the chosen indices in the split."""
     index, label, predicted, confidence = run.state.predictions[images.split].table()
     rows = choose_confident(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from modeldoctor.data import ImageSet
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.passes import Run, checked, read_predictions, rest_of
+from modeldoctor.diagnosis.samples import wanted
 from modeldoctor.diagnosis.state import Predictions
 
 _LEAST_READ = 8
@@ -32,10 +33,8 @@ def scan(run: Run, images: AnySet) -> Predictions:
     """
     prediction = run.state.predictions.setdefault(images.split, Predictions())
     if isinstance(images, ImageSet):
-        begun = 0
         for indices in _rounds(run, images, prediction):
-            read_predictions(run, images, indices[max(0, prediction.next - begun) :])
-            begun += len(indices)
+            read_predictions(run, images, np.setdiff1d(indices, _seen(images, prediction)))
         whole = np.concatenate([np.empty((4, 0)), *prediction.rows], axis=1)
         prediction.rows = [whole[:, np.argsort(whole[0])]] if whole.shape[1] else []
     else:
@@ -55,7 +54,15 @@ def first_confident(run: Run, images: AnySet) -> list[NDArray[np.int64]]:
         orders = [order[np.isin(order, usable)] for order in _random_orders(run, images)]
     else:
         orders = [np.sort(np.intersect1d(usable, index[label == number])) for number in range(run.classes)]
-    return [order[: run.config.samples_per_class] for order in orders]
+    return [order[:number] for order, number in zip(orders, wanted(run).tolist(), strict=True)]
+
+
+def _seen(images: ImageSet, prediction: Predictions) -> NDArray[np.int64]:
+    """Indices of the images that were read, or could not be."""
+    index, *_ = prediction.table()
+    gone = {path for path, _ in prediction.broken}
+    broken = [place for place, path in enumerate(images.paths) if path in gone] if gone else []
+    return np.union1d(index, np.array(broken, dtype=np.int64))
 
 
 def _random_orders(run: Run, images: ImageSet) -> list[NDArray[np.int64]]:
@@ -70,17 +77,17 @@ def _rounds(run: Run, images: ImageSet, prediction: Predictions) -> Iterator[NDA
 
     A resumed run walks the same rounds: what was read in the rounds before decides the next one, as it did then.
     """
-    orders, wanted = _random_orders(run, images), run.config.samples_per_class
+    orders, targets = _random_orders(run, images), wanted(run).tolist()
     read = np.zeros(run.classes, dtype=np.int64)
     while True:
         usable = np.zeros(len(images), dtype=np.bool_)
         usable[_usable(run, prediction)] = True
         more = np.zeros_like(read)
-        for number, (order, done) in enumerate(zip(orders, read, strict=True)):
+        for number, (order, done, target) in enumerate(zip(orders, read, targets, strict=True)):
             have = int(usable[order[:done]].sum())
-            if have < wanted:
+            if have < target:
                 rate = max(have / int(done), 0.05) if done else 1.0
-                asked = math.ceil(_MARGIN * (wanted - have) / rate)
+                asked = math.ceil(_MARGIN * (target - have) / rate)
                 more[number] = min(max(_LEAST_READ, asked), len(order) - int(done))
         if not more.any():
             return
@@ -99,7 +106,7 @@ class _Fill:
     """Counts a stream's right, confident images per class, and says where every class has enough of them."""
 
     def __init__(self, run: Run, prediction: Predictions):
-        self._config = run.config
+        self._config, self._wanted = run.config, wanted(run)
         self._counts = np.zeros(run.classes, dtype=np.int64)
         whole = np.stack([column.astype(np.float64) for column in prediction.table()])
         self.done = self(whole) is not None
@@ -109,6 +116,6 @@ class _Fill:
         _, label, predicted, confidence = rows
         for place in np.flatnonzero((label == predicted) & (confidence >= self._config.min_confidence)):
             self._counts[int(label[place])] += 1
-            if (self._counts >= self._config.samples_per_class).all():
+            if (self._counts >= self._wanted).all():
                 return int(place) + 1
         return None

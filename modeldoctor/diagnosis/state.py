@@ -22,7 +22,7 @@ from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import noted, written_aside
 
-_FORMAT = 7
+_FORMAT = 8
 
 
 @dataclass
@@ -107,6 +107,7 @@ class RunState:
         scanned: splits that were read no farther than was needed, and how many images that left unread (None where a
             stream does not say).
         scales: activation standard deviation by layer.
+        wanted: T of every class, where a precision asks for it.
         draws: noise draws by layer.
         positions: by pass, how many of its chosen images are behind it, those that could not be read included.
         correlations: by layer.
@@ -123,6 +124,7 @@ class RunState:
     predictions: dict[str, Predictions] = field(default_factory=dict)
     scanned: dict[str, int | None] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
+    wanted: list[int] | None = None
     draws: dict[str, Draws] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     correlations: dict[str, CorrelationState] = field(default_factory=dict)
@@ -145,6 +147,7 @@ class RunState:
             },
             "scanned": self.scanned,
             "scales": self.scales,
+            "wanted": self.wanted,
             "draws": {layer: tuple(draws) for layer, draws in self.draws.items()},
             "positions": self.positions,
             "correlations": {layer: list(state) for layer, state in self.correlations.items()},
@@ -202,6 +205,7 @@ class RunState:
             },
             scanned=content["scanned"],
             scales=content["scales"],
+            wanted=content["wanted"],
             draws={layer: Draws(*values) for layer, values in content["draws"].items()},
             positions=content["positions"],
             correlations={name: CorrelationState(*parts) for name, parts in content["correlations"].items()},

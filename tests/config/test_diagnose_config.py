@@ -27,6 +27,7 @@ def test_defaults_are_the_designs() -> None:
     [
         ("noise_draws", (-1, 1001, 1.5, "many")),
         ("draws_precision", (0, -0.1, NAN)),
+        ("samples_precision", (0, -0.05, NAN)),
         ("scan", ("some", "")),
         ("delta", (0, -1, NAN, INF, "x")),
         ("delta_unit", ("STD", "pixels", "")),
