@@ -93,11 +93,11 @@ def test_a_resumed_run_counts_broken_images_as_read(clinic: Clinic, network: Cla
     shutil.copytree(clinic.data, data)
     (data / "train" / "amber" / "00-broken.png").touch()
     run: dict[str, Any] = {"config": DiagnoseConfig(**(QUICK | {"batch_size": 7})), "output": output}
-    with pytest.warns(ModelDoctorWarning, match="train: 1 images cannot be read"):
+    with pytest.warns(ModelDoctorWarning, match="train: 1 image cannot be read"):
         whole = diagnose(network, data, **run)
     with pytest.raises(InterruptedRunError):
         diagnose(network, data, **run, progress=stop_at("predict train", 2))
-    with pytest.warns(ModelDoctorWarning, match="train: 1 images cannot be read"):
+    with pytest.warns(ModelDoctorWarning, match="train: 1 image cannot be read"):
         resumed = diagnose(network, data, **run, resume=True)
     assert_equal_bits(resumed, whole)
 
