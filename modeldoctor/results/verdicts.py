@@ -218,6 +218,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
 )
 UNCLEAR = "nothing measured sets it apart from right predictions"
 UNMEASURED = "its class had no right, confident image, so that nothing could be compared"
+_EITHER = f"{UNCLEAR}, or its class had none to compare with"
 _BY_NAME = {str(row.verdict): row for row in VERDICTS}
 
 
@@ -228,12 +229,12 @@ def most_telling(images: Sequence[Misdiagnosis], number: int) -> list[Misdiagnos
 
 def meaning_of(verdict: str) -> str:
     """What a verdict says, for the terminal."""
-    return _BY_NAME[verdict].meaning if verdict in _BY_NAME else UNCLEAR
+    return _BY_NAME[verdict].meaning if verdict in _BY_NAME else _EITHER
 
 
 def about_verdict(verdict: str) -> str:
     """What a verdict says, in a sentence."""
-    return _BY_NAME[verdict].about if verdict in _BY_NAME else f"{UNCLEAR[0].upper()}{UNCLEAR[1:]}."
+    return _BY_NAME[verdict].about if verdict in _BY_NAME else f"{_EITHER[0].upper()}{_EITHER[1:]}."
 
 
 def trust_in(verdict: str) -> str:

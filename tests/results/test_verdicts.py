@@ -63,3 +63,9 @@ def test_of_a_class_that_could_not_be_measured_it_is_said() -> None:
     image = IMAGE | {"verdict": "unclear", "foreign_share": None}
     assert evidence_of(image) == UNMEASURED
     assert "right, confident image" in sentence_of(image, None)
+
+
+def test_what_unclear_means_claims_no_comparison_that_was_not_made() -> None:
+    for said in (meaning_of("unclear"), about_verdict("unclear")):
+        assert "or its class had none to compare with" in said
+    assert "compare" not in evidence_of(IMAGE | {"verdict": "unclear"})
