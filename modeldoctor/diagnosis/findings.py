@@ -21,6 +21,7 @@ from modeldoctor.diagnosis.explain import Evidence
 from modeldoctor.diagnosis.faulty import FaultyKernel
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.slices import Slice
+from modeldoctor.errors import counted
 from modeldoctor.results.diagnosis import Finding, LayerDiagnosis, Misdiagnosis, Samples, Verdict
 from modeldoctor.results.summary import count_pairs
 
@@ -182,8 +183,9 @@ def _labels(
     of_class = int((label == number).sum())
     yield Finding(
         name="mislabelled",
-        sentence=f"{len(suspects)} of {len(images)} wrong images look mislabelled, most of them labelled "
-        f"{classes[number]} ({most} of its {of_class} images)",
+        sentence=f"Of {counted(len(images), 'wrong image')} {len(suspects)} "
+        f"{'look' if len(suspects) > 1 else 'looks'} mislabelled, most of them labelled {classes[number]} "
+        f"({most} of its {counted(of_class, 'image')})",
         action="look at them, in the table .suspects.csv beside the diagnosis, and correct the labels that are wrong",
         wrong=round(scale * len(suspects)),
         samples=tuple(image.sample for image in suspects[:_EXAMPLES]),
@@ -192,27 +194,30 @@ def _labels(
 
 _SINGLE = {
     Verdict.DAMAGED: (
-        "are darker, brighter, blurrier, noisier ... than the training images",
+        ("is", "are"),
+        "darker, brighter, blurrier, noisier ... than the training images",
         "train with such images or with augmentation that makes them, or reject them before the network",
     ),
     Verdict.UNFAMILIAR: (
-        "are like no training image",
+        ("is", "are"),
+        "like no training image",
         "look at them: collect and label images of this kind, or reject them before the network",
     ),
     Verdict.ISOLATED: (
-        "turn to their label when they are slightly altered, as adversarial images do",
+        ("turns", "turn"),
+        "to the label when slightly altered, as adversarial images do",
         "look at how these images came about; train with noise or adversarial images if they are to be expected",
     ),
 }
 
 
 def _counted(images: Sequence[Misdiagnosis], scale: float) -> Iterator[Finding]:
-    for verdict, (sentence, action) in _SINGLE.items():
+    for verdict, (verbs, sentence, action) in _SINGLE.items():
         found = [image for image in images if image.verdict is verdict]
         if found:
             yield Finding(
                 name=str(verdict),
-                sentence=f"{len(found)} of {len(images)} wrong images {sentence}",
+                sentence=f"Of {counted(len(images), 'wrong image')} {len(found)} {verbs[len(found) > 1]} {sentence}",
                 action=action,
                 wrong=round(scale * len(found)),
                 samples=tuple(image.sample for image in found[:_EXAMPLES]),
