@@ -81,3 +81,15 @@ def _scaled(values: NDArray[np.float64], least: float, greatest: float, *, fract
     else:
         values = np.floor(values / 2 ** (bits - 8))
     return np.asarray(np.rint(values), dtype=np.uint8)
+
+
+def scaling(picture: Image.Image) -> str:
+    """How `eight_bits` scales a picture, as words."""
+    values = np.asarray(picture).astype(np.float64)
+    least, greatest = float(values.min()), float(values.max())
+    bits = next((bits for bits in _BITS if greatest < 2**bits), None)
+    if least < 0 or bits is None:
+        return f"from its own least value {least:g} to its greatest {greatest:g}"
+    if picture.mode == "F" and greatest <= 1:
+        return "from 0 to 1"
+    return f"as {bits} bits, from 0 to {2**bits - 1}"

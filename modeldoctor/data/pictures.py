@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from modeldoctor.data.depth import DepthError, check_upper_bits, drops_bits, eight_bits, is_deep
+from modeldoctor.data.depth import DepthError, check_upper_bits, drops_bits, eight_bits, is_deep, scaling
 from modeldoctor.data.frames import STORED, orientation_of
 from modeldoctor.runtime.reading import is_there
 
@@ -86,6 +86,22 @@ def read_picture(source: Path | BinaryIO, mode: str) -> Image.Image:
         return (eight_bits(picture) if is_deep(picture) else picture).convert(mode)
 
     return decode(source, convert)
+
+
+def deep_scaling(source: Path) -> str | None:
+    """How a picture of more than 8 bits is scaled to 8, as words; None for any other, and for what cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _check_regular(source)
+            with Image.open(source, formats=_known_formats()) as picture:
+                if not is_deep(picture):
+                    return None
+                _check_sides(picture)
+                picture.load()
+                return scaling(picture)
+    except Exception:  # as in `decode`; who reads it says so
+        return None
 
 
 def picture_size(source: Path | BinaryIO) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from modeldoctor.data.folders import open_folder
 from modeldoctor.data.imageset import ImageSet
 from modeldoctor.data.masks import Masks, open_masks
 from modeldoctor.data.named import open_named
-from modeldoctor.data.pictures import PictureFiles
+from modeldoctor.data.pictures import PictureFiles, deep_scaling
 from modeldoctor.data.streams import PACKAGES, StreamSet, open_indexed, open_streams
 from modeldoctor.data.tables import open_table
-from modeldoctor.errors import MaskError
+from modeldoctor.errors import MaskError, ModelDoctorWarning
+
+_LOOKED_AT = 5
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,25 @@ def open_data(
     opener = next(opener for matches, opener in _FORMS if matches(name))
     contents = opener(request)
     found = _masks_of(masks, contents) if masks is not None else None
+    _say_scaling(contents)
     return {split: _image_set(split, content, preprocessing, found) for split, content in contents.items()}
+
+
+def _say_scaling(contents: dict[str, Content]) -> None:
+    """Warn where images have more than 8 bits, by a few of each split: training may have scaled them otherwise."""
+    for split, content in contents.items():
+        if not isinstance(content.pictures, PictureFiles):
+            continue
+        paths = content.paths[:: max(1, len(content.paths) // _LOOKED_AT)]
+        for path in paths[:_LOOKED_AT]:
+            if said := deep_scaling(content.pictures.root / path):
+                warnings.warn(
+                    f"{split}: images have more than 8 bits a value and are scaled to 8, each by its own range: {path}"
+                    f" {said}. If your training scaled them otherwise, store them as it did, with 8 bits",
+                    ModelDoctorWarning,
+                    stacklevel=3,
+                )
+                return
 
 
 def _image_set(split: str, content: Content, preprocessing: Preprocessing, masks: Masks | None) -> ImageSet:

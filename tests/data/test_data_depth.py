@@ -1,13 +1,17 @@
 """Pictures of more than 8 bits, against a ramp of known values."""
 
 import struct
+import warnings
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from modeldoctor.config.diagnose import Preprocessing
+from modeldoctor.data import open_data
 from modeldoctor.data.pictures import EXTENSIONS, UnreadableError, read_picture
+from modeldoctor.errors import ModelDoctorWarning
 
 RAMP = np.linspace(0, 1, 64).reshape(4, 16)
 LINEAR = np.floor(RAMP * 255.999)
@@ -81,3 +85,24 @@ def test_whatever_pillow_opens(tmp_path, kind):
         pytest.skip(f"this Pillow does not write {kind}")
     assert ending in EXTENSIONS
     assert read_picture(tmp_path / f"x{ending}", "RGB").size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.array([[0, 4000]], dtype=np.uint16), "as 12 bits, from 0 to 4095"),
+        (np.array([[0, 60000]], dtype=np.uint16), "as 16 bits, from 0 to 65535"),
+        (np.array([[0.0, 0.5]], dtype=np.float32), "from 0 to 1"),
+        (np.array([[-5, 100000]], dtype=np.int32), "from its own least value -5 to its greatest 100000"),
+        (np.array([[0, 200]], dtype=np.uint8), ""),
+    ],
+)
+def test_a_run_says_how_images_of_more_bits_are_scaled(tmp_path, values, said):
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(values).save(tmp_path / "cat" / "1.tif")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        open_data(tmp_path, preprocessing=Preprocessing(input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3))
+    texts = [str(warning.message) for warning in caught if issubclass(warning.category, ModelDoctorWarning)]
+    assert len(texts) == bool(said)
+    assert all(said in text and "cat/1.tif" in text for text in texts)
