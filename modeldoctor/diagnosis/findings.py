@@ -19,6 +19,7 @@ from modeldoctor.diagnosis.alternatives import option_of
 from modeldoctor.diagnosis.compare import Compared
 from modeldoctor.diagnosis.explain import Evidence
 from modeldoctor.diagnosis.faulty import FaultyKernel
+from modeldoctor.diagnosis.inseparable import inseparable_pairs
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.slices import Slice
 from modeldoctor.errors import counted
@@ -29,6 +30,7 @@ _EXAMPLES = 20
 _SIGNIFICANT, _LEAST_GAIN = 0.001, 0.03
 _WRONG_REASON = 1 / 3
 _CONFUSED = 0.15
+_PAIRS = 2
 
 
 def find_findings(
@@ -66,6 +68,7 @@ def find_findings(
         *_labels(images, classes, label, scale),
         *_counted(images, scale),
         *_confused(samples, label, predicted, classes, deepest, run.config.threshold, first_row),
+        *_inseparable(label, predicted, classes, deepest, run.config.threshold, first_row),
     ]
     return (*setup, *sorted(single, key=lambda finding: -finding.wrong))
 
@@ -222,6 +225,31 @@ def _counted(images: Sequence[Misdiagnosis], scale: float) -> Iterator[Finding]:
                 wrong=round(scale * len(found)),
                 samples=tuple(image.sample for image in found[:_EXAMPLES]),
             )
+
+
+def _inseparable(
+    label: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    classes: tuple[str, ...],
+    deepest: LayerDiagnosis,
+    threshold: float,
+    first_row: int,
+) -> Iterator[Finding]:
+    for pair in inseparable_pairs(count_pairs(label, predicted, len(classes)))[:_PAIRS]:
+        one, other = deepest.correlated(threshold)[[pair.one, pair.other]]
+        rows = np.flatnonzero(
+            ((label == pair.one) & (predicted == pair.other)) | ((label == pair.other) & (predicted == pair.one))
+        )
+        yield Finding(
+            name="inseparable",
+            sentence=f"{classes[pair.one]} and {classes[pair.other]} are hardly told apart: of their images "
+            f"that are taken for one of the two, {pair.right:.0%} are right (at most {pair.high:.0%}; a coin: 50%); of "
+            f"their kernels at {deepest.name} they share {int((one & other).sum())} of {int((one | other).sum())}",
+            action="ask a person to tell some of these images apart: if nobody can, merge the two classes or correct "
+            "how they were labelled; else train with more images of the two",
+            wrong=pair.errors,
+            samples=tuple((first_row + rows[:_EXAMPLES]).tolist()),
+        )
 
 
 def _confused(
