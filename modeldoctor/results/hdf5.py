@@ -58,6 +58,7 @@ from modeldoctor.results.diagnosis import (
     Shown,
     Verdict,
 )
+from modeldoctor.results.hdf5_checks import check_values
 from modeldoctor.results.hdf5_file import new_hdf5, open_hdf5
 from modeldoctor.results.verdicts import DAMAGES
 
@@ -158,6 +159,7 @@ def open_diagnosis(path: str | Path) -> Iterator[Diagnosis]:
                 )
             check_storage(file)
             _check_counts(file)
+            check_values(file)
             found = _read(file, path)
         yield found
 

@@ -75,6 +75,13 @@ CHANGES: dict[str, Change] = {
     "limits of nobody": lambda file: file["misdiagnosed"].attrs.__setitem__("limits", '{"a": 1}'),
     "channels of text": lambda file: file["layers/stem.conv"].attrs.__setitem__("channels", "many"),
     "no order": lambda file: file["layers/stem.conv"].attrs.__delitem__("order"),
+    "examined a split of nobody": lambda file: file.attrs.__setitem__("examined", "elsewhere"),
+    "fewer wrong than none": lambda file: file.attrs.__setitem__("wrong", -5),
+    "versions of a list": lambda file: file.attrs.__setitem__("versions", "[1]"),
+    "masked of text": lambda file: file.attrs.__setitem__("masked", '{"val": "many"}'),
+    "paths of numbers": replaced("samples/path", np.arange(10)),
+    "strengths of text": replaced("misdiagnosed/strength", np.array([b"a"] * 4)),
+    "pictures without pixels": replaced("shown/thumbnail", np.zeros((2, 0, 0, 3), "u1")),
     "a picture of nothing": replaced("shown/sample", np.array([44, 45])),
 }
 

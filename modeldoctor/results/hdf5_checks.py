@@ -1,0 +1,97 @@
+"""Does a diagnosis in HDF5 hold the kinds of values that its contract names? Asked before it is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+import h5py
+
+_FLOATS, _WHOLE, _BOOLS = "f", "iu", "b"
+_SAMPLES = {
+    "label": _WHOLE, "predicted": _WHOLE, "split": _WHOLE, "confidence": _FLOATS, "used_in_diagnosis": _BOOLS,
+    "noise_range": _FLOATS, "stability": _FLOATS,
+}  # fmt: skip
+_LAYER = {
+    "correlation": _FLOATS, "variance": _FLOATS, "signed": _FLOATS, "activation": _FLOATS, "contribution": _FLOATS,
+    "count": _WHOLE,
+}  # fmt: skip
+_SHOWN = {"sample": _WHOLE, "thumbnail": "u", "derivative": _FLOATS, "contribution": _FLOATS, "grad_cam": _FLOATS}
+_ADVERSARIAL = {"sample": _WHOLE, "predicted": _WHOLE, "stability": _FLOATS, "fallback": _FLOATS}
+_LARGEST_SIDE = 2048
+
+
+def check_values(file: h5py.File) -> None:
+    """Kinds of arrays and attributes, and what the attributes say of the arrays.
+
+    Raises:
+        ValueError: the first that is something else.
+    """
+    _check_attributes(file)
+    for name in ("classes", "warnings", "samples/path", "misdiagnosed/verdict", "broken/path", "broken/reason"):
+        if h5py.check_string_dtype(file[name].dtype) is None:
+            raise ValueError(f"{name} holds {file[name].dtype} in place of text")
+    _check_kinds(file["samples"], _SAMPLES)
+    images = file["misdiagnosed"]
+    _check_kinds(images, {name: _FLOATS + _WHOLE for name in images if name not in ("verdict", "kernels")})
+    _check_kinds(images["kernels"], dict.fromkeys(images["kernels"], _FLOATS + _WHOLE))
+    for name, layer in file["layers"].items():
+        _check_kinds(layer, _LAYER)
+        if (
+            not isinstance(layer.attrs["kind"], str)
+            or layer.attrs["channels"] < 1
+            or not math.isfinite(layer.attrs["depth"])
+        ):
+            raise ValueError(f"layers/{name} has no kind, channels or depth of a layer")
+    if "shown" in file:
+        _check_shown(file["shown"])
+    if "adversarial" in file:
+        _check_kinds(file["adversarial"], _ADVERSARIAL)
+
+
+def _check_attributes(file: h5py.File) -> None:
+    attributes = file.attrs
+    splits = json.loads(attributes["splits"])
+    if (
+        not isinstance(splits, list)
+        or not all(isinstance(name, str) for name in splits)
+        or len({*splits}) < len(splits)
+    ):
+        raise ValueError(f"splits are {splits}")
+    if splits and attributes["examined"] not in splits:
+        raise ValueError(f"examined is {attributes['examined']}, which is no split of it")
+    if not 0 <= int(attributes["wrong"]) <= len(file["samples/path"]):
+        raise ValueError(f"wrong is {attributes['wrong']}, of {len(file['samples/path'])} images")
+    if not math.isfinite(json.loads(attributes["config"])["threshold"]):
+        raise ValueError("config's threshold is no number")
+    for name in ("versions", "preprocessing", "masked", "unread"):
+        held = json.loads(attributes.get(name, "{}"))
+        counts = name in ("masked", "unread")
+        if not isinstance(held, dict) or (counts and not all(v is None or type(v) is int for v in held.values())):
+            raise ValueError(f"{name} is {held}")
+    limits = json.loads(file["misdiagnosed"].attrs.get("limits", "null"))
+    if limits is not None and not isinstance(limits.get("layer"), str):
+        raise ValueError("limits name no layer")
+
+
+def _check_shown(group: h5py.Group) -> None:
+    _check_kinds(group, _SHOWN)
+    shape, number = group["thumbnail"].shape, len(group["sample"])
+    if (
+        len(shape) != 4
+        or shape[0] != number
+        or shape[3] != 3
+        or not 1 <= min(shape[1:3]) <= max(shape[1:3]) <= _LARGEST_SIDE
+    ):
+        raise ValueError(f"{group.name}/thumbnail is of shape {shape}")
+    for name in ("derivative", "contribution", "grad_cam"):
+        shape = group[name].shape
+        if len(shape) != 3 or shape[0] != number or min(shape[1:]) < 1:
+            raise ValueError(f"{group.name}/{name} is of shape {shape}")
+
+
+def _check_kinds(group: h5py.Group, kinds: Mapping[str, str]) -> None:
+    for name, kind in kinds.items():
+        if name in group and group[name].dtype.kind not in kind:
+            raise ValueError(f"{group.name}/{name} holds {group[name].dtype}")
