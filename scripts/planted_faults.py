@@ -58,6 +58,9 @@ RIGHT_VERDICT = {
 }
 
 
+SET_FINDINGS = ("preprocessing", "class-order", "duplicates", "inseparable")
+
+
 class Half(StrEnum):
     """Which half of the images."""
 
@@ -305,6 +308,12 @@ def exam_of_kernels(
 # -- the whole set -----------------------------------------------------------------------------------------------------
 
 
+def coin_labels(images: Images, one: int, other: int, rng: np.random.Generator) -> Images:
+    """Two classes that nobody can tell apart: of their images a coin says which label each has."""
+    there = np.isin(images.labels, (one, other))
+    return Images(images.pixels, np.where(there, rng.choice((one, other), len(there)), images.labels))
+
+
 def exam_of_sets(
     classifier: Classifier, train: Images, val: Images, config: DiagnoseConfig, seed: int, plantings: int
 ) -> dict[str, list[str]]:
@@ -335,6 +344,7 @@ def exam_of_sets(
             },
         ),
         "class order": lambda part: (Images(part.pixels, order[part.labels]), {}),
+        "two classes alike": lambda part: (coin_labels(part, int(order[0]), int(order[1]), rng), {}),
     }
     found: dict[str, list[str]] = {}
     for name, fault in faults.items():
@@ -342,7 +352,7 @@ def exam_of_sets(
             part = val[np.sort(rng.permutation(len(val.labels))[: len(val.labels) // 2])]
             planted, changes = fault(part)
             diagnosis = examine(classifier, train, planted, config, **changes)
-            names = [f.name for f in diagnosis.findings if f.name in ("preprocessing", "class-order", "duplicates")]
+            names = [f.name for f in diagnosis.findings if f.name in SET_FINDINGS]
             best = next((f.sentence.split(",")[0] for f in diagnosis.findings if f.name == "preprocessing"), "")
             found.setdefault(name, []).append(" ".join(names) + (f" ({best})" if best else ""))
     return found

@@ -49,3 +49,16 @@ def test_every_wrong_image_is_counted_once_under_its_cause(result: dict[str, Any
     assert 25 <= swapped <= 30
     assert sum(table.get("none", {}).values()) <= 6
     assert {finding[0] for finding in result["findings"]} >= {"damaged", "mislabelled"}
+
+
+@pytest.mark.parametrize("planted", [True, False])
+def test_two_classes_that_a_coin_labels_are_named(clinic: Clinic, planted: bool) -> None:
+    config = DiagnoseConfig(
+        layers="last", batch_size=64, shown=0, fgsm_epsilon=0, noise_draws=0, device="cpu", hooks=True
+    )
+    val = drawn(60, 3)
+    if planted:
+        val = planted_faults.coin_labels(val, 1, 3, np.random.default_rng(0))
+    found = planted_faults.examine(load_model(clinic.checkpoint), drawn(100, 1), val, config)
+    said = [finding.sentence for finding in found.findings if finding.name == "inseparable"]
+    assert [sentence.split(" are ")[0] for sentence in said] == ([f"{CLASSES[1]} and {CLASSES[3]}"] if planted else [])
