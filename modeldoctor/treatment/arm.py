@@ -191,7 +191,8 @@ class Arm:
                 self._epoch(done, optimisation, epoch)
             done.seconds += time.perf_counter() - began
             self._save(done)
-            self.after_epoch(done.history)
+            if not done.ended:
+                self.after_epoch(done.history)
 
     def _epoch(self, done: ArmState, optimisation: Optimisation, epoch: int) -> None:
         sums, steps = np.zeros(3), 0

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from checkpoints import logits
+from networks import randomised
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modeldoctor.checkpoint.write import write_checkpoint
 from modeldoctor.zoo import load_model
-from tests.checkpoints import logits
-from tests.networks import randomised
 
 CONFIG: dict[str, Any] = {
     "model_type": "dinov2", "image_size": 56, "patch_size": 14, "hidden_size": 24, "num_hidden_layers": 2,
