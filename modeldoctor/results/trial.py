@@ -267,11 +267,13 @@ class Trial(Record):
         if not isinstance(found, dict) or not all(isinstance(found.get(name), int | float) for name in names):
             return ""
         images, iou, by_place = (found[name] for name in names)
-        return (
-            f"{images} further training images had a mask that was found from the annotated ones. On annotated images "
-            f"that were held out, found and annotated masks overlap by {iou:.2f} (intersection over union; the usual "
-            f"place of the objects alone: {by_place:.2f})."
+        measured = (
+            f"on annotated images that were held out, found masks overlap with the annotated ones by {iou:.2f} "
+            f"(intersection over union; the usual place of the objects alone: {by_place:.2f})"
         )
+        if not images:
+            return f"No mask was found well enough for further images: {measured}."
+        return f"{images} further training images had a mask that was found from the annotated ones; {measured}."
 
     def to_json(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and finite numbers."""

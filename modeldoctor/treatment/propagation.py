@@ -53,9 +53,10 @@ class Quality:
     """How well masks are propagated, on annotated images that were not learned from.
 
     Attributes:
-        iou: mean over the images of |found ∩ object| / |found ∪ object|, pixels of the network's input.
+        iou: mean of |found ∩ object| / |found ∪ object|, pixels of the network's input, over the images whose found
+            mask would be used; 0 if none would be.
         by_place: the same of the mean annotated mask, which knows nothing of the image.
-        by_image: (S,) of the first.
+        by_image: (S,) that of every image.
         found: (S,H,W) bool, the found masks.
         indices: (S,) the annotated images.
     """
@@ -134,17 +135,19 @@ class ObjectFinder:
         self._std = x.float().std((0, 2, 3), keepdim=True).clamp_min(1e-5).to(self._device)
         fold = torch.from_numpy(np.random.default_rng(1).permutation(len(x)) % _FOLDS)
         ious, places, found = np.empty(len(x)), np.empty(len(x)), torch.zeros_like(masks)
+        used = np.zeros(len(x), dtype=np.bool_)
         for number in range(min(_FOLDS, len(x))):
             held_out, rest = fold == number, fold != number
             finder = self._trained(x[rest], masks[rest])
-            found[held_out] = self._found(finder, x[held_out], masks.shape[1:]) > 0.5
+            chance = self._found(finder, x[held_out], masks.shape[1:])
+            found[held_out], used[held_out] = chance > 0.5, expected_iou(chance) >= LEAST_IOU
             ious[held_out] = overlap(found[held_out], masks[held_out])
             usual = masks[rest].float().mean(0, keepdim=True) > 0.5
             places[held_out] = overlap(usual.expand_as(masks[held_out]), masks[held_out])
         self._finder = self._trained(x, masks)
-        return Quality(
-            iou=float(ious.mean()), by_place=float(places.mean()), by_image=ious, found=found, indices=annotated
-        )
+        means = (float(values[used].mean()) if used.any() else 0.0 for values in (ious, places))
+        iou, by_place = means
+        return Quality(iou=iou, by_place=by_place, by_image=ious, found=found, indices=annotated)
 
     def find(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, Tensor]]:
         """Index and mask (2G,2G) bool of each image whose expected IoU is high enough; `learn` comes first."""
@@ -243,8 +246,9 @@ def with_propagated(
     record = {"iou": quality.iou, "iou_by_place": quality.by_place, "images": 0}
     if not quality.suffices:
         warnings.warn(
-            f"masks are not propagated: on annotated images that were held out, found and annotated masks overlap by "
-            f"{quality.iou:.2f} (intersection over union; {quality.by_place:.2f} by the usual place alone), and "
+            "masks are not propagated: on annotated images that were held out, the found masks that would be used "
+            f"overlap with the annotated ones by {quality.iou:.2f} (intersection over union; {quality.by_place:.2f} by "
+            "the usual place alone), and "
             f"{max(LEAST_IOU, quality.by_place + LEAST_GAIN):.2f} is wanted; the annotated images alone are used",
             ModelDoctorWarning,
             stacklevel=4,

@@ -59,7 +59,7 @@ class Place:
 
 
 def menagerie_arms(place: Place) -> dict[str, Any]:
-    """Menagerie, 20 masks per class and masks found from them: which remedy mends the reliance on backgrounds?"""
+    """Menagerie, 20 masks per class: which remedy mends the reliance on backgrounds?"""
     data = place.data / "menagerie"
     network = place.script(
         "train_classifier.py", "--data", data, "--arch", "test_resnet", "--output-stride", 16, "--epochs", 20,

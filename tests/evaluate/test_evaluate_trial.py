@@ -139,7 +139,9 @@ def test_masks_that_were_found_are_said_and_nothing_where_there_are_none() -> No
     record = {"images": 12, "iou": 0.7349, "iou_by_place": 0.1}
     said = replace(trial, provenance={"propagation": record}).found_masks
     assert said.startswith("12 further training images had a mask")
-    assert "overlap by 0.73 (" in said
+    assert "annotated ones by 0.73 (" in said
+    none = replace(trial, provenance={"propagation": record | {"images": 0}}).found_masks
+    assert none.startswith("No mask was found well enough")
 
 
 def test_parts_that_were_split_off_training_images_are_said() -> None:
