@@ -67,7 +67,7 @@ def find_findings(
         *_slices(compared.slices),
         *_labels(images, classes, label, scale),
         *_counted(images, scale),
-        *_confused(samples, label, predicted, classes, deepest, run.config.threshold, first_row),
+        *_confused(label, predicted, classes, deepest, run.config.threshold, first_row),
         *_inseparable(label, predicted, classes, deepest, run.config.threshold, first_row),
     ]
     return (*setup, *sorted(single, key=lambda finding: -finding.wrong))
@@ -227,6 +227,20 @@ def _counted(images: Sequence[Misdiagnosis], scale: float) -> Iterator[Finding]:
             )
 
 
+def _taken_for_each_other(
+    label: NDArray[np.int64], predicted: NDArray[np.int64], one: int, other: int
+) -> NDArray[np.int64]:
+    """Rows of the images of either class that are taken for the other."""
+    return np.flatnonzero(((label == one) & (predicted == other)) | ((label == other) & (predicted == one)))
+
+
+def _shared_kernels(layer: LayerDiagnosis, threshold: float, one: int, other: int) -> str:
+    """How many kernels two classes share, as the end of a sentence; empty where they have none."""
+    first, second = layer.correlated(threshold)[[one, other]]
+    union = int((first | second).sum())
+    return f"; of their kernels at {layer.name} they share {int((first & second).sum())} of {union}" if union else ""
+
+
 def _inseparable(
     label: NDArray[np.int64],
     predicted: NDArray[np.int64],
@@ -236,15 +250,12 @@ def _inseparable(
     first_row: int,
 ) -> Iterator[Finding]:
     for pair in inseparable_pairs(count_pairs(label, predicted, len(classes)))[:_PAIRS]:
-        one, other = deepest.correlated(threshold)[[pair.one, pair.other]]
-        rows = np.flatnonzero(
-            ((label == pair.one) & (predicted == pair.other)) | ((label == pair.other) & (predicted == pair.one))
-        )
+        rows = _taken_for_each_other(label, predicted, pair.one, pair.other)
         yield Finding(
             name="inseparable",
             sentence=f"{classes[pair.one]} and {classes[pair.other]} are hardly told apart: of their images "
-            f"that are taken for one of the two, {pair.right:.0%} are right (at most {pair.high:.0%}; a coin: 50%); of "
-            f"their kernels at {deepest.name} they share {int((one & other).sum())} of {int((one | other).sum())}",
+            f"that are taken for one of the two, {pair.right:.0%} are right (at most {pair.high:.0%}; a coin: 50%)"
+            f"{_shared_kernels(deepest, threshold, pair.one, pair.other)}",
             action="ask a person to tell some of these images apart: if nobody can, merge the two classes or correct "
             "how they were labelled; else train with more images of the two",
             wrong=pair.errors,
@@ -253,7 +264,6 @@ def _inseparable(
 
 
 def _confused(
-    samples: Samples,
     label: NDArray[np.int64],
     predicted: NDArray[np.int64],
     classes: tuple[str, ...],
@@ -269,18 +279,12 @@ def _confused(
     (one, other), count = pairs.most_common(1)[0]
     if count < max(5, _CONFUSED * len(rows)):
         return
-    sets = deepest.correlated(threshold)[[one, other]]
-    union = int((sets[0] | sets[1]).sum())
-    shared = (
-        f"; of their kernels at {deepest.name} they share {int((sets[0] & sets[1]).sum())} of {union}" if union else ""
-    )
-    both = [row for row in rows if {int(label[row]), int(predicted[row])} == {one, other}]
     yield Finding(
         name="confused",
         sentence=f"{classes[one]} and {classes[other]} are taken for each other in {count} of {len(rows)} wrong images"
-        f"{shared}",
+        f"{_shared_kernels(deepest, threshold, one, other)}",
         action="look at these images side by side: if a person cannot tell them apart, neither labels nor network "
         "will; else collect more images of the two",
         wrong=count,
-        samples=tuple(int(first_row + row) for row in both[:_EXAMPLES]),
+        samples=tuple((first_row + _taken_for_each_other(label, predicted, one, other)[:_EXAMPLES]).tolist()),
     )

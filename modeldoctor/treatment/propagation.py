@@ -32,7 +32,7 @@ from modeldoctor.results import run_directory
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.runtime.files import written_aside
 from modeldoctor.treatment.arm import TrialContext
-from modeldoctor.treatment.subsets import as_diagnosed, images_to_propagate
+from modeldoctor.treatment.subsets import as_diagnosed, worth_annotating
 
 GRID = 14
 """Cells on an edge; twice as many found objects no better (Menagerie, IoU 0.59 each)."""
@@ -129,8 +129,8 @@ class ObjectFinder:
         """
         if len(annotated) > _MOST:
             annotated = np.sort(np.random.default_rng(0).choice(annotated, _MOST, replace=False))
-        parts = [(cells.half().cpu(), masks) for _, cells, masks in self._features(annotated, masked=True)]
-        x, masks = (torch.cat(column) for column in zip(*parts, strict=True))
+        parts = [(read, cells.half().cpu(), masks) for read, cells, masks in self._features(annotated, masked=True)]
+        indices, x, masks = (torch.cat(column) for column in zip(*parts, strict=True))
         self._mean = x.float().mean((0, 2, 3), keepdim=True).to(self._device)
         self._std = x.float().std((0, 2, 3), keepdim=True).clamp_min(1e-5).to(self._device)
         fold = torch.from_numpy(np.random.default_rng(1).permutation(len(x)) % _FOLDS)
@@ -145,9 +145,8 @@ class ObjectFinder:
             usual = masks[rest].float().mean(0, keepdim=True) > 0.5
             places[held_out] = overlap(usual.expand_as(masks[held_out]), masks[held_out])
         self._finder = self._trained(x, masks)
-        means = (float(values[used].mean()) if used.any() else 0.0 for values in (ious, places))
-        iou, by_place = means
-        return Quality(iou=iou, by_place=by_place, by_image=ious, found=found, indices=annotated)
+        iou, by_place = (float(values[used].mean()) if used.any() else 0.0 for values in (ious, places))
+        return Quality(iou=iou, by_place=by_place, by_image=ious, found=found, indices=indices.numpy())
 
     def find(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, Tensor]]:
         """Index and mask (2G,2G) bool of each image whose expected IoU is high enough; `learn` comes first."""
@@ -254,7 +253,7 @@ def with_propagated(
             stacklevel=4,
         )
         return context, record
-    wanted = images_to_propagate(train, as_diagnosed(train, diagnosis), context.annotated, per_class)
+    wanted = worth_annotating(train, as_diagnosed(train, diagnosis), per_class, besides=context.annotated)
     found = {}
     for done, (index, mask) in enumerate(finder.find(wanted)):
         context.progress("masks from masks", done, len(wanted))

@@ -313,13 +313,13 @@ def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -
     )
 
 
-def images_to_propagate(
-    train: Subset, predicted: Predicted, annotated: NDArray[np.int64], per_class: int
+def worth_annotating(
+    train: Subset, predicted: Predicted, per_class: int, besides: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """Training images that are to get a mask from the annotated ones, chosen as these are; ascending."""
+    """Indices of seen training images, chosen as those to annotate are, without some; ascending."""
     free = np.zeros(len(train.images), dtype=np.bool_)
     free[train.indices] = predicted.classes[train.indices] >= 0
-    free[annotated] = False
+    free[[] if besides is None else besides] = False
     chosen = choose_to_annotate(
         train.images.labels, predicted.classes, predicted.confidence, free, per_class=per_class,
         num_classes=len(train.images.class_names),

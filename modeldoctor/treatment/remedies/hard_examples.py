@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from modeldoctor.data import choose_to_annotate
 from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.subsets import worth_annotating
 
 
 def make(setting: Setting) -> Remedy:
@@ -19,12 +19,7 @@ def make(setting: Setting) -> Remedy:
 
 def hard_images(setting: Setting) -> NDArray[np.int64]:
     """Every wrong training image; where a class has fewer than `annotated_per_class`, the least sure right ones."""
-    train, predicted = setting.train, setting.predicted
-    free = np.zeros(len(train.images), dtype=np.bool_)
-    free[train.indices] = predicted.classes[train.indices] >= 0
-    chosen = choose_to_annotate(
-        train.images.labels, predicted.classes, predicted.confidence, free,
-        per_class=setting.config.space.annotated_per_class, num_classes=len(train.images.class_names),
-    )  # fmt: skip
-    wrong = np.flatnonzero(free & (predicted.classes != train.images.labels))
-    return np.asarray(np.union1d(chosen, wrong))
+    train, answers = setting.train, setting.predicted.classes[setting.train.indices]
+    wrong = train.indices[(answers >= 0) & (answers != train.labels)]
+    least = worth_annotating(train, setting.predicted, setting.config.space.annotated_per_class)
+    return np.asarray(np.union1d(least, wrong))
