@@ -188,13 +188,14 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     probe = replace(run.team.broadcast(cast(Probe, make_probe(run, layers) if layers else None)), rows=run.chunks.rows)
     row = first_row[examined.split]
     chosen = choose_to_examine(run, examined)
-    examine(run, examined, chosen, row, probe, read_backgrounds(run, examined))
+    backgrounds = read_backgrounds(run, examined)
+    examine(run, examined, chosen, row, probe, backgrounds)
     compared = compare(run, network, classes, source, used, examined, chosen, row)
     try_alternatives(run, examined)
     if run.config.fgsm_epsilon and run.config.draws_per_image:
         attack(run, examined, only_right(run, examined, chosen), row, probe)
     found = build_diagnosis(run, network, classes, read, samples, probe, layers, compared, row) if layers else None
     explained = run.team.broadcast(found.misdiagnosed if found else ())
-    shown = show(run, examined, explained, row, probe)
+    shown, altered = show(run, examined, explained, row, probe, backgrounds)
     warn_of_vanished(run, readable)
-    return replace(found, adversarial=adversarial(run), shown=shown) if found else None
+    return replace(found, adversarial=adversarial(run), shown=shown, altered=altered) if found else None

@@ -137,21 +137,30 @@ def _by_position(module: nn.Module, values: Tensor) -> Tensor:
 
 
 def _altered_logits(run: Run, images: Tensor, preprocessing: Preprocessing, keys: Sequence[int]) -> Tensor:
-    """Mean logits (B,N) of three copies that a person takes for the same image.
+    """Mean logits (B,N) of the copies that a person takes for the same image."""
+    copies = slight_alterations(images, preprocessing, keys, run.config.seed)
+    with torch.no_grad():
+        return torch.stack([logits_of(run.module, copy).float() for copy in copies]).mean(0)
+
+
+def slight_alterations(
+    images: Tensor, preprocessing: Preprocessing, keys: Sequence[int], seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Three copies (B,C,h,w) that a person takes for the same image, in the order of `altered.SLIGHT`.
 
     With noise on the pixels, through a median filter, and made smaller and large again: what hardly moves a right
     image takes an adversarial one off its place (feature squeezing, Xu et al. 2018).
+
+    Args:
+        images: (B,C,h,w), preprocessed.
+        preprocessing: how they were.
+        keys: what each image's noise depends on, with the seed.
     """
     mean, std = (torch.tensor(part).to(images)[:, None, None] for part in (preprocessing.mean, preprocessing.std))
     pixels = images * std + mean
-    noise = Noise(seed=run.config.seed, delta=PIXEL_NOISE, stream="pixels").draw("pixels", keys, range(1), images)
+    noise = Noise(seed=seed, delta=PIXEL_NOISE, stream="pixels").draw("pixels", keys, range(1), images)
     small = interpolate(pixels, scale_factor=_SMALLER, mode="bilinear", antialias=True)
     around = pad(pixels, (1, 1, 1, 1), mode="replicate").unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
-    copies = (
-        pixels + noise,
-        around.sort(4).values[..., 4],  # the median, which CUDA has no repeatable operation for
-        interpolate(small, size=pixels.shape[2:], mode="bicubic"),
-    )
-    with torch.no_grad():
-        found = [logits_of(run.module, (copy.clamp(0, 1) - mean) / std).float() for copy in copies]
-    return torch.stack(found).mean(0)
+    noisy, again = pixels + noise, interpolate(small, size=pixels.shape[2:], mode="bicubic")
+    median = around.sort(4).values[..., 4]  # CUDA has no repeatable operation for it
+    return tuple((copy.clamp(0, 1) - mean) / std for copy in (noisy, median, again))  # type: ignore[return-value]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeldoctor.errors import counted, shortened
+from modeldoctor.results.altered import Altered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -317,6 +318,7 @@ class Diagnosis:
         broken: paths and reasons of unreadable images.
         warnings: what the user was warned of.
         shown: a few of the wrong images with maps; None where none was wanted or explained.
+        altered: shown images after the interventions that their verdicts rest on; None where there was none.
         adversarial: how images turned by FGSM bear noise; None where it was not measured.
         seed, config, created, versions, device: how it was made.
         preprocessing: how images became the network's input, by the names of `Preprocessing`; empty in older files.
@@ -344,6 +346,7 @@ class Diagnosis:
     assumed: tuple[str, ...] | None = None
     command: str = ""
     shown: Shown | None = None
+    altered: Altered | None = None
     adversarial: Adversarial | None = None
     unread: Mapping[str, int | None] = field(default_factory=dict)
     masked: Mapping[str, int] = field(default_factory=dict)
@@ -384,11 +387,10 @@ class Diagnosis:
         return plot_wrong(self, number)
 
     def __repr__(self) -> str:
-        named = shortened(list(self.layers))
         return (
             f"<Diagnosis of {self.arch}: {counted(len(self.classes), 'class', 'classes')}, "
             f"accuracy {self.accuracy:.2%} on {self.examined}, "
-            f"{self.wrong} wrong ({len(self.misdiagnosed)} explained); layers: {named}>"
+            f"{self.wrong} wrong ({len(self.misdiagnosed)} explained); layers: {shortened(list(self.layers))}>"
         )
 
     def _repr_html_(self) -> str:

@@ -28,6 +28,8 @@ a new schema number.
 - `/broken` MUST hold `path` and `reason` of unreadable images.
 - `/shown` MAY hold P wrong images with maps: `sample` (P) i4, `thumbnail` (P,h,w,3) u1, `derivative`, `contribution`,
   `grad_cam` (P,H,W) f4; then it MUST have the attribute `layer`.
+- `/altered` MAY hold R pictures of shown images after an intervention: `sample`, `change` (place in `altered.CHANGES`),
+  `predicted` (R) i4, `confidence` (R) f4, `picture` (R,h,w,3) u1.
 - `/adversarial` MAY hold A images that FGSM turned: `sample`, `predicted` (A) i4, `stability`, `fallback` (A,D) f4;
   then it MUST have the attributes `epsilon` (for pixels in [0, 1]) and `attacked` (int).
 """
@@ -45,6 +47,7 @@ import h5py
 import numpy as np
 
 from modeldoctor.errors import StoreError
+from modeldoctor.results.altered import CHANGES, Altered
 from modeldoctor.results.checked import DAMAGED, check_range, check_shapes, check_storage
 from modeldoctor.results.diagnosis import (
     Adversarial,
@@ -69,6 +72,7 @@ _LAYER_ATTRIBUTES = ("kind", "channels", "height", "width", "depth", "macs_after
 _DRAWS_ATTRIBUTES = ("draws", "variance_between_draws", "variance_between_images")
 _SAMPLE_FIELDS = {"split": "i4", "label": "i4", "predicted": "i4", "confidence": "f4", "used_in_diagnosis": "?"}
 _SHOWN_FIELDS = {"sample": "i4", "thumbnail": "u1", "derivative": "f4", "contribution": "f4", "grad_cam": "f4"}
+_ALTERED_FIELDS = {"sample": "i4", "change": "i4", "predicted": "i4", "confidence": "f4", "picture": "u1"}
 _ADVERSARIAL_FIELDS = {"sample": "i4", "predicted": "i4", "stability": "f4", "fallback": "f4"}
 _KERNEL_FIELDS = tuple(field.name for field in fields(Kernel))
 _IMAGE_FIELDS = {
@@ -123,6 +127,8 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
         _write_misdiagnosed(file.create_group("misdiagnosed"), diagnosis)
         if diagnosis.shown is not None:
             _write_record(file.create_group("shown"), diagnosis.shown, _SHOWN_FIELDS)
+        if diagnosis.altered is not None:
+            _write_record(file.create_group("altered"), diagnosis.altered, _ALTERED_FIELDS)
         if diagnosis.adversarial is not None:
             _write_record(file.create_group("adversarial"), diagnosis.adversarial, _ADVERSARIAL_FIELDS)
         _write_text(file, "broken/path", [path.encode(errors="surrogateescape") for path, _ in diagnosis.broken])
@@ -256,12 +262,13 @@ def _write_misdiagnosed(group: h5py.Group, diagnosis: Diagnosis) -> None:
         kernels.create_dataset(name, data=table)
 
 
-def _write_record(group: h5py.Group, record: Shown | Adversarial, kinds: Mapping[str, str]) -> None:
+def _write_record(group: h5py.Group, record: Shown | Altered | Adversarial, kinds: Mapping[str, str]) -> None:
     """Fields of a stated kind as arrays, the others as attributes."""
     for field in fields(record):
         value = getattr(record, field.name)
         if field.name in kinds:
-            group.create_dataset(field.name, data=value.astype(kinds[field.name]))
+            packed = "gzip" if value.ndim > 3 else None  # pictures
+            group.create_dataset(field.name, data=value.astype(kinds[field.name]), compression=packed)
         else:
             group.attrs[field.name] = value
 
@@ -290,9 +297,12 @@ def _check_counts(file: h5py.File) -> None:
     if "damage_kind" in images:
         check_range("misdiagnosed/damage_kind", images["damage_kind"][()], len(DAMAGES), least=-1)
     check_range("misdiagnosed/resembles", images["resembles"][()], number, least=-1)
-    for name in ("shown", "adversarial"):
+    for name in ("shown", "altered", "adversarial"):
         if name in file:
             check_range(f"{name}/sample", file[name]["sample"][()], rows)
+    if "altered" in file:
+        check_range("altered/predicted", file["altered/predicted"][()], number)
+        check_range("altered/change", file["altered/change"][()], len(CHANGES))
     for name, layer in file["layers"].items():
         shape = (number, int(layer.attrs["channels"]))
         check_shapes(layer, dict.fromkeys(_BY_CLASS_AND_CHANNEL, shape) | {"count": (number,)})
@@ -330,6 +340,7 @@ def _read(file: h5py.File, path: str | Path) -> Diagnosis:
         masked=json.loads(attributes.get("masked", "{}")),
         findings=_read_findings(file),
         shown=_read_shown(file["shown"]) if "shown" in file else None,
+        altered=Altered(**_read_record(file["altered"], _ALTERED_FIELDS)) if "altered" in file else None,
         adversarial=_read_adversarial(file["adversarial"]) if "adversarial" in file else None,
     )
 

@@ -18,6 +18,7 @@ _LAYER = {
     "count": _WHOLE,
 }  # fmt: skip
 _SHOWN = {"sample": _WHOLE, "thumbnail": "u", "derivative": _FLOATS, "contribution": _FLOATS, "grad_cam": _FLOATS}
+_ALTERED = {"sample": _WHOLE, "change": _WHOLE, "predicted": _WHOLE, "confidence": _FLOATS, "picture": "u"}
 _ADVERSARIAL = {"sample": _WHOLE, "predicted": _WHOLE, "stability": _FLOATS, "fallback": _FLOATS}
 _LARGEST_SIDE = 2048
 
@@ -46,6 +47,8 @@ def check_values(file: h5py.File) -> None:
             raise ValueError(f"layers/{name} has no kind, channels or depth of a layer")
     if "shown" in file:
         _check_shown(file["shown"])
+    if "altered" in file:
+        _check_altered(file["altered"])
     if "adversarial" in file:
         _check_kinds(file["adversarial"], _ADVERSARIAL)
 
@@ -77,18 +80,32 @@ def _check_attributes(file: h5py.File) -> None:
 
 def _check_shown(group: h5py.Group) -> None:
     _check_kinds(group, _SHOWN)
-    shape, number = group["thumbnail"].shape, len(group["sample"])
+    number = _check_pictures(group, "thumbnail")
+    for name in ("derivative", "contribution", "grad_cam"):
+        shape = group[name].shape
+        if len(shape) != 3 or shape[0] != number or min(shape[1:]) < 1:
+            raise ValueError(f"{group.name}/{name} is of shape {shape}")
+
+
+def _check_altered(group: h5py.Group) -> None:
+    _check_kinds(group, _ALTERED)
+    number = _check_pictures(group, "picture")
+    for name in ("change", "predicted", "confidence"):
+        if group[name].shape != (number,):
+            raise ValueError(f"{group.name}/{name} is of shape {group[name].shape}")
+
+
+def _check_pictures(group: h5py.Group, name: str) -> int:
+    """How many samples there are, with as many pictures."""
+    shape, number = group[name].shape, len(group["sample"])
     if (
         len(shape) != 4
         or shape[0] != number
         or shape[3] != 3
         or not 1 <= min(shape[1:3]) <= max(shape[1:3]) <= _LARGEST_SIDE
     ):
-        raise ValueError(f"{group.name}/thumbnail is of shape {shape}")
-    for name in ("derivative", "contribution", "grad_cam"):
-        shape = group[name].shape
-        if len(shape) != 3 or shape[0] != number or min(shape[1:]) < 1:
-            raise ValueError(f"{group.name}/{name} is of shape {shape}")
+        raise ValueError(f"{group.name}/{name} is of shape {shape}")
+    return number
 
 
 def _check_kinds(group: h5py.Group, kinds: Mapping[str, str]) -> None:

@@ -45,7 +45,8 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         explained, verdicts: how many wrong images were explained, and the counts of each verdict.
         findings: what was found of the whole network and its data and what to do, the first step first: name,
             sentence, action, command, wrong (images it accounts for), examples (paths).
-        telling: the wrong images with the clearest verdicts, at least those that there are maps of.
+        telling: the wrong images with the clearest verdicts, of each verdict some: those that there are maps of, and
+            ten at least.
         limits: what right predictions show, against which verdicts are reached.
         broken: unreadable images.
     """
@@ -53,7 +54,8 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
     classes = _classes(diagnosis, rows)
     known = [row for row in classes if row["images"]]
     limits = diagnosis.limits
-    telling = max(TELLING, 0 if diagnosis.shown is None else len(diagnosis.shown.sample))
+    shown = set() if diagnosis.shown is None else {*diagnosis.shown.sample.tolist()}
+    telling = most_telling(diagnosis.misdiagnosed, max(TELLING, len(shown)))
     content = {
         "schema": SUMMARY_SCHEMA,
         "arch": diagnosis.arch,
@@ -86,7 +88,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "explained": len(diagnosis.misdiagnosed),
         "verdicts": _verdicts(diagnosis.misdiagnosed),
         "findings": [_finding(diagnosis, finding) for finding in diagnosis.findings],
-        "telling": [image_record(diagnosis, image) for image in most_telling(diagnosis.misdiagnosed, telling)],
+        "telling": [image_record(diagnosis, image) for image in telling],
         "limits": None if limits is None else vars(limits),
         "broken": [{"path": as_text(path), "reason": reason} for path, reason in diagnosis.broken],
     }

@@ -8,6 +8,7 @@ planted faults (`scripts/planted_faults.py`).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -223,8 +224,16 @@ _BY_NAME = {str(row.verdict): row for row in VERDICTS}
 
 
 def most_telling(images: Sequence[Misdiagnosis], number: int) -> list[Misdiagnosis]:
-    """The wrong images whose verdict is clearest and whose prediction was surest; unclear ones come last."""
-    return sorted(images, key=lambda image: (-image.strength * image.confidence, -image.confidence))[:number]
+    """The wrong images whose verdict is clearest and whose prediction was surest: of each verdict its first one, then
+    of each its second ...; unclear ones come last."""
+    ranked = sorted(images, key=lambda image: (-image.strength * image.confidence, -image.confidence))
+    seen = Counter[Verdict]()
+    rounds = []
+    for image in ranked:
+        rounds.append((image.verdict is Verdict.UNCLEAR, seen[image.verdict]))
+        seen[image.verdict] += 1
+    order = sorted(range(len(ranked)), key=rounds.__getitem__)
+    return [ranked[place] for place in order[:number]]
 
 
 def meaning_of(verdict: str) -> str:

@@ -26,8 +26,10 @@ from modeldoctor.errors import (
     MemoryLimitError,
     ModelDoctorWarning,
 )
-from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.altered import CHANGES
+from modeldoctor.results.diagnosis import Diagnosis, Verdict
 from modeldoctor.results.hdf5 import read_diagnosis
+from modeldoctor.results.verdicts import most_telling
 from modeldoctor.zoo import Classifier
 
 
@@ -225,7 +227,7 @@ def test_usable_masks_are_counted_by_split(clinic: Clinic, network: Classifier, 
 def test_the_most_telling_images_are_shown_with_their_own_pixels_and_maps(clinic: Clinic, plain: Diagnosis) -> None:
     shown = plain.shown
     assert shown is not None
-    telling = sorted(plain.misdiagnosed, key=lambda one: -one.strength * one.confidence)[: len(shown.sample)]
+    telling = most_telling(plain.misdiagnosed, len(shown.sample))
     assert sorted(one.sample for one in telling) == shown.sample.tolist()
     module = clinic.network()
     for i, row in enumerate(shown.sample.tolist()):
@@ -237,6 +239,35 @@ def test_the_most_telling_images_are_shown_with_their_own_pixels_and_maps(clinic
         np.testing.assert_allclose(shown.contribution[i], (gradient * maps).abs().sum(0), rtol=1e-3)
         cam = torch.relu((gradient.mean((1, 2))[:, None, None] * maps).sum(0))
         np.testing.assert_allclose(shown.grad_cam[i], cam, rtol=1e-3, atol=1e-6)
+
+
+def test_images_misled_by_their_background_are_shown_without_their_object_and_before_another(
+    clinic: Clinic, plain: Diagnosis
+) -> None:
+    assert plain.shown is not None
+    assert plain.altered is not None
+    shown = [one for one in plain.misdiagnosed if one.sample in plain.shown.sample]
+    misled = {one.sample: one for one in shown if one.verdict is Verdict.BACKGROUND}
+    assert {*plain.altered.sample.tolist()} == {*misled}
+    module = clinic.network()
+    for i, row in enumerate(plain.altered.sample.tolist()):
+        path = plain.samples.path[row].decode()
+        pixels = np.asarray(Image.open(clinic.data / path)).astype(np.float64)
+        mask = np.asarray(Image.open((clinic.masks / path).with_suffix(".png"))) > 0
+        picture, change = plain.altered.picture[i], CHANGES[plain.altered.change[i]]
+        if change == "object removed":
+            pixels[mask] = pixels[~mask].mean(0)
+            assert np.abs(picture - pixels).max() <= 0.51  # a whole number for each
+            with torch.no_grad():
+                logits = module((torch.from_numpy(pixels).float().permute(2, 0, 1)[None] / 255 - 0.5) / 0.5)
+            confidence, predicted = logits.softmax(1)[0].max(0)
+            assert plain.altered.predicted[i] == int(predicted) == misled[row].predicted
+            assert plain.altered.confidence[i] == pytest.approx(float(confidence), rel=1e-3)
+        else:  # no more than half of the backgrounds turn these right, so one that does not is shown
+            assert change == "another background"
+            np.testing.assert_array_equal(picture[mask], pixels[mask])
+            assert (picture[~mask] != pixels[~mask]).mean() > 0.5
+            assert plain.altered.predicted[i] != plain.samples.label[row]
 
 
 def test_fgsm_steps_every_pixel_by_the_sign_of_the_gradient_of_the_cross_entropy(clinic: Clinic) -> None:

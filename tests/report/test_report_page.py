@@ -69,6 +69,22 @@ def test_a_table_of_markdown_has_as_many_cells_in_each_row(name: str, request: p
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
+def test_before_and_after_of_an_intervention_stand_beside_each_other(alone: Path) -> None:
+    """By hand: image 1 is isolated and was altered twice; image 2 was right without kernel 3."""
+    html = made(alone)[0]
+    first, second = (html.partition(f"<bdi>val/{number}.png")[2].partition("</article>")[0] for number in (1, 2))
+
+    def tried(card: str) -> list[tuple[str, str, str]]:
+        tries = card.partition('class="tries')[2].partition("</div>")[0]
+        return re.findall(r'<figcaption>([^<]+)<br><span class="(\w+)">.*?</span> (\d+%)', tries)
+
+    assert tried(first) == [("as it is", "wrong", "75%"), ("object removed", "wrong", "88%"),
+                            ("another background", "right", "62%")]  # fmt: skip
+    assert tried(second) == [("as it is", "wrong", "50%"), ("without kernel 3", "right", "62%")]
+    assert first.count("<img") == 4 + 3
+    assert second.count("<img") == 4  # the pixels stay as they are
+
+
 def browse(page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
     assert CHROMIUM
     # fmt: off

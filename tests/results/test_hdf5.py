@@ -313,7 +313,7 @@ def test_maps_and_adversarial_images_come_back_and_may_be_missing(handmade: Make
     write_diagnosis(written, path)
     again = read_diagnosis(path)
     assert again.command == written.command
-    for kind in ("shown", "adversarial"):
+    for kind in ("shown", "altered", "adversarial"):
         one, other = getattr(written, kind), getattr(again, kind)
         for field in fields(one):
             value, read = getattr(one, field.name), getattr(other, field.name)
@@ -322,7 +322,7 @@ def test_maps_and_adversarial_images_come_back_and_may_be_missing(handmade: Make
             else:
                 np.testing.assert_allclose(read, value, rtol=1e-6)
     with h5py.File(path, "r+") as file:
-        del file["shown"], file["adversarial"], file.attrs["command"]
+        del file["shown"], file["altered"], file["adversarial"], file.attrs["command"]
     older = read_diagnosis(path)
-    assert (older.shown, older.adversarial, older.command) == (None, None, "")
+    assert (older.shown, older.altered, older.adversarial, older.command) == (None, None, None, "")
     assert older.wrong == written.wrong

@@ -83,6 +83,10 @@ CHANGES: dict[str, Change] = {
     "strengths of text": replaced("misdiagnosed/strength", np.array([b"a"] * 4)),
     "pictures without pixels": replaced("shown/thumbnail", np.zeros((2, 0, 0, 3), "u1")),
     "a picture of nothing": replaced("shown/sample", np.array([44, 45])),
+    "altered in a way of nobody": replaced("altered/change", np.array([0, 99])),
+    "altered into no class": replaced("altered/predicted", np.array([0, 3])),
+    "fewer altered pictures": replaced("altered/picture", np.zeros((1, 20, 16, 3), "u1")),
+    "fewer altered confidences": replaced("altered/confidence", np.zeros(1, "f4")),
 }
 
 

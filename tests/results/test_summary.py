@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -98,6 +99,13 @@ def test_telling_images_are_limited_and_unclear_ones_sorted_by_confidence(handma
         for number, confidence in enumerate((0.3, 0.9, 0.6))
     )
     assert [image.sample for image in most_telling(unclear, 10)] == [1, 2, 0]
+
+
+def test_every_verdict_has_its_turn_before_any_a_second_time(handmade: Make) -> None:
+    isolated, foreign, weaker, unclear = handmade().misdiagnosed  # 5: 0.375, 6: 0.5, 8: 0.125, 9: unclear
+    strongest = dataclasses.replace(isolated, sample=7, strength=1.0)
+    told = most_telling((unclear, weaker, isolated, foreign, strongest), 5)
+    assert [image.sample for image in told] == [7, 6, 5, 8, 9]
 
 
 def jaccard(sets: list[set[int]]) -> float:

@@ -1,0 +1,32 @@
+"""What interventions make of a few wrong images, for people to look at; no torch, no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+WITHOUT_OBJECT, OTHER_BACKGROUND = "object removed", "another background"
+SLIGHT = ("slight noise", "median filter", "smaller and large again")
+CHANGES = (WITHOUT_OBJECT, OTHER_BACKGROUND, *SLIGHT)
+"""What is done to an image; a file holds places in this tuple."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Altered:
+    """Shown images as an intervention changed them, and what they are taken for then; A pictures, h x w pixels.
+
+    Attributes:
+        sample: (A,), rows in `Samples`.
+        change: (A,), places in `CHANGES`.
+        predicted: (A,), the class it is taken for.
+        confidence: (A,), softmax of that class.
+        picture: (A,h,w,3) uint8, what the network saw.
+    """
+
+    sample: NDArray[np.int32]
+    change: NDArray[np.int32]
+    predicted: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+    picture: NDArray[np.uint8]
