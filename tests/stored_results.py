@@ -41,8 +41,9 @@ def with_pictures(diagnosis: Diagnosis) -> Diagnosis:
         stability=np.array([[0.5, 0.25], [1.0, 0.5], [0.0, 0.0]]), fallback=np.array([[0.5, 0.75], [0, 0.5], [1, 1]]),
     )  # fmt: skip
     return replace(
-        diagnosis, shown=shown, altered=altered, adversarial=adversarial, command="modeldoctor diagnose 'a b.pt'"
-    )
+        diagnosis, shown=shown, altered=altered, adversarial=adversarial, command="modeldoctor diagnose 'a b.pt'",
+        explaining_s=41.5,
+    )  # fmt: skip
 
 
 def hostile_diagnosis() -> Diagnosis:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -188,9 +189,11 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     probe = replace(run.team.broadcast(cast(Probe, make_probe(run, layers) if layers else None)), rows=run.chunks.rows)
     row = first_row[examined.split]
     chosen = choose_to_examine(run, examined)
+    begun = time.monotonic()
     backgrounds = read_backgrounds(run, examined)
     examine(run, examined, chosen, row, probe, backgrounds)
     compared = compare(run, network, classes, source, used, examined, chosen, row)
+    explaining_s = time.monotonic() - begun
     try_alternatives(run, examined)
     if run.config.fgsm_epsilon and run.config.draws_per_image:
         attack(run, examined, only_right(run, examined, chosen), row, probe)
@@ -198,4 +201,6 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     explained = run.team.broadcast(found.misdiagnosed if found else ())
     shown, altered = show(run, examined, explained, row, probe, backgrounds)
     warn_of_vanished(run, readable)
-    return replace(found, adversarial=adversarial(run), shown=shown, altered=altered) if found else None
+    if found is None:
+        return None
+    return replace(found, adversarial=adversarial(run), shown=shown, altered=altered, explaining_s=explaining_s)

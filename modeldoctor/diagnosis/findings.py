@@ -21,7 +21,7 @@ from modeldoctor.diagnosis.explain import Evidence
 from modeldoctor.diagnosis.faulty import FaultyKernel
 from modeldoctor.diagnosis.inseparable import inseparable_pairs
 from modeldoctor.diagnosis.passes import Run
-from modeldoctor.diagnosis.slices import Slice
+from modeldoctor.diagnosis.slices import Slice, find_confusions
 from modeldoctor.errors import counted
 from modeldoctor.results.diagnosis import Finding, LayerDiagnosis, Misdiagnosis, Samples, Verdict
 from modeldoctor.results.summary import count_pairs
@@ -65,6 +65,7 @@ def find_findings(
         *_wrong_reason(references, images, classes, scale),
         *_faulty_kernels(compared.faulty, images, scale),
         *_slices(compared.slices),
+        *_confusions(label, predicted, classes, first_row),
         *_labels(images, classes, label, scale),
         *_counted(images, scale),
         *_confused(label, predicted, classes, deepest, run.config.threshold, first_row),
@@ -263,6 +264,38 @@ def _inseparable(
         )
 
 
+def _most_confused(label: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> tuple[int, int, int] | None:
+    """Two of at least three classes and how many of their images are taken for the other; None where these are few."""
+    counts = count_pairs(label, predicted, classes)
+    both = np.triu(counts + counts.T, 1)
+    one, other = (int(place) for place in np.unravel_index(int(both.argmax()), both.shape))
+    count = int(both[one, other])
+    if classes < 3 or count < max(5, _CONFUSED * int(both.sum())):
+        return None
+    return one, other, count
+
+
+def _confusions(
+    label: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...], first_row: int
+) -> Iterator[Finding]:
+    """Classes that are taken for another far more often than the others are, where nothing else tells of the two."""
+    counts = count_pairs(label, predicted, len(classes))
+    told = [frozenset((pair.one, pair.other)) for pair in inseparable_pairs(counts)[:_PAIRS]]
+    if pair := _most_confused(label, predicted, len(classes)):
+        told.append(frozenset(pair[:2]))
+    for found in find_confusions(counts, told):
+        rows = first_row + np.flatnonzero((label == found.own) & (predicted == found.taken_for))
+        yield Finding(
+            name="slice",
+            sentence=f"Of the images of {classes[found.own]} {found.share:.0%} are taken for "
+            f"{classes[found.taken_for]} ({found.low:.0%} to {found.high:.0%}), of those of all other classes "
+            f"{found.rest:.0%}; {found.looked_at} pairs were looked at, and the interval allows for that",
+            action="look at these images for what they have in common: collect and label more of the two classes",
+            wrong=found.excess,
+            samples=tuple(rows[:_EXAMPLES].tolist()),
+        )
+
+
 def _confused(
     label: NDArray[np.int64],
     predicted: NDArray[np.int64],
@@ -272,16 +305,14 @@ def _confused(
     first_row: int,
 ) -> Iterator[Finding]:
     """The pair of classes with most confusions, where it holds a good part of all of them."""
-    rows = np.flatnonzero(label != predicted)
-    pairs = Counter(tuple(sorted(pair)) for pair in zip(label[rows].tolist(), predicted[rows].tolist(), strict=True))
-    if not pairs or len(classes) < 3:
+    pair = _most_confused(label, predicted, len(classes))
+    if pair is None:
         return
-    (one, other), count = pairs.most_common(1)[0]
-    if count < max(5, _CONFUSED * len(rows)):
-        return
+    one, other, count = pair
+    wrong = int((label != predicted).sum())
     yield Finding(
         name="confused",
-        sentence=f"{classes[one]} and {classes[other]} are taken for each other in {count} of {len(rows)} wrong images"
+        sentence=f"{classes[one]} and {classes[other]} are taken for each other in {count} of {wrong} wrong images"
         f"{_shared_kernels(deepest, threshold, one, other)}",
         action="look at these images side by side: if a person cannot tell them apart, neither labels nor network "
         "will; else collect more images of the two",

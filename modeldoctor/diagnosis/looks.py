@@ -5,6 +5,7 @@ Shapes: B images, S samples, C channels, F features, N classes, Q figures of qua
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -95,7 +96,8 @@ def look(run: Run, images: AnySet, chosen: NDArray[np.int64], views: Views | Non
             pixels = batch.images.to(run.device)
             logits, texture, features = _with_inputs(run.module, views, pixels)
             altered = _altered_logits(run, pixels, images.preprocessing, batch.indices.tolist())
-            quality = image_quality(pixels, images.preprocessing)
+            covered = covered_by_objects(batch.masks, len(pixels)).to(pixels)
+            quality = torch.cat([image_quality(pixels, images.preprocessing), covered[:, None]], dim=1)
             arrays = (part.float().cpu().numpy() for part in (logits, altered, features, quality, texture))
             seen = Looks(batch.indices.numpy(), batch.labels.numpy(), *arrays)
         parts += [part for part in run.team.all_gather(seen) if part is not None]
@@ -103,6 +105,12 @@ def look(run: Run, images: AnySet, chosen: NDArray[np.int64], views: Views | Non
         run.state.positions[stage] = begin
         run.after_batch(stage, begin, len(chosen))
     return Looks.join(parts)
+
+
+def covered_by_objects(masks: Sequence[Tensor | None] | None, images: int) -> Tensor:
+    """(B,), the share of each image that its object covers; NaN without a mask (h,w), True on the object."""
+    shares = [math.nan if mask is None else float(mask.float().mean()) for mask in masks or [None] * images]
+    return torch.tensor(shares)
 
 
 def _with_inputs(network: nn.Module, views: Views | None, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import noted, written_aside
 
-_FORMAT = 8
+_FORMAT = 9
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Looks(NamedTuple):
         logits: (S,N).
         altered: (S,N), mean logits of slightly altered copies.
         features: (S,F), the input of the head.
-        quality: (S,Q), of `image_quality`.
+        quality: (S,Q+1), of `image_quality`, and the share of the image that its object covers, NaN without a mask.
         texture: (S,2C), mean and standard deviation over positions of what an early layer reads.
     """
 

@@ -211,6 +211,8 @@ class DiagnosisFigures(Model):
     layers: tuple[LayerFigures, ...]
     """In execution order."""
     explained: int
+    explaining_s: Number = math.nan
+    """Seconds that explaining took, interventions included."""
     verdicts: dict[str, int]
     findings: tuple[FindingFigures, ...] = ()
     """The first step first."""

@@ -220,8 +220,7 @@ class Misdiagnosis:
 class Limits:
     """What right, confident predictions show: 95% of them stay on the good side of each figure. NaN: not measured.
 
-    `stays_without_object` is the share of them, of those with a mask, that stay the same when the object is removed:
-    they are right for the wrong reason.
+    `stays_without_object` is the share of those with a mask that stay the same without their object.
     """
 
     layer: str
@@ -308,8 +307,7 @@ class Diagnosis:
         layers: by name, in execution order.
         samples: every image looked at.
         findings: what was found of the whole network and its data, beyond single images.
-        unread: splits that were read no farther than was needed, and how many of their images were not read (None
-            where a stream does not say); of these splits no accuracy is known.
+        unread: splits that were not read to the end, and how many images were left (None: not known).
         masked: splits for which masks were given, and how many of their images have one that can be used.
         misdiagnosed: the wrong images that were explained.
         limits: what the verdicts are measured against; None if no image could serve as reference.
@@ -320,6 +318,7 @@ class Diagnosis:
         shown: a few of the wrong images with maps; None where none was wanted or explained.
         altered: shown images after the interventions that their verdicts rest on; None where there was none.
         adversarial: how images turned by FGSM bear noise; None where it was not measured.
+        explaining_s: what explaining took, interventions included; of a resumed run since it went on.
         seed, config, created, versions, device: how it was made.
         preprocessing: how images became the network's input, by the names of `Preprocessing`; empty in older files.
         assumed: what the checkpoint did not say of preprocessing and construction; None in older files.
@@ -351,6 +350,7 @@ class Diagnosis:
     unread: Mapping[str, int | None] = field(default_factory=dict)
     masked: Mapping[str, int] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    explaining_s: float = math.nan
 
     def __getitem__(self, layer: str) -> LayerDiagnosis:
         if layer not in self.layers:

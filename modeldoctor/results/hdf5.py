@@ -9,6 +9,7 @@ a new schema number.
   `splits` (JSON list), `versions` (JSON). It MAY have `command`: the command line that makes it again,
   `preprocessing` (JSON): how images became the network's input, and
   `masked` (JSON): splits for which masks were given, and how many of their images have one that can be used;
+  `explaining_s` (float): what explaining took;
   `unread` (JSON): splits that were not read to the end, and how many images that left unread (null: not known).
 - `/classes` MUST hold the N names in the network's order. `/warnings` MUST hold what the user was warned of. `/assumed`
   MAY hold what the checkpoint did not say of preprocessing and construction, one string each.
@@ -110,11 +111,11 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
             splits=json.dumps(diagnosis.samples.splits),
             command=_storable(diagnosis.command),
             preprocessing=json.dumps(diagnosis.preprocessing),
+            explaining_s=diagnosis.explaining_s,
         )
-        if diagnosis.unread:
-            file.attrs["unread"] = json.dumps(dict(diagnosis.unread))
-        if diagnosis.masked:
-            file.attrs["masked"] = json.dumps(dict(diagnosis.masked))
+        for name in ("unread", "masked"):
+            if held := getattr(diagnosis, name):
+                file.attrs[name] = json.dumps(dict(held))
         _write_text(file, "classes", diagnosis.classes)
         _write_text(file, "warnings", diagnosis.warnings)
         if diagnosis.assumed is not None:
@@ -339,6 +340,7 @@ def _read(file: h5py.File, path: str | Path) -> Diagnosis:
         unread=json.loads(attributes.get("unread", "{}")),
         masked=json.loads(attributes.get("masked", "{}")),
         findings=_read_findings(file),
+        explaining_s=float(attributes.get("explaining_s", "nan")),
         shown=_read_shown(file["shown"]) if "shown" in file else None,
         altered=Altered(**_read_record(file["altered"], _ALTERED_FIELDS)) if "altered" in file else None,
         adversarial=_read_adversarial(file["adversarial"]) if "adversarial" in file else None,

@@ -42,7 +42,8 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
             Â >= v), `sharing` (mean Jaccard index of two classes' correlated kernels), `classes_without_samples`,
             `draws` (J of Eq. 4) and `relative_standard_error` (of the class correlations, median over the correlated
             kernels).
-        explained, verdicts: how many wrong images were explained, and the counts of each verdict.
+        explained, explaining_s, verdicts: how many wrong images were explained, the seconds that took, and the counts
+            of each verdict.
         findings: what was found of the whole network and its data and what to do, the first step first: name,
             sentence, action, command, wrong (images it accounts for), examples (paths).
         telling: the wrong images with the clearest verdicts, of each verdict some: those that there are maps of, and
@@ -86,6 +87,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "worst_classes": [row["name"] for row in sorted(known, key=lambda row: float(row["accuracy"]))],
         "layers": [_layer(layer, float(diagnosis.config["threshold"])) for layer in diagnosis.layers.values()],
         "explained": len(diagnosis.misdiagnosed),
+        "explaining_s": diagnosis.explaining_s,
         "verdicts": _verdicts(diagnosis.misdiagnosed),
         "findings": [_finding(diagnosis, finding) for finding in diagnosis.findings],
         "telling": [image_record(diagnosis, image) for image in telling],

@@ -312,7 +312,7 @@ def test_maps_and_adversarial_images_come_back_and_may_be_missing(handmade: Make
     written = with_pictures(handmade())
     write_diagnosis(written, path)
     again = read_diagnosis(path)
-    assert again.command == written.command
+    assert (again.command, again.explaining_s) == (written.command, 41.5)
     for kind in ("shown", "altered", "adversarial"):
         one, other = getattr(written, kind), getattr(again, kind)
         for field in fields(one):
@@ -322,7 +322,8 @@ def test_maps_and_adversarial_images_come_back_and_may_be_missing(handmade: Make
             else:
                 np.testing.assert_allclose(read, value, rtol=1e-6)
     with h5py.File(path, "r+") as file:
-        del file["shown"], file["altered"], file["adversarial"], file.attrs["command"]
+        del file["shown"], file["altered"], file["adversarial"], file.attrs["command"], file.attrs["explaining_s"]
     older = read_diagnosis(path)
     assert (older.shown, older.altered, older.adversarial, older.command) == (None, None, None, "")
+    assert np.isnan(older.explaining_s)
     assert older.wrong == written.wrong
