@@ -49,7 +49,7 @@ import numpy as np
 
 from modeldoctor.errors import StoreError
 from modeldoctor.results.altered import CHANGES, Altered
-from modeldoctor.results.checked import DAMAGED, check_range, check_shapes, check_storage
+from modeldoctor.results.checked import DAMAGED, check_attributes, check_range, check_shapes, check_storage
 from modeldoctor.results.diagnosis import (
     Adversarial,
     Diagnosis,
@@ -156,6 +156,7 @@ def open_diagnosis(path: str | Path) -> Iterator[Diagnosis]:
     with ExitStack() as stack:
         with _readable(path):
             file = stack.enter_context(open_hdf5(Path(path)))
+            check_attributes(file)
             schema = file.attrs.get("schema")
             if schema != SCHEMA:
                 raise StoreError(

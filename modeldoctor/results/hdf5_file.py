@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 
 from modeldoctor.errors import StoreError
+from modeldoctor.results.checked import check_heaps
 from modeldoctor.runtime.files import noted, regular, written_aside
 
 
@@ -29,9 +30,10 @@ def open_hdf5(path: Path) -> h5py.File:
     Raises:
         StoreError: another program has it open to write.
         OSError: it is not there, or is no HDF5 file.
+        ValueError: it is damaged where the HDF5 library does not look.
     """
     try:
-        return h5py.File(regular(path), "r")
+        file = h5py.File(regular(path), "r")
     except BlockingIOError as error:
         raise StoreError(
             "another program has this file open, and may be writing to it",
@@ -39,3 +41,9 @@ def open_hdf5(path: Path) -> h5py.File:
             expected="a file that nobody writes to",
             hint="close it there, such as an h5py.File of a notebook or a viewer, and run this again",
         ) from error
+    try:
+        check_heaps(path)
+    except ValueError:
+        file.close()
+        raise
+    return file

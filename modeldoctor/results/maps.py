@@ -84,9 +84,9 @@ def read_maps(path: Path) -> TrialMaps:
     """
     try:
         with open_hdf5(path) as file:
+            check_storage(file)
             if file.attrs.get("schema") != SCHEMA:
                 raise ValueError(f"schema {file.attrs.get('schema')}")
-            check_storage(file)
             shape = file["label"].shape
             check_shapes(file, {"path": shape} | {name: (len(file["arms"]), *shape) for name in _BY_ARM})
             thumbnail = file["thumbnail"][()]

@@ -1,0 +1,71 @@
+"""HDF5 results from anybody: each is read, or refused with a message that names the file; within memory and time."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import pytest
+from conftest import make_diagnosis
+from stored_files import changes, damaged
+from stored_results import make_maps, with_pictures
+from walk import ending_of
+
+from modeldoctor.errors import StoreError
+from modeldoctor.results.hdf5 import read_diagnosis, write_diagnosis
+from modeldoctor.results.maps import read_maps, write_maps
+
+
+def write_good(path: Path) -> None:
+    write_diagnosis(with_pictures(make_diagnosis()), path)
+
+
+@pytest.mark.parametrize(
+    ("write", "read", "every"),
+    [(write_good, read_diagnosis, 41), (lambda path: write_maps(make_maps(), path), read_maps, 5)],
+    ids=["diagnosis", "maps"],
+)
+def test_stored_results(
+    tmp_path: Path, write: Callable[[Path], None], read: Callable[[Path], object], every: int
+) -> None:
+    """In one process of bounded memory: one in so many of the changes, and every text that is there a million times.
+
+    The HDF5 library goes round for ever in the maps whose bytes were flipped for the 43rd time.
+    """
+    good, bad = tmp_path / "good.h5", tmp_path / "bad.h5"
+    write(good)
+    cases = [*changes(good)]
+    chosen = [case for n, case in enumerate(cases) if n % every == 0 or "million" in case[0]]
+
+    broken = [case for n, case in enumerate(damaged(good.read_bytes())) if n % 4 == 3 or "43: flipped" in case[0]]
+
+    def read_all() -> str:
+        refused = 0
+        for name, change in chosen:
+            shutil.copy(good, bad)
+            with h5py.File(bad, "a") as file:
+                change(file)
+            refused += _refused(name, bad, read)
+        for name, content in broken:
+            bad.write_bytes(content)
+            refused += _refused(name, bad, read)
+        return f"refused {refused / (len(chosen) + len(broken)) > 0.5}"
+
+    assert ending_of(read_all) == (0, "refused True")
+
+
+def _refused(name: str, path: Path, read: Callable[[Path], object]) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read(path)
+    except StoreError as error:
+        if str(path) not in str(error) or "memory" in str(error):
+            raise AssertionError(f"{name}: {error}") from error
+        return True
+    except Exception as error:
+        raise AssertionError(name) from error
+    return False
