@@ -1,17 +1,21 @@
-"""The exam of the verdicts: faults are planted on purpose, and the diagnosis has to name them.
+r"""The exam of the verdicts: faults are planted on purpose, and the diagnosis has to name them.
 
-Three parts: faults of single images, planted side by side into one set (which verdict do they get, and who else gets
-it?); one kernel of the features sabotaged; and faults of the whole set or its preprocessing, with clean runs
-beside them.
+Parts: faults of single images, planted side by side into one set (which verdict do they get, and who else gets it?);
+one kernel of the features sabotaged; faults of the whole set or its preprocessing, with clean runs beside them; and, on
+request, backgrounds that mislead, as the data has them. An object that is cut off or tiny has no verdict of its own:
+the table shows which it gets.
 Images are split by a seed into a development half, on which limits may be chosen, and a held-back half for the figures.
 
 scripts/planted_faults.py resnet20.th cifar10 --split test
 scripts/planted_faults.py resnet20.th cifar10 --split test --half held-back --others menagerie -o exam.json
+scripts/planted_faults.py menagerie.pt menagerie --split test --parts backgrounds --masks menagerie/masks \
+    --groups menagerie/metadata.csv
 """
 
 from __future__ import annotations
 
 import copy
+import csv
 import io
 import json
 from collections import Counter
@@ -131,6 +135,26 @@ def damages(rng: np.random.Generator) -> dict[str, Callable[[Pixels], Pixels]]:
     }
 
 
+def off_centre(rng: np.random.Generator) -> dict[str, Callable[[Pixels], Pixels]]:
+    """Of one image (H,W[,3]): its object cut off or tiny, for images that an object fills; the border is carried on."""
+
+    def cut_off(image: Pixels) -> Pixels:
+        side, shift = image.shape[0], round(0.6 * image.shape[0])
+        padded = np.pad(image, ((shift, shift), (0, 0), *[(0, 0)] * (image.ndim - 2)), mode="edge")
+        return padded[:side] if rng.random() < 0.5 else padded[-side:]
+
+    def tiny(image: Pixels) -> Pixels:
+        height, width = image.shape[:2]
+        small = np.asarray(Image.fromarray(image).resize((width * 3 // 8, height * 3 // 8), Image.Resampling.BOX))
+        top, left = (
+            int(rng.integers(whole - part + 1)) for whole, part in zip((height, width), small.shape, strict=False)
+        )
+        around = ((top, height - small.shape[0] - top), (left, width - small.shape[1] - left))
+        return np.pad(small, (*around, *[(0, 0)] * (image.ndim - 2)), mode="edge")
+
+    return {"cut off": cut_off, "tiny": tiny}
+
+
 def patterns(number: int, like: Pixels, rng: np.random.Generator) -> Pixels:
     """Stripes of random direction, width and colours."""
     y, x = np.mgrid[: like.shape[1], : like.shape[2]]
@@ -209,6 +233,9 @@ def plant(
     for name, steps in (("fgsm", 1), ("pgd", 10)):
         rows = take(name, 0.5)
         pixels[rows] = adversarial(classifier, images[rows], 4 / 255, steps)
+    for name, change in off_centre(rng).items():
+        rows = take(name, 0.5)
+        pixels[rows] = np.stack([change(image) for image in pixels[rows]])
     return Images(pixels, labels), cause
 
 
@@ -248,6 +275,35 @@ def exam_of_images(
     return {"accuracy": found.accuracy, "recall": recall, "verdicts": verdicts,
             "table": {name: dict(row) for name, row in table.items()},
             "findings": [[finding.name, finding.wrong, finding.sentence] for finding in found.findings]}  # fmt: skip
+
+
+# -- misleading backgrounds --------------------------------------------------------------------------------------------
+
+
+def exam_of_backgrounds(
+    classifier: Classifier, splits: Mapping[str, Any], split: str, groups: Path, misleading: set[str],
+    config: DiagnoseConfig, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """How often is `background` said of wrong images on misleading backgrounds, in either half, and of others?
+
+    Backgrounds are as they are in the data; `groups` says by path which mislead (its columns `path` and `group`).
+    """
+    with groups.open(newline="", encoding="utf-8") as file:
+        group = {row["path"]: row["group"] for row in csv.DictReader(file)}
+    found = diagnose(classifier, {"train": splits["train"], split: splits[split]}, config=config)
+    held_back = np.random.default_rng(seed).permutation(len(found.samples.path)) % 2 == 1
+    result: dict[str, Any] = {"accuracy": found.accuracy}
+    for half in Half:
+        of_half = [i for i in found.misdiagnosed if held_back[i.sample] == (half is Half.HELD_BACK)]
+        meant = np.array([group[found.samples.path[image.sample].decode()] in misleading for image in of_half])
+        said = np.array([image.verdict is Verdict.BACKGROUND for image in of_half])
+        result[half] = {
+            "wrong": len(of_half), "misled": int(meant.sum()), "said": int(said.sum()),
+            "recall": float(said[meant].mean()), "precision": float(meant[said].mean()),
+            "of others": float(said[~meant].mean()) if not meant.all() else float("nan"),
+            "verdicts of misled": dict(Counter(str(i.verdict) for i, m in zip(of_half, meant, strict=True) if m)),
+        }  # fmt: skip
+    return result
 
 
 # -- a kernel of the network -------------------------------------------------------------------------------------------
@@ -369,7 +425,7 @@ def print_images(result: dict[str, Any], title: str) -> None:
         table.add_row(
             name,
             str(sum(row.values())),
-            "–" if recall is None else f"{recall:.0%}",
+            "–" if name == "none" else "no verdict" if recall is None else f"{recall:.0%}",
             *(str(row.get(v, 0)) for v in names),
         )
     show(table)
@@ -382,27 +438,40 @@ def main(
     data: str,
     split: Annotated[str, typer.Option(help="Split that faults are planted in.")] = "val",
     half: Annotated[Half, typer.Option(help="Of the images.")] = Half.DEVELOPMENT,
-    images: Annotated[int, typer.Option(help="At most, of both halves together.")] = 6000,
+    images: Annotated[
+        int, typer.Option(help="At most, of both halves together; of `backgrounds` the wrong ones.")
+    ] = 6000,
     others: Annotated[Path | None, typer.Option(help="A folder of images that are of no class.")] = None,
     plantings: Annotated[int, typer.Option(help="Of each fault of a kernel or of the whole set.")] = 5,
-    parts: Annotated[str, typer.Option(help="Which parts.")] = "images,kernels,sets",
+    parts: Annotated[str, typer.Option(help="Which parts; `backgrounds` is the fourth.")] = "images,kernels,sets",
+    masks: Annotated[Path | None, typer.Option(help="Of the objects, for `backgrounds`.")] = None,
+    groups: Annotated[Path | None, typer.Option(help="CSV with path and group, for `backgrounds`.")] = None,
+    misleading: Annotated[str, typer.Option(help="Groups whose background misleads.")] = "conflicting",
     seed: int = 0,
     output: Annotated[Path | None, typer.Option("-o")] = None,
 ) -> None:
     """Plant faults and examine what the diagnosis makes of them."""
     classifier = load_model(checkpoint)
-    splits = open_data(data, preprocessing=classifier.preprocessing)
+    splits = open_data(data, preprocessing=classifier.preprocessing, masks=masks)
     splits, names = in_network_classes(splits, classifier.class_names, classifier.num_classes)
     classifier = replace(classifier, class_names=names)
+    # Stability on noisy features, the dearest figure, decides no verdict: without draws the exam takes minutes.
+    config = DiagnoseConfig(
+        layers="last", batch_size=64, shown=0, fgsm_epsilon=0, max_explained=2000, seed=seed, noise_draws=0
+    )
+    if "backgrounds" in parts:
+        assert groups is not None, "--groups says which images are on a misleading background"
+        chosen = config.model_copy(update={"examine": split, "max_explained": images})
+        found_of = exam_of_backgrounds(classifier, splits, split, groups, {*misleading.split(",")}, chosen, seed)
+        show(found_of)
+        if output:
+            output.write_text(json.dumps(found_of, indent=1) + "\n")
+        return
     rng = np.random.default_rng(seed)
     train = read(splits["train"], 4000, rng)  # type: ignore[arg-type]
     both = read(splits[split], images, rng)  # type: ignore[arg-type]
     held_back = rng.permutation(len(both.labels)) % 2 == 1
     val = both[np.flatnonzero(held_back == (half is Half.HELD_BACK))]
-    # Stability on noisy features, the dearest figure, decides no verdict: without draws the exam takes minutes.
-    config = DiagnoseConfig(
-        layers="last", batch_size=64, shown=0, fgsm_epsilon=0, max_explained=2000, seed=seed, noise_draws=0
-    )
     result: dict[str, Any] = {"half": half, "images": len(val.labels)}
     if "images" in parts:
         foreign = None

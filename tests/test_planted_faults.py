@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CLASSES, Clinic, picture
+from diagnosed import QUICK
+from PIL import Image
 
 from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.data import open_data
+from modeldoctor.diagnosis import diagnose
 from modeldoctor.results.diagnosis import Verdict
 from modeldoctor.zoo import load_model
 
@@ -62,3 +66,40 @@ def test_two_classes_that_a_coin_labels_are_named(clinic: Clinic, planted: bool)
     found = planted_faults.examine(load_model(clinic.checkpoint), drawn(100, 1), val, config)
     said = [finding.sentence for finding in found.findings if finding.name == "inseparable"]
     assert [sentence.split(" are ")[0] for sentence in said] == ([f"{CLASSES[1]} and {CLASSES[3]}"] if planted else [])
+
+
+def test_an_object_that_is_cut_off_or_tiny_is_a_part_or_a_small_copy_of_its_image() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    change = planted_faults.off_centre(np.random.default_rng(1))
+    cut = change["cut off"](image)
+    assert cut.shape == image.shape
+    assert any(np.array_equal(*pair) for pair in ((cut[:6], image[-6:]), (cut[-6:], image[:6])))
+    tiny = change["tiny"](image)
+    small = np.asarray(Image.fromarray(image).resize((6, 6), Image.Resampling.BOX))
+    found = [tiny[row : row + 6, column : column + 6] for row in range(11) for column in range(11)]
+    assert tiny.shape == image.shape
+    assert any(np.array_equal(part, small) for part in found)
+
+
+def test_misleading_backgrounds_are_counted_in_either_half(clinic: Clinic, tmp_path: Path) -> None:
+    """By hand: images with an even number are said to be misled, and the verdicts are those of the diagnosis itself."""
+    config = DiagnoseConfig(**QUICK | {"shown": 0, "fgsm_epsilon": 0})
+    network = load_model(clinic.checkpoint)
+    splits = open_data(clinic.data, preprocessing=network.preprocessing, masks=clinic.masks)
+    paths = splits["val"].paths
+    misled = {path for path in paths if int(Path(path).stem) % 2 == 0}
+    groups = tmp_path / "groups.csv"
+    rows = "".join(f"{path},{'conflicting' if path in misled else 'aligned'}\n" for path in paths)
+    groups.write_text(f"path,group\n{rows}")
+    halves = planted_faults.exam_of_backgrounds(network, splits, "val", groups, {"conflicting"}, config, 0)
+    found = diagnose(network, splits, config=config)
+    of = [
+        (found.samples.path[i.sample].decode() in misled, i.verdict is Verdict.BACKGROUND) for i in found.misdiagnosed
+    ]
+    parts = [halves[half] for half in planted_faults.Half]
+    assert sum(part["wrong"] for part in parts) == len(of)
+    assert sum(part["misled"] for part in parts) == sum(meant for meant, _ in of)
+    assert sum(part["said"] for part in parts) == sum(said for _, said in of) > 0
+    right = sum(meant and said for meant, said in of)
+    assert sum(part["precision"] * part["said"] for part in parts if part["said"]) == pytest.approx(right)
+    assert sum(part["recall"] * part["misled"] for part in parts if part["misled"]) == pytest.approx(right)
