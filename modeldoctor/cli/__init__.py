@@ -17,12 +17,20 @@ _INTERRUPTED = 130  # ExitCode.INTERRUPTED, before anything is imported
 
 
 def main() -> NoReturn:
-    """The console script: from its first moment on Ctrl-C ends it with a code, not a traceback."""
+    """The console script: from its first moment to its last Ctrl-C ends it with a code, not a traceback.
+
+    Once the work is done, signals are ignored: the interpreter puts their default back while it ends, and that would
+    replace the code of a command that wrote everything by the signal's.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    from modeldoctor.cli.entry import run
+    try:
+        from modeldoctor.cli.entry import run
 
-    run()
+        run()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

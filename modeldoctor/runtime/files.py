@@ -9,6 +9,7 @@ import platform
 import re
 import secrets
 import shutil
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,10 @@ _HERE = f"{zlib.crc32(platform.node().encode()):08x}"
 _LONG = 200
 """Bytes of a name to which a process's own may be added; file systems end at 255."""
 _LONGEST = 255
+_LONG_AGO = 24 * 3600.0
+"""Seconds in which whoever writes a file would have touched it."""
+_ASIDE = re.compile(r"(\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}|(\.\w+)?)\.(tmp|old)")
+"""What follows the name in one of `aside_of`, or of an older version."""
 _PROBE = bytes(2**16)
 _OF_WRITING = frozenset(
     (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
@@ -72,7 +77,8 @@ def written_aside(path: Path) -> Iterator[Path]:
             f"cannot write: {error.strerror}", where=str(path), hint="choose another place for the output"
         ) from error
     try:
-        yield aside
+        with _in_use(aside):
+            yield aside
         _sync(aside)
         aside.replace(path)
         _sync(path.parent)
@@ -172,15 +178,55 @@ def _short(name: str) -> str:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes of this machine that have ended wrote aside for this file or folder."""
-    for left in path.parent.glob(f".{glob.escape(_short(path.name))}.{_HERE}-*.tmp"):
-        process = left.name.removesuffix(".tmp").split("-")[-2]
-        if not process.isdecimal() or psutil.pid_exists(int(process)):
+    """Remove what runs that have ended wrote aside for this file or folder.
+
+    A process of this machine that is gone has ended. What another machine, a container or an older version wrote says
+    nothing of its process: it goes when nobody has it locked and nobody has touched it for a day.
+    """
+    name = _short(path.name)
+    for left in path.parent.glob(f".{glob.escape(name)}.*"):
+        named = _ASIDE.fullmatch(left.name.removeprefix(f".{name}"))
+        if named is None or not (_ended(named) or _abandoned(left)):
             continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def _ended(named: re.Match[str]) -> bool:
+    return named["machine"] == _HERE and not psutil.pid_exists(int(named["process"]))
+
+
+def _abandoned(left: Path) -> bool:
+    try:
+        if time.time() - left.lstat().st_mtime < _LONG_AGO:
+            return False
+        with _in_use(left):
+            return True
+    except OSError:  # locked, gone, or not ours
+        return False
+
+
+@contextmanager
+def _in_use(aside: Path) -> Iterator[None]:
+    """Hold the system's lock on what is written aside, which ends with the process; nothing where there are no locks.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+    """
+    handle = os.open(aside, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if isinstance(error, BlockingIOError):
+                    raise
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 @contextmanager

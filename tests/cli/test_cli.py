@@ -358,3 +358,19 @@ def test_ctrl_c_while_libraries_load_ends_with_its_code_alone(clinic: Clinic, tm
 
 
 # --- treat ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_work_does_not_change_the_code(number: int) -> None:
+    """Sent when the interpreter takes its modules down, by when it has put back what signals do by default."""
+    code = (
+        "import os, sys\n"
+        "class Last:\n"
+        f"    def __del__(self, kill=os.kill, process=os.getpid()): kill(process, {int(number)})\n"
+        "last, sys.argv = Last(), ['modeldoctor', '--version']\n"
+        "from modeldoctor.cli import main\n"
+        "main()\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert own_version() in process.stdout

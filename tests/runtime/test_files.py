@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
@@ -13,7 +14,7 @@ import pytest
 
 from modeldoctor.errors import UsageError
 from modeldoctor.runtime import files
-from modeldoctor.runtime.files import check_writable, locked, written_aside
+from modeldoctor.runtime.files import check_writable, locked, remove_leftovers, written_aside
 
 
 def test_a_file_appears_with_its_content(tmp_path: Path) -> None:
@@ -90,6 +91,31 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
         aside.write_text("whole")
         alive.write_text("whole")
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_other_machines_and_older_versions_left_goes_after_a_day_unless_somebody_holds_it(tmp_path: Path) -> None:
+    target, day = tmp_path / "x.h5", 25 * 3600
+    left = [".x.h5.00000000-1-0123abcd.tmp", ".x.h5.tmp", ".x.h5.41.old"]
+    others = [".x.h5.notes.txt", "x.h5.tmp", ".y.h5.tmp", ".x.h5.my.copy.tmp"]
+    for name in [*left, *others]:
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".x.h5.0000ffff-1-0123abcd.tmp").mkdir()
+    remove_leftovers(target)
+    assert len(list(tmp_path.iterdir())) == 8  # somebody may be writing them
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() - day,) * 2)
+    held = tmp_path / left[0]
+    with held.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        remove_leftovers(target)
+        assert {path.name for path in tmp_path.iterdir()} == {left[0], *others}
+    with written_aside(target) as aside:
+        assert not held.exists()
+        os.utime(aside, (time.time() - day,) * 2)
+        renamed = aside.rename(tmp_path / left[0])  # as if another machine were writing it
+        remove_leftovers(target)
+        renamed.rename(aside)
+    assert target.exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
