@@ -13,7 +13,7 @@ from modeldoctor.data.listed import ListedFiles
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.errors import DataError
 from modeldoctor.runtime.files import regular
-from modeldoctor.runtime.reading import is_there, lines
+from modeldoctor.runtime.reading import csv_rows, is_there
 
 _PROBED = 100
 _NUMBER = re.compile(r"[0-9]+(\.0+)?")
@@ -56,7 +56,7 @@ def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict
     """Yield (line, row), with the keys `path`, `class` and, where the file has it, `split`."""
     try:
         with regular(file).open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(lines(stream), restval="")
+            reader = csv_rows(stream)
             columns = _columns(file, list(reader.fieldnames or ()), path_columns)
             for raw in reader:
                 row = {key: (raw[column] or "").strip() for key, column in columns.items()}
@@ -84,7 +84,7 @@ def _columns(file: Path, header: list[str], path_columns: tuple[str, ...]) -> di
         f"the columns are {', '.join(header) or 'missing'}",
         where=f"{file}, line 1",
         expected=f"a header with the columns {' or '.join(path_columns)} and class or label (split is optional)",
-        hint="add a header line, with commas between the columns",
+        hint="add a header line, with commas, semicolons or tabs between the columns",
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -50,6 +52,17 @@ def lines(stream: TextIO) -> Iterator[str]:
         if len(line) == _LINE_MOST:
             raise ValueError(f"a line of more than {_LINE_MOST:,} characters")
         yield line
+
+
+def csv_rows(stream: TextIO) -> csv.DictReader[str]:
+    """The rows of a table between whose columns its header has commas or, without any, semicolons or tabs.
+
+    Spreadsheets write semicolons where the comma is the decimal point.
+    """
+    rows = lines(stream)
+    header = next(rows, "")
+    separator = next((letter for letter in ",;\t" if letter in header), ",")
+    return csv.DictReader(chain([header] if header else [], rows), restval="", delimiter=separator)
 
 
 def plain_yaml(text: str) -> Any:

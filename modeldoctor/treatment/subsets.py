@@ -24,7 +24,7 @@ from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.trial import Metric
 from modeldoctor.runtime.files import regular
-from modeldoctor.runtime.reading import lines
+from modeldoctor.runtime.reading import csv_rows
 
 _HELD_BACK = 0.15
 _LEAST = 2
@@ -183,7 +183,7 @@ def _read_table(table: Path, column: str) -> ByPath[str]:
     groups: ByPath[str] = ByPath()
     try:
         with regular(table).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(lines(file), restval="")
+            reader = csv_rows(file)
             spelled = {name.strip().lower(): name for name in reader.fieldnames or ()}
             if not {"path", column.lower()} <= spelled.keys():
                 raise DataError(

@@ -23,6 +23,17 @@ def test_rows_keep_their_order(tmp_path):
     assert content.pictures.read(2, "RGB").size == (4, 4)
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_semicolons_and_tabs_separate_columns_where_the_header_has_no_comma(tmp_path, separator):
+    images(tmp_path, "a, b.jpg", "1.jpg")
+    file = tmp_path / "list.csv"
+    rows = [("path", "label"), ("a, b.jpg", "dog"), ('"1.jpg"', "cat, wild")]
+    file.write_text("".join(f"{separator.join(row)}\r\n" for row in rows))
+    content = open_table(file)["all"]
+    assert list(content.paths) == ["a, b.jpg", "1.jpg"]
+    assert content.class_names == ("cat, wild", "dog")
+
+
 def test_class_is_preferred_to_label_and_splits_are_spelled_alike(tmp_path):
     images(tmp_path, "1.jpg", "2.jpg")
     file = tmp_path / "list.csv"
