@@ -57,7 +57,8 @@ def sorted_classes(names: set[str]) -> tuple[str, ...]:
 
 
 def file_contents(root: Path, listings: Mapping[str, Listing], class_names: tuple[str, ...]) -> dict[str, Content]:
-    """Number the classes through; warn where a split lacks images of a class."""
+    """Number the classes through; warn where a split lacks images of a class, or names differ in case alone."""
+    _warn_of_case(class_names)
     number = {name: label for label, name in enumerate(class_names)}
     contents = {}
     for split, listing in listings.items():
@@ -72,3 +73,15 @@ def file_contents(root: Path, listings: Mapping[str, Listing], class_names: tupl
                 stacklevel=2,
             )
     return contents
+
+
+def _warn_of_case(class_names: tuple[str, ...]) -> None:
+    spelled: dict[str, list[str]] = {}
+    for name in class_names:
+        spelled.setdefault(name.casefold(), []).append(name)
+    if alike := [" and ".join(names) for names in spelled.values() if len(names) > 1]:
+        warnings.warn(
+            f"classes whose names differ in upper and lower case alone are kept apart: {shortened(alike, 10)}",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )

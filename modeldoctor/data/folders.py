@@ -120,24 +120,33 @@ def _split_folders(root: Path, top: Level) -> dict[str, str] | None:
 
 def _list_classes(folder: Path, root: Path, level: Level, passed: Counter[str]) -> Listing:
     listing = Listing([], [])
-    for name in level.folders:
-        paths = sorted(_walk(folder / name, (folder / name).relative_to(root).as_posix(), frozenset(), passed))
+    classes = {name: _identity(folder / name) for name in level.folders}
+    # An image belongs to one class: a link to another class's folder, or to one above, would give it a second.
+    elsewhere = {_identity(part) for part in (folder, root, *root.absolute().parents)} | set(classes.values())
+    for name, own in classes.items():
+        prefix = (folder / name).relative_to(root).as_posix()
+        paths = sorted(_walk(folder / name, prefix, frozenset(elsewhere - {own}), passed))
         listing.paths.extend(paths)
         listing.classes.extend([normalize("NFC", name)] * len(paths))
     return listing
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]], passed: Counter[str]) -> Iterator[str]:
-    """Yield the images below a folder and count the other files; a link back to a folder above is not followed."""
+def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
+    return status.st_dev, status.st_ino
+
+
+def _walk(folder: Path, prefix: str, elsewhere: frozenset[tuple[int, int]], passed: Counter[str]) -> Iterator[str]:
+    """Yield the images below a folder and count what else is there; a link back, or elsewhere, is not followed."""
+    identity = _identity(folder)
+    if identity in elsewhere:
+        passed["link(s) to folders that are read elsewhere"] += 1
         return
     level = look(folder)
     yield from (f"{prefix}/{name}" for name in level.images)
     passed.update(Path(name).suffix.lower() for name in level.others)
     for name in level.folders:
-        yield from _walk(folder / name, f"{prefix}/{name}", above | {identity}, passed)
+        yield from _walk(folder / name, f"{prefix}/{name}", elsewhere | {identity}, passed)
 
 
 def _nothing(root: Path, top: Level, class_names: set[str]) -> DataError:

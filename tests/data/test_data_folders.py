@@ -69,14 +69,24 @@ def test_masks_inside_the_data_are_no_class(tmp_path):
     assert open_folder(tmp_path, tmp_path / "masks")["all"].class_names == ("a",)
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
-    make(tmp_path, "elsewhere/1.jpg", "data/a/2.jpg")
-    (tmp_path / "data/b").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "data/a/up").symlink_to(tmp_path / "data")
-    paths = list(open_folder(tmp_path / "data")["all"].paths)
-    assert "b/1.jpg" in paths
-    assert "a/2.jpg" in paths
-    assert len(paths) <= 4
+def test_links_are_followed_but_not_to_folders_that_are_read_elsewhere(tmp_path):
+    make(tmp_path, "elsewhere/1.jpg", "data/train/a/2.jpg", "data/train/c/3.jpg", "data/val/a/4.jpg")
+    train = tmp_path / "data/train"
+    (train / "b").symlink_to(tmp_path / "elsewhere")
+    for name, target in {"up": train, "root": tmp_path / "data", "other": train / "c", "own": train / "a"}.items():
+        (train / "a" / name).symlink_to(target)
+    with pytest.warns(ModelDoctorWarning) as said:
+        found = open_folder(tmp_path / "data")["train"]
+    assert dict(zip(found.paths, found.labels.tolist(), strict=True)) == {
+        "train/a/2.jpg": 0, "train/b/1.jpg": 1, "train/c/3.jpg": 2,
+    }  # fmt: skip
+    assert any("4 link(s) to folders that are read elsewhere" in str(warning.message) for warning in said)
+
+
+def test_names_that_differ_in_case_alone_are_told(tmp_path):
+    make(tmp_path, "Dog/1.jpg", "dog/2.jpg", "cat/3.jpg")
+    with pytest.warns(ModelDoctorWarning, match="upper and lower case alone are kept apart: Dog and dog"):
+        assert open_folder(tmp_path)["all"].class_names == ("Dog", "cat", "dog")
 
 
 def test_a_link_to_nothing_is_listed_not_dropped(tmp_path):
