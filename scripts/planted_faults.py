@@ -460,9 +460,10 @@ def main(
         layers="last", batch_size=64, shown=0, fgsm_epsilon=0, max_explained=2000, seed=seed, noise_draws=0
     )
     if "backgrounds" in parts:
-        assert groups is not None, "--groups says which images are on a misleading background"
-        chosen = config.model_copy(update={"examine": split, "max_explained": images})
-        found_of = exam_of_backgrounds(classifier, splits, split, groups, {*misleading.split(",")}, chosen, seed)
+        if groups is None:
+            raise typer.BadParameter("--groups says which images are on a misleading background")
+        whole = config.model_copy(update={"examine": split, "max_explained": images})
+        found_of = exam_of_backgrounds(classifier, splits, split, groups, {*misleading.split(",")}, whole, seed)
         show(found_of)
         if output:
             output.write_text(json.dumps(found_of, indent=1) + "\n")
