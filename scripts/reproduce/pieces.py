@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from heads import FROM_GROUPS, FROM_TRAINING, Features, choose
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from torch import nn
 
+from modeldoctor.config.treat import DataConfig
+from modeldoctor.data import open_data
+from modeldoctor.data.loader import make_loader
+from modeldoctor.data.outputs import in_network_classes
+from modeldoctor.evaluate.metrics import RULES, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
-from modeldoctor.results.trial import ArmResult, Trial, read_trial
+from modeldoctor.results.trial import ArmResult, Metric, Trial, read_trial
+from modeldoctor.treatment.subsets import Subset, split_subsets, with_groups
+from modeldoctor.zoo import load_model
 
 _SCRIPTS = Path(__file__).parent.parent
 
@@ -98,6 +109,55 @@ def waterbirds_unannotated(place: Place) -> dict[str, Any]:
         "--set", "arms=[inferred-groups,last-layer,balanced,continue]",
     )  # fmt: skip
     return trial_figures(trial)
+
+
+def waterbirds_heads(place: Place) -> dict[str, Any]:
+    """Waterbirds, the same SqueezeNet, what practitioners do about groups: its head refitted on frozen features."""
+    data, seeds = place.data / "waterbirds", (0, 1, 2)
+    network = load_model(place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt")
+    opened = open_data(data, preprocessing=network.preprocessing)
+    matched, _ = in_network_classes(opened, network.class_names, network.num_classes)
+    splits = with_groups(split_subsets(matched), DataConfig(path=str(data), groups=data / "metadata.csv"))
+    train, val, test = (_pooled(network.module, part) for part in (splits.train, splits.val, splits.test))
+    spread = train.pooled.std(0).clamp_min(1e-6)
+    train, val, test = (
+        replace(part, pooled=(part.pooled - train.pooled.mean(0)) / spread) for part in (train, val, test)
+    )
+    held_out = splits.test.held_out
+    rows = {"original": (test.logits.argmax(1).numpy()[None], "", 0.0)}
+    for name in (*FROM_TRAINING, *FROM_GROUPS):
+        start = time.monotonic()
+        answers = [head(test.pooled).argmax(1).numpy() for head in choose(name, train, val, seeds)]
+        labels = "classes" if name in FROM_TRAINING else "groups of half of validation"
+        rows[name] = (np.stack(answers), labels, time.monotonic() - start)
+    return {
+        "images": len(test.labels),
+        "methods": [
+            {
+                "method": name, "labels": labels, "seconds": seconds, "seeds": len(predicted),
+                "metrics": {
+                    str(metric): by_run(predicted == held_out.labels, RULES[metric], held_out).tolist()
+                    for metric in (Metric.ACCURACY, Metric.WORST_GROUP, Metric.WEIGHTED)
+                },
+            }
+            for name, (predicted, labels, seconds) in rows.items()
+        ],
+    }  # fmt: skip
+
+
+def _pooled(module: nn.Module, part: Subset) -> Features:
+    """What a SqueezeNet's head sees of some images; its ReLU between classifier and pooling is not among them."""
+    features, classifier = module.get_submodule("features"), module.get_submodule("classifier")
+    module.eval()
+    pooled, logits, labels = [], [], []
+    with torch.no_grad():
+        for batch in make_loader(part.images, part.indices, batch_size=64, workers=0, device=torch.device("cpu")):
+            maps = features(batch.images)
+            pooled.append(maps.mean((2, 3)))
+            logits.append(classifier(maps).flatten(1))
+            labels.append(batch.labels)
+    groups = torch.from_numpy(part.held_out.group_index())
+    return Features(pooled=torch.cat(pooled), labels=torch.cat(labels), groups=groups, logits=torch.cat(logits))
 
 
 def cifar_resnets(place: Place) -> dict[str, Any]:
@@ -190,6 +250,7 @@ PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "menagerie-arms": menagerie_arms,
     "waterbirds-arms": waterbirds_arms,
     "waterbirds-unannotated": waterbirds_unannotated,
+    "waterbirds-heads": waterbirds_heads,
     "cifar-resnets": cifar_resnets,
     "cifar-channels": cifar_channels,
 }
