@@ -30,7 +30,7 @@ from modeldoctor.results.hdf5 import read_diagnosis
 
 ENDED = (0, 4)
 """Exit codes of a command that came to its end."""
-_CLOCK = {"created", "seconds", "started", "output", "command"}
+_CLOCK = {"created", "seconds", "explaining_s", "started", "output", "command"}
 OPTIONS = ("--layers", "last", "--samples-per-class", "20", "--max-explained", "40", "--batch-size", "8")
 
 
