@@ -36,6 +36,8 @@ PREFIXES = (
     "base_model.", "backbone.", "student.",
 )  # fmt: skip
 WRAPPERS = ("module", "_orig_mod")
+# Whose modules are wrappers if they hold one module of such a name and nothing else.
+WRAPPING = ("torch", "timm", "accelerate", "deepspeed", "lightning", "lightning_fabric", "pytorch_lightning")
 # What constructors compute anew and what profilers leave behind: files of other versions have it or not.
 BESIDE = ("attn_mask", "relative_coords_table", "total_ops", "total_params")
 EMA_COUNTER = "n_averaged"
@@ -94,7 +96,7 @@ def read_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoi
     if located is None:
         _refuse_without_weights(contents)
     key, held = located
-    module = _unwrapped(held) if isinstance(held, nn.Module) else None
+    module = unwrapped(held) if isinstance(held, nn.Module) else None
     state = module.state_dict() if module is not None else held
     assert isinstance(state, Mapping)
     tensors, prefix = without_prefix(_plain(contents.weights_path, state))
@@ -196,7 +198,11 @@ def without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
         tensors, stripped = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, stripped + prefix
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    while inner := next((m for name in WRAPPERS if isinstance(m := getattr(module, name, None), nn.Module)), None):
-        module = inner
+def unwrapped(module: nn.Module) -> nn.Module:
+    """A module without DataParallel, torch.compile and their like around it; a network's own `module` stays."""
+    while type(module).__module__.partition(".")[0] in WRAPPING:
+        inner = [part for name, part in module.named_children() if name in WRAPPERS]
+        if not inner or len(list(module.children())) > 1:
+            break
+        module = inner[0]
     return module

@@ -100,7 +100,7 @@ def diagnose(
         JobError: another process of the team has ended.
         InterruptedRunError: Ctrl-C; what was done is kept beside `output`.
     """
-    if isinstance(network, nn.Module):
+    if not isinstance(network, Classifier):
         network = load_model(network, preprocessing=preprocessing)
     config, output = config or DiagnoseConfig(), None if output is None else Path(output)
     team = team or Team()

@@ -178,7 +178,7 @@ def command_line(
 ) -> str:
     """What to type for the same diagnosis: every option that is not at its default; empty where there is none."""
     default = DiagnoseConfig()
-    if network.source is None or config.noise_ranges != default.noise_ranges:
+    if network.source is None or network.arch.startswith("module/") or config.noise_ranges != default.noise_ranges:
         return ""
     options = {name: value for name, value in config if value != getattr(default, name)} | paths
     options |= dict(network.options)

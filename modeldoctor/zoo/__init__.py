@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from modeldoctor.checkpoint import Checkpoint
-from modeldoctor.checkpoint.container import Container
-from modeldoctor.checkpoint.metadata import CheckpointMetadata
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.errors import ArchitectureError, CheckpointError, UsageError, counted
 from modeldoctor.zoo.binary import NOTE, as_two_classes
@@ -27,6 +23,7 @@ from modeldoctor.zoo.hub import read_named
 from modeldoctor.zoo.huggingface import translated
 from modeldoctor.zoo.identify import Identification, identify, identify_file
 from modeldoctor.zoo.libraries import IMAGENET, Built, Plan, find_plans, own_config
+from modeldoctor.zoo.live import AS_IT_IS, as_checkpoint, plan_of_module, told_apart
 from modeldoctor.zoo.options import read_classes
 from modeldoctor.zoo.preprocessing import resolve_preprocessing, with_normaliser
 
@@ -67,6 +64,7 @@ class Classifier:
 
 def load_model(
     path: str | Path | nn.Module,
+    checkpoint: str | Path | None = None,
     *,
     arch: str | None = None,
     num_classes: int | None = None,
@@ -94,6 +92,8 @@ def load_model(
         path: the checkpoint file, or a folder of timm or Hugging Face; or a name whose weights are in the local cache:
             `timm/resnet50.a1_in1k`, `hf-hub:org/model`, `torchvision/resnet50:IMAGENET1K_V2`; or a module, which is
             copied and stays as it is.
+        checkpoint: with a module: the file with its weights, into whose container a treatment writes; by default the
+            module's own weights count.
         arch: `resnet50`, `timm/resnet50` or `torchvision/resnet50`; or the user's own code, which is run:
             `path/to/file.py:make_model` or `package.module:make_model`, a callable that returns an `nn.Module`.
         num_classes: logits of the network.
@@ -125,21 +125,22 @@ def load_model(
         interpolation, crop_pct = preprocessing.interpolation, preprocessing.crop_pct
         resize_mode = preprocessing.resize_mode
         channels = channels or preprocessing.input_size[0]
-    live = isinstance(path, nn.Module)
-    if isinstance(path, nn.Module):
-        checkpoint, named = _in_memory(path), None
+    live, file = told_apart(path, checkpoint)
+    if live is not None and file is None:
+        held, named = as_checkpoint(live), None
     else:
-        checkpoint, named = read_named(path, download=download, trust_pickle=trust_pickle)
+        assert file is not None
+        held, named = read_named(file, download=download, trust_pickle=trust_pickle and live is None)
     arch = arch or named
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     wanted = Wanted(
         num_classes=num_classes, channels=channels, size=size, head=parse_head(head), options=model_options or {}
     )
-    if checkpoint.module is not None:
-        built, notes = _whole(checkpoint)
+    if held.module is not None:
+        built, notes = _whole(held)
     else:
-        built, checkpoint, notes = _rebuilt(checkpoint, arch, wanted)
-    classes = _logits(built, checkpoint, num_classes)
+        built, held, notes = _rebuilt(held, arch, wanted, live)
+    classes = _logits(built, held, num_classes)
     preprocessing, assumed = resolve_preprocessing(
         {
             "input_size": size,
@@ -149,19 +150,19 @@ def load_model(
             "crop_pct": crop_pct,
             "resize_mode": resize_mode,
         },
-        checkpoint.metadata,
+        held.metadata,
         built.defaults,
-        channels=built.plan.channels or channels or checkpoint.metadata.in_chans or 3,
+        channels=built.plan.channels or channels or held.metadata.in_chans or 3,
         fixed_size=built.fixed_size,
-        path=checkpoint.path,
+        path=held.path,
     )
-    _refuse_multi_label(checkpoint, classes)
+    _refuse_multi_label(held, classes)
     if classes == 1:
-        as_two_classes(built, torch.zeros(2, *preprocessing.input_size), checkpoint.path)
+        as_two_classes(built, torch.zeros(2, *preprocessing.input_size), held.path)
         classes, notes = 2, (*notes, NOTE)
     order = read_class_order(class_names or class_order)
     _check_names(order.names, classes)
-    names, doubts = _names(order.names or checkpoint.metadata.class_names, classes)
+    names, doubts = _names(order.names or held.metadata.class_names, classes)
     return Classifier(
         module=built.module.float().eval(),
         arch=built.plan.arch,
@@ -169,10 +170,10 @@ def load_model(
         class_names=names,
         class_order=order.order,
         preprocessing=preprocessing,
-        checkpoint_sha256=checkpoint.sha256,
-        source=None if live else replace(checkpoint, module=None),
+        checkpoint_sha256=held.sha256,
+        source=None if file is None else replace(held, module=None),
         notes=(*notes, *doubts, *assumed),
-        training=checkpoint.metadata.training,
+        training=held.metadata.training,
         options=_options(
             head=parse_head(head),
             num_classes=num_classes,
@@ -199,12 +200,14 @@ def _options(*, model_option: list[str] | None, **stated: object) -> dict[str, s
     }
 
 
-def _rebuilt(checkpoint: Checkpoint, arch: str | None, wanted: Wanted) -> tuple[Built, Checkpoint, tuple[str, ...]]:
+def _rebuilt(
+    checkpoint: Checkpoint, arch: str | None, wanted: Wanted, live: nn.Module | None
+) -> tuple[Built, Checkpoint, tuple[str, ...]]:
     """The network with the file's weights, and the file by the network's names."""
-    if arch is None or not names_code(arch):
+    if live is None and (arch is None or not names_code(arch)):
         checkpoint = translated(checkpoint, wanted.size)
     tensors = checkpoint.under_file_names()
-    plans, said = _plans(checkpoint, arch, wanted)
+    plans, said = _plans(checkpoint, arch, wanted) if live is None else ([plan_of_module(live)], (AS_IT_IS,))
     fits = _by_fit(plans, tensors, checkpoint, wanted)
     if fits[0].problems and not arch and checkpoint.metadata.arch and not said:
         found = _asked(checkpoint, wanted)
@@ -281,7 +284,7 @@ def _whole(checkpoint: Checkpoint) -> tuple[Built, tuple[str, ...]]:
         fixed_size=None,
         defaults={**IMAGENET, **own_config(module)},
     )
-    return built, ("the network is the module as it is; --arch has no effect",)
+    return built, (AS_IT_IS,)
 
 
 def _logits(built: Built, checkpoint: Checkpoint, stated: int | None) -> int:
@@ -304,28 +307,6 @@ def _refuse_multi_label(checkpoint: Checkpoint, classes: int) -> None:
             hint="for one label k, save the network with that row of its head alone (weight[k:k+1], bias[k:k+1]): one "
             "logit is diagnosed as two classes",
         )
-
-
-def _in_memory(module: nn.Module) -> Checkpoint:
-    """A module as if a file had held it; a copy, so that the user's own keeps its mode, device and type."""
-    copied = copy.deepcopy(module).cpu()
-    tensors = {name: tensor.detach() for name, tensor in copied.state_dict().items()}
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    path = Path(type(module).__name__)
-    return Checkpoint(
-        path=path,
-        container=Container.TORCH,
-        weights_path=path,
-        sha256=digest.hexdigest(),
-        tensors=tensors,
-        key=(),
-        prefix="",
-        metadata=CheckpointMetadata(),
-        module=copied,
-    )
 
 
 def _check_names(stated: Sequence[str] | None, classes: int) -> None:

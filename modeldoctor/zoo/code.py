@@ -43,14 +43,28 @@ def build_from_code(name: str, num_classes: int | None, further: Mapping[str, An
     """
     make = _find(name)
     with _told(name):
-        takes = inspect.signature(make).parameters
+        signature = inspect.signature(make)
+        takes = signature.parameters
         parameter = takes.get("num_classes")
         demanded = parameter is not None and parameter.default is inspect.Parameter.empty
         options = {"num_classes": num_classes or _ANY_CLASSES} if parameter and (num_classes or demanded) else {}
+        _check_call(name, signature, {**options, **(further or {})})
         module = make(**{**options, **(further or {})})
     if not isinstance(module, nn.Module):
         raise ArchitectureError(f"{name} returned {type(module).__name__}", where="--arch", expected=_EXPECTED)
     return module
+
+
+def _check_call(name: str, signature: inspect.Signature, options: Mapping[str, Any]) -> None:
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise ArchitectureError(
+            f"{name} cannot be called with {', '.join(options) or 'no arguments'} ({error})",
+            where="--arch",
+            expected="a callable that is content with num_classes=, or with nothing",
+            hint="pass what it needs by --model-option KEY=VALUE, or name a function that fills it in",
+        ) from error
 
 
 def _find(name: str) -> Callable[..., Any]:
@@ -60,6 +74,13 @@ def _find(name: str) -> Callable[..., Any]:
     found: Any = module
     for part in attribute.split("."):
         found = getattr(found, part, None)
+    if isinstance(found, nn.Module):
+        raise ArchitectureError(
+            f"{name} is a network that was built, no callable that builds one",
+            where="--arch",
+            expected=_EXPECTED,
+            hint=f"name its class, {type(found).__name__}, or add a function that returns it",
+        )
     if not callable(found):
         callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ArchitectureError(
@@ -115,7 +136,8 @@ def _told(name: str) -> Iterator[None]:
     except ArchitectureError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        lines = [line for line in traceback.extract_tb(error.__traceback__) if not line.filename.startswith("<frozen")]
+        last = lines[-1]
         raise ArchitectureError(
             f"the code of {name} fails ({type(error).__name__}: {error})",
             where=f"{last.filename}, line {last.lineno}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -74,6 +75,8 @@ class Plan:
     """What the file says of the constructor's arguments; those that change the network are used."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What the user says of them; all are used."""
+    module: nn.Module | None = None
+    """A network that is in memory, of which a copy takes the place of what would be built."""
 
     @property
     def arch(self) -> str:
@@ -137,7 +140,7 @@ def find_plans(arch: str, *, where: str, code: bool = False) -> list[Plan]:
             f"unknown architecture {arch!r}",
             where=where,
             expected="NAME, timm/NAME, torchvision/NAME or FILE.py:FUNCTION",
-            hint=hint,
+            hint=f"name the function in it, too: {arch}:FUNCTION" if arch.endswith(".py") else hint,
         )
     return plans
 
@@ -327,7 +330,8 @@ def _build_own(plan: Plan) -> Built:
 
 
 def _build_code(plan: Plan) -> Built:
-    module = build_from_code(plan.name, plan.num_classes, plan.options)
+    live = plan.module
+    module = build_from_code(plan.name, plan.num_classes, plan.options) if live is None else copy.deepcopy(live)
     layers = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     stem = next((name for name, layer in layers if isinstance(layer, nn.Conv2d)), None)
     return Built(
@@ -348,12 +352,15 @@ def own_config(module: nn.Module) -> Mapping[str, Any]:
 
 CODE = "code"
 """The library of networks that the user's own code builds."""
+MODULE = "module"
+"""That of modules in memory."""
 
 LIBRARIES = {
     "timm": _Library(timm.is_model, timm.list_models, _build_timm),
     "torchvision": _Library(lambda name: name in _torchvision_names(), _torchvision_names, _build_torchvision),
     "modeldoctor": _Library(lambda name: name in _OWN_NAMES, lambda: _OWN_NAMES, _build_own),
     CODE: _Library(lambda name: False, tuple, _build_code),
+    MODULE: _Library(lambda name: False, tuple, _build_code),
 }
 
 
@@ -373,7 +380,7 @@ _FILLS = {"uniform_", "normal_", "erfinv_", "mul_", "add_", "div_", "clamp_", "f
 
 def _skipped(plan: Plan) -> AbstractContextManager[Any]:
     """The user's code may keep what it fills, in a buffer that no checkpoint has."""
-    return nullcontext() if plan.library == CODE else _SkipFills()
+    return nullcontext() if plan.library in (CODE, MODULE) else _SkipFills()
 
 
 class _SkipFills(TorchFunctionMode):

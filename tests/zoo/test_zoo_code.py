@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ import modeldoctor
 from modeldoctor import DiagnoseConfig, Preprocessing, TreatConfig
 from modeldoctor.checkpoint import read_checkpoint
 from modeldoctor.checkpoint.write import write_checkpoint
-from modeldoctor.errors import ArchitectureError, UsageError
+from modeldoctor.errors import ArchitectureError, CheckpointError, UsageError
 from modeldoctor.treatment import prepare
 
 SOURCE = """
@@ -49,6 +51,11 @@ def demands(num_classes):
 class Fixed(Net):
     def __init__(self):
         super().__init__(5)
+
+def demands_more(num_classes, width):
+    return Net(num_classes)
+
+made = Fixed()
 
 def fails():
     raise RuntimeError("no such thing")
@@ -94,6 +101,8 @@ def test_the_users_code_builds_and_the_file_fills(own: Path, arch: str) -> None:
         ("net.py:nothing", "no callable 'nothing'"),
         ("net.py:fails", "RuntimeError: no such thing"),
         ("net.py:other", "returned int"),
+        ("net.py:made", "a network that was built"),
+        ("net.py:demands_more", "cannot be called with num_classes .*'width'"),
         ("no.such.package:make", "No module named"),
     ],
 )
@@ -101,6 +110,12 @@ def test_what_goes_wrong_in_the_users_code_is_said(own: Path, arch: str, found: 
     with pytest.raises(ArchitectureError, match=found) as caught:
         modeldoctor.load_model("net.pt", arch=arch)
     assert caught.value.exit_code == 3
+
+
+def test_a_file_without_a_function_is_asked_for_it(own: Path) -> None:
+    with pytest.raises(ArchitectureError) as caught:
+        modeldoctor.load_model("net.pt", arch="net.py")
+    assert "net.py:FUNCTION" in str(caught.value.hint)
 
 
 def test_the_line_that_fails_is_named(own: Path) -> None:
@@ -161,3 +176,75 @@ def test_what_a_treatment_writes_is_of_the_file_that_was_read(clinic: Clinic, tm
         write_checkpoint(network.source, network.module.state_dict(), tmp_path / "treated.pt")
     assert "epoch" not in torch.load(tmp_path / "treated.pt", weights_only=True)
     assert read_checkpoint(tmp_path / "treated.pt").tensors.keys() == network.source.tensors.keys()
+
+
+def test_a_module_is_filled_from_a_file_whose_container_takes_the_treated_weights(clinic: Clinic) -> None:
+    blank = clinic.network()
+    for weight in blank.parameters():
+        torch.nn.init.zeros_(weight)
+    network = modeldoctor.load_model(blank, clinic.checkpoint)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network.module(images), clinic.network().eval()(images))
+    assert not next(blank.parameters()).any()
+    assert network.source is not None
+    assert network.source.path == clinic.checkpoint
+    assert network.arch.startswith("module/")
+
+
+def test_a_module_that_the_file_does_not_fit_is_refused(clinic: Clinic) -> None:
+    with pytest.raises(CheckpointError, match="do not fit module/Sequential"):
+        modeldoctor.load_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 3)), clinic.checkpoint)
+
+
+class HoldsModule(nn.Module):
+    """A part of one's own that is called as wrappers call theirs."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.module = inner
+        self.scale = 3.0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.module(images)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile, HoldsModule])
+def test_wrappers_in_memory_are_taken_off_and_a_part_called_module_is_not(wrap: Callable[..., nn.Module]) -> None:
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    network = modeldoctor.load_model(wrap(inner), input_size=8)
+    images = torch.rand(2, 3, 8, 8)
+    times = 3 if wrap is HoldsModule else 1
+    torch.testing.assert_close(network.module(images), times * inner(images))
+    assert network.arch == ("module/HoldsModule" if wrap is HoldsModule else "module/Sequential")
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (nn.Identity, "the class Identity"),
+        (nn.Linear(3, 2).state_dict(), "a dict"),
+        (lambda images: images, "type function"),
+    ],
+)
+def test_what_is_no_network_is_said(clinic: Clinic, value: Any, found: str) -> None:
+    with pytest.raises(UsageError, match=found):
+        modeldoctor.diagnose(value, clinic.data)
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "lazy layers"),
+        (nn.Linear(3, 2, device="meta"), "cannot be copied"),
+        (torch.jit.trace(nn.Linear(3, 2), torch.rand(1, 3)), "is TorchScript"),
+    ],
+)
+def test_a_module_that_cannot_be_taken_says_why(module: nn.Module, found: str) -> None:
+    with pytest.raises(ArchitectureError, match=found):
+        modeldoctor.load_model(module)
+
+
+def test_two_files_are_refused(clinic: Clinic) -> None:
+    with pytest.raises(UsageError, match="two files"):
+        modeldoctor.load_model(clinic.checkpoint, clinic.checkpoint)
