@@ -2,10 +2,11 @@
 
 >>> import modeldoctor
 >>> network = modeldoctor.load_model("ckpt.pt")
->>> diagnosis = modeldoctor.diagnose(network, "photos/")
->>> diagnosis["layer4.1.conv2"].correlation  # (N,K)
->>> config = modeldoctor.TreatConfig(checkpoint="ckpt.pt", data={"path": "photos/", "masks": "masks/"})
->>> modeldoctor.load_and_treat(config).ruling.outcome
+>>> diagnosis = modeldoctor.diagnose(network, "photos/", output="out.h5")
+>>> correlation = diagnosis["layer4.0.conv2"].correlation  # (N,K)
+>>> made = modeldoctor.make_report("out.h5")
+
+`help(modeldoctor.load_and_treat)` goes on with a treatment.
 """
 
 from __future__ import annotations

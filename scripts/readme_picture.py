@@ -20,7 +20,7 @@ from modeldoctor import read_diagnosis
 def main(diagnosis: Path, picture: Path) -> None:
     """Draw Â[n,k] with kernels sorted by the class that depends on them most."""
     found = read_diagnosis(diagnosis)
-    threshold = float(found.config["threshold"])
+    threshold = found.config.threshold
     figure, axes = plt.subplots(
         len(found.layers), 1, figsize=(10, 1.25 * len(found.layers) + 0.6), dpi=110, layout="constrained"
     )

@@ -17,8 +17,8 @@ from rich.table import Table
 from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.evaluate.metrics import class_groups
 from modeldoctor.results.trial import read_trial
-from modeldoctor.treatment import prepare
 from modeldoctor.treatment.arm import predict_subset
+from modeldoctor.treatment.preparation import prepare
 from modeldoctor.zoo import load_model
 
 

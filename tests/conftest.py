@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.demo.training import fit_classifier
 from modeldoctor.results.diagnosis import Diagnosis, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Samples, Verdict
 
@@ -207,9 +208,7 @@ def make_diagnosis(**changes: Any) -> Diagnosis:
         "broken": (("val/caf\udce9.png", "the file is empty (0 bytes)"), ("val/x.png", "not a picture")),
         "warnings": ("1 of 3 classes has no images", "«val»: look out"),
         "seed": 7,
-        "config": {
-            "threshold": 0.2, "noise_ranges": [0.5, 1.0], "split": None, "samples_per_class": 100, "noise_draws": 10,
-        },
+        "config": DiagnoseConfig(noise_ranges=(0.5, 1.0), noise_draws=10),
         "created": "2025-01-02T03:04:05+00:00",
         "device": "cpu",
         "preprocessing": {"input_size": [3, 32, 32], "mean": [0.5, 0.5, 0.5], "resize_mode": "squash"},

@@ -50,7 +50,7 @@ def hostile_diagnosis() -> Diagnosis:
     """With names that would break a careless page; the images' paths and the settings bear them too."""
     found = with_pictures(make_diagnosis(classes=HOSTILE))
     paths = np.array([f"val/{HOSTILE[i % 3]}/{i}.png".encode() for i in range(10)], dtype=object)
-    config = {**found.config, "note": HOSTILE[0]}
+    config = found.config.model_copy(update={"layers": HOSTILE[0]})
     return replace(
         found, samples=replace(found.samples, path=paths), arch=HOSTILE[0], warnings=HOSTILE, config=config,
         broken=((HOSTILE[1], HOSTILE[0]),), command=HOSTILE[0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
@@ -100,6 +101,18 @@ class DiagnoseConfig(Model):
     """bfloat16 runs products in it and sums in float32: faster on GPUs, figures differ by about a percent."""
     hooks: bool = False
     """Run the whole network through hooks for every draw instead of cutting it; for comparison."""
+
+    @classmethod
+    def stored(cls, text: str) -> DiagnoseConfig:
+        """The settings in a file of any age: what it lacks is at its default, keys that exist no more are passed over.
+
+        Raises:
+            ValueError: they are no settings of a diagnosis.
+        """
+        held = json.loads(text)
+        if not isinstance(held, dict) or "threshold" not in held:
+            raise ValueError("it holds no settings of a diagnosis")
+        return cls.model_validate({key: value for key, value in held.items() if key in cls.model_fields})
 
     @property
     def draws_per_image(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +19,23 @@ from pydantic import (
 
 from modeldoctor.config.arms import ARMS, AUTOMATIC, PLAIN, own_control
 from modeldoctor.config.diagnose import Interpolation, Model, ResizeMode
-from modeldoctor.results.trial import Metric
 
 Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
+
+
+class Metric(StrEnum):
+    """One number for how good a network is on the held-out images; for several seeds the mean over them."""
+
+    ACCURACY = "accuracy"
+    """Share of right images."""
+    WORST_CLASS = "worst_class"
+    """The lowest accuracy of any class."""
+    WORST_GROUP = "worst_group"
+    """The lowest accuracy of any group."""
+    WORST_CLASS_GROUP = "worst_class_group"
+    """The lowest accuracy of any class within any group."""
+    WEIGHTED = "weighted"
+    """The groups' accuracies weighted by their shares of the training images (the convention of Waterbirds)."""
 
 
 LoggerName = Literal["tensorboard", "mlflow", "wandb"]

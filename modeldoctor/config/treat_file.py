@@ -11,9 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from modeldoctor.config.treat import TreatConfig
+from modeldoctor.config.treat import Metric, TreatConfig
 from modeldoctor.errors import ConfigError
-from modeldoctor.results.trial import Metric
 from modeldoctor.runtime.reading import SETTINGS_MOST, content, plain_yaml
 
 _TO_FILL = "???"

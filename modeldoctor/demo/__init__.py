@@ -10,7 +10,7 @@ import timm
 import torch
 
 from modeldoctor.config.diagnose import DiagnoseConfig, Preprocessing
-from modeldoctor.config.treat import DataConfig, TrainingConfig, TreatConfig
+from modeldoctor.config.treat import DataConfig, Metric, TrainingConfig, TreatConfig
 from modeldoctor.data import open_data
 from modeldoctor.demo.drawing import ImageSetPlan, draw_image_set
 from modeldoctor.demo.training import Recipe, classifier_checkpoint, fit_classifier, load_all
@@ -18,7 +18,7 @@ from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import UsageError
 from modeldoctor.report import make_report
 from modeldoctor.results.diagnosis import Diagnosis
-from modeldoctor.results.trial import Metric, Trial
+from modeldoctor.results.trial import Trial
 from modeldoctor.runtime.files import noted, written_aside
 from modeldoctor.runtime.progress import Progress
 from modeldoctor.treatment import treat

@@ -76,6 +76,11 @@ def diagnose(
 ) -> Diagnosis:
     """Measure the class correlations of a network (Eq. 2-4) and explain its wrong predictions.
 
+    >>> from modeldoctor import DiagnoseConfig, diagnose, load_model
+    >>> diagnosis = diagnose(load_model("ckpt.pt"), "photos/", config=DiagnoseConfig(layers="last"))
+    >>> diagnosis["layer4.0.conv2"].correlation.shape  # (N,K)
+    (4, 96)
+
     Args:
         network: from `load_model`, its module is moved to the device and otherwise left as it was; or a module, which
             is copied.
@@ -155,7 +160,13 @@ def diagnose(
 
 
 def list_layers(network: Classifier, config: DiagnoseConfig | None = None) -> tuple[Layer, ...]:
-    """The selected layers of a network, in execution order, with shapes and cost; no image is read."""
+    """The selected layers of a network, in execution order, with shapes and cost; no image is read.
+
+    >>> from modeldoctor import DiagnoseConfig, list_layers, load_model
+    >>> for layer in list_layers(load_model("ckpt.pt"), DiagnoseConfig(layers="last")):
+    ...     print(layer.name, layer.channels, layer.macs_after)
+    layer4.0.conv2 96 384
+    """
     config = config or DiagnoseConfig(layers="all")
     device = resolve_device(config.device)
     with at_work(network.module, device):

@@ -207,7 +207,7 @@ def build_diagnosis(
         broken=tuple(pair for prediction in run.state.predictions.values() for pair in prediction.broken),
         warnings=(),
         seed=run.config.seed,
-        config=run.config.model_dump(mode="json"),
+        config=run.config,
         preprocessing=network.preprocessing.model_dump(mode="json"),
         assumed=network.notes,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

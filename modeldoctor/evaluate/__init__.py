@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from modeldoctor.config.treat import Metric
 from modeldoctor.errors import UsageError
 from modeldoctor.evaluate.metrics import RULES, HeldOut, Predictions, by_run, class_groups
 from modeldoctor.evaluate.statistics import difference, estimate, mcnemar, sign_flip, swap, wilson
 from modeldoctor.results.diagnosis import Bools, Ints
-from modeldoctor.results.trial import UNKNOWN_COST, ArmResult, Cell, Comparison, Cost, Metric, Outcome, Ruling, Trial
+from modeldoctor.results.trial import UNKNOWN_COST, ArmResult, Cell, Comparison, Cost, Outcome, Ruling, Trial
 
 __all__ = [
     "HeldOut",

@@ -12,8 +12,8 @@ from enum import Enum, auto
 import numpy as np
 from numpy.typing import NDArray
 
+from modeldoctor.config.treat import Metric
 from modeldoctor.results.diagnosis import Bools, Floats, Ints
-from modeldoctor.results.trial import Metric
 
 CHUNK = 2_000_000
 

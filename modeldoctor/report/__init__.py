@@ -57,6 +57,11 @@ def make_report(
 ) -> Made:
     """Report on a diagnosis, on a trial at any stage, or on what changed between two diagnoses.
 
+    >>> from modeldoctor import make_report
+    >>> made = make_report("diagnosis.h5", output="report", formats=["html", "json"])
+    >>> [file.name for file in made.files]
+    ['report.html', 'report.json']
+
     Args:
         path: a diagnosis, or a run directory.
         later: a second diagnosis, with which the first is compared.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from modeldoctor.config.treat import Metric
 from modeldoctor.errors import counted
 from modeldoctor.evaluate.statistics import wilson
 from modeldoctor.report.model import (
@@ -23,7 +24,7 @@ from modeldoctor.report.sharing import MOST_CLASSES, ClassPairs, class_pairs, sh
 from modeldoctor.report.wording import diagnosis_headline, progress_headline, trial_headline
 from modeldoctor.results.diagnosis import Bools, Diagnosis, Verdict
 from modeldoctor.results.summary import summarise
-from modeldoctor.results.trial import Metric, Trial
+from modeldoctor.results.trial import Trial
 from modeldoctor.runtime.versions import own_version
 
 

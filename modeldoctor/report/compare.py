@@ -124,7 +124,7 @@ def _layers(before: Diagnosis, after: Diagnosis) -> list[LayerChange]:
             continue
         rows = [(mine, other) for mine, other in pairs if old.count[mine] and new.count[other]]
         sets = [
-            layer.correlated(float(diagnosis.config["threshold"]))[[row[side] for row in rows]]
+            layer.correlated(diagnosis.config.threshold)[[row[side] for row in rows]]
             for side, (layer, diagnosis) in enumerate(((old, before), (new, after)))
         ]
         shares = [float(images.mean()) if len(images) else math.nan for images in sets]

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.report.image_model import (
     FindingFigures,
     ImageFigures,
@@ -189,7 +190,7 @@ class DiagnosisFigures(Model):
     checkpoint_sha256: str
     created: str
     seed: int
-    config: dict[str, Any]
+    config: DiagnoseConfig
     preprocessing: dict[str, Any]
     """How images became the network's input; empty in older files."""
     assumed: tuple[str, ...] | None = None

@@ -221,7 +221,7 @@ def _heat_map(layer: LayerDiagnosis, diagnosis: Diagnosis, order: Ints, first: b
     most = _CELLS / max(1, len(diagnosis.layers))
     wide = min(_COLUMNS, layer.channels, max(16, int((2 * most) ** 0.5)))
     high = min(_ROWS, len(order), max(16, int(most / wide)))
-    share = layer.correlated(float(diagnosis.config["threshold"]))[layer.count > 0]
+    share = layer.correlated(diagnosis.config.threshold)[layer.count > 0]
     return HeatMap(
         # Only what the page says of it: the arrays of all layers must not stay in memory.
         layer=_without_arrays(layer),

@@ -44,7 +44,7 @@ def class_pairs(diagnosis: Diagnosis) -> ClassPairs | None:
         return None
     taken = confusion(diagnosis, diagnosis.rows(diagnosis.examined))
     np.fill_diagonal(taken, 0)
-    jaccard = _jaccard(layer.correlated(float(diagnosis.config["threshold"])))
+    jaccard = _jaccard(layer.correlated(diagnosis.config.threshold))
     jaccard[layer.count == 0] = jaccard[:, layer.count == 0] = np.nan
     return ClassPairs(layer.name, jaccard, taken + taken.T)
 

@@ -140,7 +140,7 @@ def doubt_sentence(report: Report) -> str:
     found, trial = report.diagnosis, report.trial
     if trial:
         return accuracy_doubt(trial.provenance.get("assumed"))
-    return accuracy_doubt(found.assumed, found.config.get("expect_accuracy")) if found else ""
+    return accuracy_doubt(found.assumed, found.config.expect_accuracy) if found else ""
 
 
 def image_sentence(image: ImageFigures, limits: LimitFigures | None) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.errors import counted, shortened
 from modeldoctor.results.altered import Altered
 
@@ -337,7 +338,7 @@ class Diagnosis:
     broken: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     seed: int
-    config: dict[str, Any]
+    config: DiagnoseConfig
     created: str
     device: str
     versions: dict[str, str] = field(default_factory=dict)

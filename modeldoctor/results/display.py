@@ -31,7 +31,7 @@ MOST_NAMES = 60
 
 def as_html(diagnosis: Diagnosis) -> str:
     """Layers, verdicts and the wrong images that maps were kept of."""
-    threshold = float(diagnosis.config.get("threshold", 0.2))
+    threshold = diagnosis.config.threshold
     layers = [
         (
             layer.name,

@@ -47,9 +47,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.errors import StoreError
-from modeldoctor.results.altered import CHANGES, Altered
-from modeldoctor.results.checked import DAMAGED, check_attributes, check_range, check_shapes, check_storage
+from modeldoctor.results.altered import Altered
+from modeldoctor.results.checked import DAMAGED, check_attributes, check_range, check_storage
 from modeldoctor.results.diagnosis import (
     Adversarial,
     Diagnosis,
@@ -62,26 +63,23 @@ from modeldoctor.results.diagnosis import (
     Shown,
     Verdict,
 )
-from modeldoctor.results.hdf5_checks import check_values
+from modeldoctor.results.hdf5_checks import (
+    BY_CLASS_AND_CHANNEL,
+    IMAGE_FIELDS,
+    KERNEL_FIELDS,
+    SAMPLE_FIELDS,
+    check_counts,
+    check_values,
+)
 from modeldoctor.results.hdf5_file import new_hdf5, open_hdf5
-from modeldoctor.results.verdicts import DAMAGES
 
 SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
-_BY_CLASS_AND_CHANNEL = ("correlation", "variance", "signed", "activation", "contribution")
 _LAYER_ATTRIBUTES = ("kind", "channels", "height", "width", "depth", "macs_after", "delta", "activation_std")
 _DRAWS_ATTRIBUTES = ("draws", "variance_between_draws", "variance_between_images")
-_SAMPLE_FIELDS = {"split": "i4", "label": "i4", "predicted": "i4", "confidence": "f4", "used_in_diagnosis": "?"}
 _SHOWN_FIELDS = {"sample": "i4", "thumbnail": "u1", "derivative": "f4", "contribution": "f4", "grad_cam": "f4"}
 _ALTERED_FIELDS = {"sample": "i4", "change": "i4", "predicted": "i4", "confidence": "f4", "picture": "u1"}
 _ADVERSARIAL_FIELDS = {"sample": "i4", "predicted": "i4", "stability": "f4", "fallback": "f4"}
-_KERNEL_FIELDS = tuple(field.name for field in fields(Kernel))
-_IMAGE_FIELDS = {
-    field.name: "i4" if field.type == "int" else "f4"
-    for field in fields(Misdiagnosis)
-    if field.name not in ("verdict", "kernels")
-}
-
 
 # What older files do not have.
 _OPTIONAL = tuple(field.name for field in fields(Misdiagnosis) if field.default is not MISSING)
@@ -89,6 +87,9 @@ _OPTIONAL = tuple(field.name for field in fields(Misdiagnosis) if field.default 
 
 def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
     """Write a diagnosis, whole or not at all; an old file is replaced only by a whole new one.
+
+    >>> from modeldoctor import read_diagnosis, write_diagnosis
+    >>> write_diagnosis(read_diagnosis("diagnosis.h5"), "copy.h5")
 
     Raises:
         UsageError: the folder cannot be written to.
@@ -104,7 +105,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
             checkpoint_sha256=diagnosis.checkpoint_sha256,
             num_classes=len(diagnosis.classes),
             seed=diagnosis.seed,
-            config=json.dumps(diagnosis.config),
+            config=json.dumps(diagnosis.config.model_dump(mode="json")),
             device=diagnosis.device,
             examined=diagnosis.examined,
             wrong=diagnosis.wrong,
@@ -139,6 +140,11 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
 def read_diagnosis(path: str | Path) -> Diagnosis:
     """Read a diagnosis.
 
+    >>> from modeldoctor import read_diagnosis
+    >>> diagnosis = read_diagnosis("diagnosis.h5")
+    >>> diagnosis.examined, diagnosis.classes
+    ('val', ('amber', 'birch', 'coral', 'denim'))
+
     Raises:
         StoreError: there is no such file, it is no diagnosis, is damaged, or has another schema.
     """
@@ -166,7 +172,7 @@ def open_diagnosis(path: str | Path) -> Iterator[Diagnosis]:
                     hint="make it anew with `modeldoctor diagnose`, or use the version of modeldoctor that wrote it",
                 )
             check_storage(file)
-            _check_counts(file)
+            check_counts(file)
             check_values(file)
             found = _read(file, path)
         yield found
@@ -227,7 +233,7 @@ def _write_layer(group: h5py.Group, layer: LayerDiagnosis, classes: tuple[str, .
     }
     for name, scale in scales.items():
         scale.make_scale(name)
-    for name in (*_BY_CLASS_AND_CHANNEL, "standard_error"):
+    for name in (*BY_CLASS_AND_CHANNEL, "standard_error"):
         dataset = group.create_dataset(name, data=getattr(layer, name).astype("f4"))
         for axis, scale in enumerate(scales.values()):
             dataset.dims[axis].attach_scale(scale)
@@ -236,7 +242,7 @@ def _write_layer(group: h5py.Group, layer: LayerDiagnosis, classes: tuple[str, .
 
 def _write_samples(group: h5py.Group, samples: Samples) -> None:
     _write_text(group, "path", samples.path.tolist())
-    for name, kind in _SAMPLE_FIELDS.items():
+    for name, kind in SAMPLE_FIELDS.items():
         group.create_dataset(name, data=getattr(samples, name).astype(kind))
     ranges = group.create_dataset("noise_range", data=samples.noise_ranges.astype("f4"))
     ranges.make_scale("noise_range")
@@ -251,12 +257,12 @@ def _write_misdiagnosed(group: h5py.Group, diagnosis: Diagnosis) -> None:
     images = diagnosis.misdiagnosed
     if diagnosis.limits is not None:
         group.attrs["limits"] = json.dumps(asdict(diagnosis.limits))
-    for name, kind in _IMAGE_FIELDS.items():
+    for name, kind in IMAGE_FIELDS.items():
         group.create_dataset(name, data=np.array([getattr(image, name) for image in images], dtype=kind))
     _write_text(group, "verdict", [str(image.verdict) for image in images])
     most = max((len(image.kernels) for image in images), default=0)
     kernels = group.create_group("kernels")
-    for name in _KERNEL_FIELDS:
+    for name in KERNEL_FIELDS:
         channel = name == "channel"
         table = np.full((len(images), most), -1 if channel else np.nan, dtype="i4" if channel else "f4")
         for row, image in enumerate(images):
@@ -279,39 +285,6 @@ def _read_record(group: h5py.Group, kinds: Mapping[str, str]) -> dict[str, Any]:
     return {name: group[name][()] for name in kinds}
 
 
-def _check_counts(file: h5py.File) -> None:
-    """Whether the arrays agree on N, S, M, D and E, and point at what is there."""
-    config = json.loads(file.attrs["config"])
-    if not isinstance(config, dict) or not isinstance(config.get("threshold"), int | float):
-        raise ValueError("the attribute config holds no settings of a diagnosis")
-    number, samples, images = len(file["classes"]), file["samples"], file["misdiagnosed"]
-    rows, explained = len(samples["path"]), len(images["sample"])
-    check_shapes(samples, dict.fromkeys(_SAMPLE_FIELDS, (rows,)))
-    check_shapes(samples, {"stability": (rows, len(samples["noise_range"]))})
-    check_shapes(images, dict.fromkeys((*_IMAGE_FIELDS, "verdict"), (explained,)))
-    check_shapes(images["kernels"], dict.fromkeys(_KERNEL_FIELDS, images["kernels/channel"].shape))
-    check_shapes(file, {"broken/reason": file["broken/path"].shape})
-    check_range("samples/split", samples["split"][()], len(json.loads(file.attrs["splits"])))
-    for group in (samples, images):
-        check_range(f"{group.name}/label", group["label"][()], number)
-        check_range(f"{group.name}/predicted", group["predicted"][()], number)
-    check_range("misdiagnosed/sample", images["sample"][()], rows)
-    if "damage_kind" in images:
-        check_range("misdiagnosed/damage_kind", images["damage_kind"][()], len(DAMAGES), least=-1)
-    check_range("misdiagnosed/resembles", images["resembles"][()], number, least=-1)
-    for name in ("shown", "altered", "adversarial"):
-        if name in file:
-            check_range(f"{name}/sample", file[name]["sample"][()], rows)
-    if "altered" in file:
-        check_range("altered/predicted", file["altered/predicted"][()], number)
-        check_range("altered/change", file["altered/change"][()], len(CHANGES))
-    for name, layer in file["layers"].items():
-        shape = (number, int(layer.attrs["channels"]))
-        check_shapes(layer, dict.fromkeys(_BY_CLASS_AND_CHANNEL, shape) | {"count": (number,)})
-        if not layer["correlation"].dtype.kind == "f":
-            raise ValueError(f"layers/{name}/correlation holds {layer['correlation'].dtype}")
-
-
 def _read(file: h5py.File, path: str | Path) -> Diagnosis:
     attributes, misdiagnosed = file.attrs, file["misdiagnosed"]
     limits = misdiagnosed.attrs.get("limits")
@@ -331,7 +304,7 @@ def _read(file: h5py.File, path: str | Path) -> Diagnosis:
         ),
         warnings=tuple(file["warnings"].asstr()[()]),
         seed=int(attributes["seed"]),
-        config=json.loads(attributes["config"]),
+        config=DiagnoseConfig.stored(attributes["config"]),
         created=str(attributes["created"]),
         device=str(attributes["device"]),
         versions=json.loads(attributes["versions"]),
@@ -369,7 +342,7 @@ def _read_findings(file: h5py.File) -> tuple[Finding, ...]:
 def _read_layer(name: str, group: h5py.Group) -> LayerDiagnosis:
     attributes = {key: group.attrs[key] for key in _LAYER_ATTRIBUTES}
     attributes |= {key: group.attrs[key] for key in _DRAWS_ATTRIBUTES if key in group.attrs}
-    arrays = {key: group[key][()] for key in (*_BY_CLASS_AND_CHANNEL, "count")}
+    arrays = {key: group[key][()] for key in (*BY_CLASS_AND_CHANNEL, "count")}
     return LayerDiagnosis(
         name=name,
         **{key: value.item() if hasattr(value, "item") else value for key, value in attributes.items()},
@@ -378,20 +351,20 @@ def _read_layer(name: str, group: h5py.Group) -> LayerDiagnosis:
 
 
 def _read_samples(group: h5py.Group, splits: tuple[str, ...]) -> Samples:
-    names = ("path", "stability", *_SAMPLE_FIELDS)
+    names = ("path", "stability", *SAMPLE_FIELDS)
     return Samples(splits=splits, noise_ranges=group["noise_range"][()], **{name: group[name][()] for name in names})
 
 
 def _read_misdiagnosed(group: h5py.Group) -> tuple[Misdiagnosis, ...]:
-    columns = {name: group[name][()].tolist() for name in _IMAGE_FIELDS if name in group or name not in _OPTIONAL}
+    columns = {name: group[name][()].tolist() for name in IMAGE_FIELDS if name in group or name not in _OPTIONAL}
     verdicts = group["verdict"].asstr()[()]
-    kernels = {name: group["kernels"][name][()].tolist() for name in _KERNEL_FIELDS}
+    kernels = {name: group["kernels"][name][()].tolist() for name in KERNEL_FIELDS}
     return tuple(
         Misdiagnosis(
             verdict=Verdict(verdict),
             kernels=tuple(
-                Kernel(**dict(zip(_KERNEL_FIELDS, values, strict=True)))
-                for values in zip(*(kernels[name][row] for name in _KERNEL_FIELDS), strict=True)
+                Kernel(**dict(zip(KERNEL_FIELDS, values, strict=True)))
+                for values in zip(*(kernels[name][row] for name in KERNEL_FIELDS), strict=True)
                 if values[0] >= 0
             ),
             **{name: column[row] for name, column in columns.items()},

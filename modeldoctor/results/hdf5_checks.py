@@ -5,9 +5,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 
 import h5py
 
+from modeldoctor.results.altered import CHANGES
+from modeldoctor.results.checked import check_range, check_shapes
+from modeldoctor.results.diagnosis import Kernel, Misdiagnosis
+from modeldoctor.results.verdicts import DAMAGES
+
+# Datasets by name, with the types they are written in.
+BY_CLASS_AND_CHANNEL = ("correlation", "variance", "signed", "activation", "contribution")
+SAMPLE_FIELDS = {"split": "i4", "label": "i4", "predicted": "i4", "confidence": "f4", "used_in_diagnosis": "?"}
+KERNEL_FIELDS = tuple(field.name for field in fields(Kernel))
+IMAGE_FIELDS = {
+    field.name: "i4" if field.type == "int" else "f4"
+    for field in fields(Misdiagnosis)
+    if field.name not in ("verdict", "kernels")
+}
 _FLOATS, _WHOLE, _BOOLS = "f", "iu", "b"
 _SAMPLES = {
     "label": _WHOLE, "predicted": _WHOLE, "split": _WHOLE, "confidence": _FLOATS, "used_in_diagnosis": _BOOLS,
@@ -21,6 +36,40 @@ _SHOWN = {"sample": _WHOLE, "thumbnail": "u", "derivative": _FLOATS, "contributi
 _ALTERED = {"sample": _WHOLE, "change": _WHOLE, "predicted": _WHOLE, "confidence": _FLOATS, "picture": "u"}
 _ADVERSARIAL = {"sample": _WHOLE, "predicted": _WHOLE, "stability": _FLOATS, "fallback": _FLOATS}
 _LARGEST_SIDE = 2048
+
+
+def check_counts(file: h5py.File) -> None:
+    """Whether the arrays agree on N, S, M, D and E, and point at what is there.
+
+    Raises:
+        ValueError: the first that does not.
+    """
+    number, samples, images = len(file["classes"]), file["samples"], file["misdiagnosed"]
+    rows, explained = len(samples["path"]), len(images["sample"])
+    check_shapes(samples, dict.fromkeys(SAMPLE_FIELDS, (rows,)))
+    check_shapes(samples, {"stability": (rows, len(samples["noise_range"]))})
+    check_shapes(images, dict.fromkeys((*IMAGE_FIELDS, "verdict"), (explained,)))
+    check_shapes(images["kernels"], dict.fromkeys(KERNEL_FIELDS, images["kernels/channel"].shape))
+    check_shapes(file, {"broken/reason": file["broken/path"].shape})
+    check_range("samples/split", samples["split"][()], len(json.loads(file.attrs["splits"])))
+    for group in (samples, images):
+        check_range(f"{group.name}/label", group["label"][()], number)
+        check_range(f"{group.name}/predicted", group["predicted"][()], number)
+    check_range("misdiagnosed/sample", images["sample"][()], rows)
+    if "damage_kind" in images:
+        check_range("misdiagnosed/damage_kind", images["damage_kind"][()], len(DAMAGES), least=-1)
+    check_range("misdiagnosed/resembles", images["resembles"][()], number, least=-1)
+    for name in ("shown", "altered", "adversarial"):
+        if name in file:
+            check_range(f"{name}/sample", file[name]["sample"][()], rows)
+    if "altered" in file:
+        check_range("altered/predicted", file["altered/predicted"][()], number)
+        check_range("altered/change", file["altered/change"][()], len(CHANGES))
+    for name, layer in file["layers"].items():
+        shape = (number, int(layer.attrs["channels"]))
+        check_shapes(layer, dict.fromkeys(BY_CLASS_AND_CHANNEL, shape) | {"count": (number,)})
+        if not layer["correlation"].dtype.kind == "f":
+            raise ValueError(f"layers/{name}/correlation holds {layer['correlation'].dtype}")
 
 
 def check_values(file: h5py.File) -> None:

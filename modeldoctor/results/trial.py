@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
+from modeldoctor.config.treat import Metric
 from modeldoctor.errors import StoreError
 from modeldoctor.runtime.files import written_aside
 from modeldoctor.runtime.reading import content
@@ -35,21 +36,6 @@ class Record:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid", strict=True, ser_json_inf_nan="null", use_attribute_docstrings=True
     )
-
-
-class Metric(StrEnum):
-    """One number for how good a network is on the held-out images; for several seeds the mean over them."""
-
-    ACCURACY = "accuracy"
-    """Share of right images."""
-    WORST_CLASS = "worst_class"
-    """The lowest accuracy of any class."""
-    WORST_GROUP = "worst_group"
-    """The lowest accuracy of any group."""
-    WORST_CLASS_GROUP = "worst_class_group"
-    """The lowest accuracy of any class within any group."""
-    WEIGHTED = "weighted"
-    """The groups' accuracies weighted by their shares of the training images (the convention of Waterbirds)."""
 
 
 class Outcome(StrEnum):
@@ -365,14 +351,19 @@ def write_trial(trial: Trial, path: Path) -> None:
         aside.write_text(json.dumps(trial.to_json(), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
 
-def read_trial(path: Path) -> Trial:
+def read_trial(path: str | Path) -> Trial:
     """Read `trial.json`.
+
+    >>> from modeldoctor import read_trial
+    >>> trial = read_trial("treatment/trial.json")
+    >>> [arm.arm for arm in trial.arms], trial.handed_back
+    (['original', 'last-layer', 'continue'], 'original')
 
     Raises:
         StoreError: it cannot be read, is of another schema, or damaged.
     """
     try:
-        stored = json.loads(content(path).decode())
+        stored = json.loads(content(Path(path)).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"it cannot be read ({error})", where=str(path), hint="run the trial again") from error
     return Trial.from_json(stored, where=str(path))

@@ -132,7 +132,7 @@ class Arms:
 
     def _correlated(self, layers: tuple[Layer, ...], config: TreatConfig) -> dict[str, Tensor]:
         """By layer (N,K), the kernels that a class may depend on."""
-        threshold = float(self._diagnosis.config["threshold"])
+        threshold = self._diagnosis.config.threshold
         found = {layer.name: torch.from_numpy(self._diagnosis[layer.name].correlated(threshold)) for layer in layers}
         if not config.channel.exclude_background or not layers:
             return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from modeldoctor import treatment
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.results import run_directory
@@ -14,8 +13,10 @@ from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.trial import Trial, seen_images
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.progress import Progress
+from modeldoctor.treatment import treat
 from modeldoctor.treatment.batches import annotation_note
 from modeldoctor.treatment.loggers import check_logger
+from modeldoctor.treatment.preparation import Prepared, check_new, diagnosis_needed, prepare
 from modeldoctor.treatment.subsets import needs_masks
 from modeldoctor.zoo import Classifier, load_model
 
@@ -30,6 +31,15 @@ def load_and_treat(
     team: Team | None = None,
 ) -> Trial:
     """Load the configuration's checkpoint, diagnose it unless that is done, and treat it.
+
+    >>> from modeldoctor import TreatConfig, load_and_treat
+    >>> training = {"epochs": 1, "batch_size": 16}
+    >>> config = TreatConfig(
+    ...     checkpoint="ckpt.pt", data={"path": "photos/"}, output="treated",
+    ...     arms=["continue", "last-layer"], training=training,
+    ... )
+    >>> str(load_and_treat(config).ruling.outcome)
+    'no-benefit'
 
     Args:
         config: all that is to be done.
@@ -48,15 +58,15 @@ def load_and_treat(
     say = say or _keep_quiet
     for text in network.notes:
         say(text)
-    treatment.check_new(config, resume)
-    prepared = treatment.prepare(config, network)
+    check_new(config, resume)
+    prepared = prepare(config, network)
     if parts := prepared.splits.split_off:
         say(seen_images(parts))
     if needs_masks(prepared.config):
         say(annotation_note(prepared.splits.train, prepared.config))
     team.barrier()  # nobody writes before all have looked
     diagnosis = _diagnosis(config, network, _serving_masks(prepared), resume, progress, team)
-    return treatment.carry_out(prepared, network, diagnosis, resume=resume, progress=progress, team=team)
+    return treat(prepared, network, diagnosis, resume=resume, progress=progress, team=team)
 
 
 def _keep_quiet(text: str) -> None:
@@ -76,7 +86,7 @@ def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Classifi
     )  # fmt: skip
 
 
-def _serving_masks(prepared: treatment.Prepared) -> Path | None:
+def _serving_masks(prepared: Prepared) -> Path | None:
     """The masks, where images that the diagnosis examines have some: masks of training images are for the treatment."""
     train, val = prepared.splits.train, prepared.splits.val
     serves = val.images is train.images or val.has_mask.any()
@@ -95,7 +105,7 @@ def _diagnosis(
     if config.diagnosis is not None or (resume and made.exists()):
         return read_diagnosis(config.diagnosis or made)
     return diagnose(
-        network, config.data.path, config=treatment.diagnosis_needed(config), root=config.data.root,
+        network, config.data.path, config=diagnosis_needed(config), root=config.data.root,
         download=config.data.download, masks=masks, output=made, resume=resume, progress=progress,
         team=team,
     )  # fmt: skip

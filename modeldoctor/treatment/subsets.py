@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeldoctor.config.arms import ARMS
-from modeldoctor.config.treat import DataConfig, TreatConfig
+from modeldoctor.config.treat import DataConfig, Metric, TreatConfig
 from modeldoctor.data import Broken, ImageSet, choose_to_annotate
 from modeldoctor.data.foreign_paths import ByPath
 from modeldoctor.data.outputs import AnySet, random_access
 from modeldoctor.errors import DataError, MaskError, counted, shortened
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
-from modeldoctor.results.trial import Metric
 from modeldoctor.runtime.files import regular
 from modeldoctor.runtime.reading import csv_rows
 

@@ -85,6 +85,11 @@ def load_model(
 ) -> Classifier:
     """Load a classifier from a checkpoint, or take one that is in memory already.
 
+    >>> from modeldoctor import load_model
+    >>> network = load_model("ckpt.pt")
+    >>> network.arch, network.num_classes, network.preprocessing.input_size
+    ('timm/test_resnet', 4, (3, 32, 32))
+
     An option that is None is taken from the weights' shapes, else from the checkpoint's metadata, else from the
     library's defaults; `Classifier.notes` names the assumptions.
 

@@ -141,6 +141,11 @@ def identify(checkpoint: Checkpoint, wanted: Wanted | None = None) -> Identifica
 def identify_file(path: str | Path, *, download: bool = False, trust_pickle: bool = False) -> dict[str, Any]:
     """What network a checkpoint holds, in plain values: JSON, or a table.
 
+    >>> from modeldoctor import identify_file
+    >>> found = identify_file("ckpt.pt")
+    >>> found["arch"], found["fits"]
+    ('timm/test_resnet', True)
+
     Args:
         path: a checkpoint as for `load_model`.
         download: fetch the weights of a name that are not in the cache.

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import nn
 
-from modeldoctor.config.treat import DataConfig
+from modeldoctor.config.treat import DataConfig, Metric
 from modeldoctor.data import open_data
 from modeldoctor.data.loader import make_loader
 from modeldoctor.data.outputs import in_network_classes
 from modeldoctor.evaluate.metrics import RULES, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
-from modeldoctor.results.trial import ArmResult, Metric, Trial, read_trial
+from modeldoctor.results.trial import ArmResult, Trial, read_trial
 from modeldoctor.treatment.subsets import Subset, split_subsets, with_groups
 from modeldoctor.zoo import load_model
 
@@ -181,7 +181,7 @@ def cifar_channels(place: Place) -> dict[str, Any]:
 
 def diagnosis_figures(diagnosis: Diagnosis) -> dict[str, Any]:
     """Sparsity of every layer, and how well stability and confidence tell right images from others."""
-    threshold = float(diagnosis.config["threshold"])
+    threshold = diagnosis.config.threshold
     rows = diagnosis.rows(diagnosis.examined)
     samples, adversarial = diagnosis.samples, diagnosis.adversarial
     right = rows & (samples.label == samples.predicted)

@@ -88,7 +88,7 @@ def test_options_reach_the_diagnosis(call: Call, clinic: Clinic) -> None:
     code, _, err = call("diagnose", clinic.checkpoint, "--data", clinic.data, *words, "--hooks")
     assert code == 0, err
     diagnosis = read_diagnosis(Path("diagnosis.h5"))
-    config = DiagnoseConfig(**diagnosis.config)
+    config = diagnosis.config
     for name, value in options.items():
         assert getattr(config, name.replace("-", "_")) == value, name
     assert config.hooks

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 from simulated_trials import CLASSES, LABELS, arm, simulated
 
+from modeldoctor.config.treat import Metric
 from modeldoctor.errors import UsageError
 from modeldoctor.evaluate import (
     HeldOut,
@@ -21,7 +22,7 @@ from modeldoctor.evaluate import (
     verdict,
     wilson,
 )
-from modeldoctor.results.trial import Comparison, Estimate, Metric, Outcome
+from modeldoctor.results.trial import Comparison, Estimate, Outcome
 
 GROUPS = np.array(["sea", "land"])[[0, 0, 0, 1, 1, 1, 1, 0, 1, 1]]
 SHARES = {"land": 0.25, "sea": 0.75}

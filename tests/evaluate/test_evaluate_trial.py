@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from simulated_trials import arm, simulated
 
+from modeldoctor.config.treat import Metric
 from modeldoctor.errors import StoreError
 from modeldoctor.evaluate import (
     HeldOut,
@@ -21,7 +22,7 @@ from modeldoctor.evaluate import (
     evaluate_arm,
     verdict,
 )
-from modeldoctor.results.trial import Comparison, Cost, Estimate, Metric, Trial, read_trial, write_trial
+from modeldoctor.results.trial import Comparison, Cost, Estimate, Trial, read_trial, write_trial
 
 
 def comparison(low: float, high: float, p_value: float, baseline: str = "original") -> Comparison:

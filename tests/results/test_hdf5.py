@@ -18,6 +18,7 @@ import pytest
 import xarray
 from stored_results import with_pictures
 
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.errors import ExitCode, StoreError, UsageError
 from modeldoctor.results.diagnosis import Diagnosis, Finding, Kernel, Verdict
 from modeldoctor.results.hdf5 import read_diagnosis, write_diagnosis
@@ -66,7 +67,7 @@ def test_what_is_written_is_read_again(handmade: Make, written: Path) -> None:
         {"limits": None, "warnings": (), "broken": ()},
         {"layers": {}},
         {"classes": ("", "  ", "x" * 5000)},
-        {"config": {"threshold": 0.2, "note": "é 🐈 \" '"}, "arch": "module/É"},
+        {"config": DiagnoseConfig(layers="é 🐈 \" '"), "arch": "module/É"},
         {
             "findings": (
                 Finding(name="class-order", sentence="s", action="a", wrong=3),
@@ -303,7 +304,7 @@ def test_a_file_of_the_first_release_is_still_read() -> None:
     assert np.isnan(old.limits.background_share)
     assert old.broken[0] == ("val/caf\udce9.png", "the file is empty (0 bytes)")
     assert old.warnings[0] == "1 of 3 classes has no images"
-    assert old.config["threshold"] == 0.2
+    assert old.config.threshold == 0.2
     assert old.created == "2025-01-02T03:04:05+00:00"
 
 

@@ -18,7 +18,7 @@ from modeldoctor.report import make_report
 from modeldoctor.results.hdf5 import write_diagnosis
 from modeldoctor.results.outputs import check_outputs
 from modeldoctor.results.run_directory import identity_in, identity_line
-from modeldoctor.treatment import check_new
+from modeldoctor.treatment.preparation import check_new
 from modeldoctor.zoo import load_model
 
 

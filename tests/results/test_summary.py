@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.results.diagnosis import Diagnosis, Misdiagnosis
 from modeldoctor.results.summary import class_sharing, summarise, write_summary
 from modeldoctor.results.verdicts import most_telling
@@ -68,7 +69,7 @@ def test_layers_have_their_share_and_sharing(handmade: Make) -> None:
 
 
 def test_the_threshold_decides_what_is_correlated(handmade: Make) -> None:
-    stem, _ = summarise(handmade(config={"threshold": 0.5}))["layers"]
+    stem, _ = summarise(handmade(config=DiagnoseConfig(threshold=0.5)))["layers"]
     assert stem["correlated_share"] == 0.5  # {1,2} and {2,3}
     assert stem["sharing"] == pytest.approx(1 / 3)
 

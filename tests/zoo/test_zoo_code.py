@@ -16,7 +16,7 @@ from modeldoctor import DiagnoseConfig, Preprocessing, TreatConfig
 from modeldoctor.checkpoint import read_checkpoint
 from modeldoctor.checkpoint.write import write_checkpoint
 from modeldoctor.errors import ArchitectureError, CheckpointError, UsageError
-from modeldoctor.treatment import prepare
+from modeldoctor.treatment.preparation import prepare
 
 SOURCE = """
 import torch
