@@ -25,7 +25,8 @@ from captum.attr import LayerGradientXActivation, NoiseTunnel
 from torch import Tensor, nn
 
 from modeldoctor.graph import Cut, CutNetwork, HookedNetwork, Layer, LayeredNetwork, open_network, select_layers
-from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.method.correlation import correlate_samples
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit
 
 _CLASSES, _IMAGES_A_CLASS = 1000, 100

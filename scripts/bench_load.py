@@ -27,7 +27,8 @@ from torchvision.transforms.functional import to_pil_image
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import ImageSet, make_loader, make_transform, open_data
 from modeldoctor.graph import LayeredNetwork, open_network, select_layers
-from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.method.correlation import correlate_samples
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from modeldoctor.errors import MemoryLimitError
 from modeldoctor.graph import Layer, LayeredNetwork
-from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.method.correlation import correlate_samples
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import UNSEEN, BatchLimit, peak_meter
 
 # More rows at once are no faster, by measurement on a CPU; on a GPU they may fill it better.

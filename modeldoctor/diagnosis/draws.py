@@ -20,7 +20,8 @@ from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.passes import Run, delta_of
 from modeldoctor.diagnosis.state import Draws
 from modeldoctor.graph import Cut
-from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.method.correlation import correlate_samples
+from modeldoctor.method.noise import Noise
 
 _CLASSES, _PER_CLASS, _DRAWS = 4, 8, 3
 _MOST = 100

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from modeldoctor.diagnosis.interventions import Backgrounds, intervene
 from modeldoctor.graph import Cut, Layer, LayeredNetwork
-from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.method.correlation import correlate_samples
 from modeldoctor.method.maps import background_share
+from modeldoctor.method.noise import Noise
 from modeldoctor.results.diagnosis import Floats, Kernel, LayerDiagnosis, Limits, Misdiagnosis, Verdict, normalise
 from modeldoctor.results.verdicts import VERDICTS
 from modeldoctor.runtime.memory import BatchLimit

@@ -21,7 +21,7 @@ from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.quality import image_quality
 from modeldoctor.diagnosis.state import Looks
 from modeldoctor.graph import logits_of
-from modeldoctor.method.correlation import Noise
+from modeldoctor.method.noise import Noise
 
 PIXEL_NOISE = 14 / 255
 """Range of the noise on pixels in [0, 1]: a standard deviation of 8/255."""

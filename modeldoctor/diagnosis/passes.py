@@ -29,12 +29,12 @@ from modeldoctor.errors import DataError, InterruptedRunError
 from modeldoctor.graph import Layer, LayeredNetwork
 from modeldoctor.method.correlation import (
     CorrelationState,
-    Noise,
     correlate_samples,
     empty_state,
     merge_states,
     update_state,
 )
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.interrupts import StopRequest
 from modeldoctor.runtime.progress import Progress

@@ -19,13 +19,13 @@ from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.passes import Run, delta_of
 from modeldoctor.method.correlation import (
     CorrelationState,
-    Noise,
     compute_state,
     correlate_samples,
     empty_state,
     merge_states,
     update_state,
 )
+from modeldoctor.method.noise import Noise
 from modeldoctor.results.diagnosis import normalise
 
 PILOT = 16

@@ -16,8 +16,8 @@ from modeldoctor.diagnosis.explain import Probe
 from modeldoctor.diagnosis.interventions import Backgrounds
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.sharding import dealt
-from modeldoctor.method.correlation import Noise
 from modeldoctor.method.maps import ImageMaps, image_maps, thumbnails
+from modeldoctor.method.noise import Noise
 from modeldoctor.results.altered import Altered
 from modeldoctor.results.diagnosis import Misdiagnosis, Shown
 from modeldoctor.results.verdicts import most_telling

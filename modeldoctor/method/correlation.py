@@ -5,52 +5,15 @@ Shapes: B images, R noisy copies, J noise draws, K channels, H x W positions, N 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from modeldoctor.graph import Cut
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """σ ~ U[-δ, δ] on a layer's maps, elementwise, independent for every layer, draw and image.
-
-    What is drawn depends on the seed, the layer's name, the image's key and the draw alone, never on how images and
-    draws are batched.
-
-    Attributes:
-        seed: of everything drawn.
-        delta: δ for the layer in hand, in units of its activation.
-        stream: tells apart purposes that must not share noise.
-    """
-
-    seed: int
-    delta: float
-    stream: str = "correlation"
-
-    def draw(self, layer: str, keys: Sequence[int], draws: range, like: Tensor) -> Tensor:
-        """Noise (R*B,K,H,W) for draws R and images B, copy-major, with the dtype and device of `like` (B,K,H,W).
-
-        Position by position and there kernel by kernel, whatever the memory format of `like`; its own is channels_last.
-        """
-        generator = torch.Generator(like.device)
-        label = zlib.crc32(f"{self.stream}/{layer}".encode())
-        batch, channels, height, width = like.shape
-        shape = (len(draws), batch, height, width, channels)
-        noise = torch.empty(shape, dtype=like.dtype, device=like.device)
-        for column, key in enumerate(keys):
-            seeds = np.random.SeedSequence([self.seed, label, key]).generate_state(draws.stop, np.uint64)
-            for row, draw in enumerate(draws):
-                generator.manual_seed(int(seeds[draw] >> np.uint64(1)))
-                noise[row, column].uniform_(-self.delta, self.delta, generator=generator)
-        return noise.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 class SampleCorrelation(NamedTuple):

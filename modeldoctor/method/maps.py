@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeldoctor.graph import Cut
-from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.method.correlation import correlate_samples
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit
 
 THUMBNAIL_EDGE = 160

@@ -184,9 +184,8 @@ class Misdiagnosis:
         damage: 1 less the share of training images that are at least as dark, noisy ...: of what it is most so.
         damage_kind: of what: a place in `verdicts.DAMAGES`; -1 if not measured.
         unfamiliarity: its distance from training images, where 99% of these are at most at 1 from the others.
-        pull_to_label: standard deviations by which slight alterations turn it to its label
-            (`comparisons.pull_to_label`).
-        label_doubt: how much it is like right images of the predicted class (`comparisons.label_doubt`).
+        pull_to_label: standard deviations by which slight alterations turn it to its label (see `comparisons`).
+        label_doubt: how much it is like right images of the predicted class (see `comparisons`).
         faulty_kernel: the kernel of the features without which it is right, one that costs more images than it
             serves; -1 if there is none.
         without_kernel: softmax of the true class without that kernel.

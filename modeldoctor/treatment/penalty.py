@@ -20,7 +20,7 @@ from modeldoctor.method.constraints import (
     runner_up,
     space_constraint,
 )
-from modeldoctor.method.correlation import Noise
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit
 from modeldoctor.treatment.batches import OWN, TrainingBatch

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import make_loader
 from modeldoctor.graph import open_network, select_layers
-from modeldoctor.method.correlation import Noise
 from modeldoctor.method.maps import background_share, image_maps, thumbnails
+from modeldoctor.method.noise import Noise
 from modeldoctor.results import run_directory
 from modeldoctor.results.maps import TrialMaps, write_maps
 from modeldoctor.runtime.memory import BatchLimit

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from modeldoctor.errors import GraphError, ModelDoctorWarning
 from modeldoctor.graph import CutNetwork, HookedNetwork, LayeredNetwork, open_network, select_layers
 from modeldoctor.graph.capture import capture
-from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.method.correlation import correlate_samples
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit
 
 

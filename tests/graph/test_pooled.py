@@ -15,7 +15,8 @@ from modeldoctor.graph import Cut, CutNetwork, open_network, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method import attribution
 from modeldoctor.method.attribution import Attribution, attribute
-from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.method.correlation import correlate_samples
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit
 
 POOLED: dict[str, Callable[[], nn.Module]] = {

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 from networks import Branched, Dense, Pooled, randomised
-from scipy import stats
 from torch import Tensor, nn
 
 from modeldoctor.graph import Cut, CutNetwork, open_network, select_layers
 from modeldoctor.method.correlation import (
     CorrelationState,
-    Noise,
     SampleCorrelation,
     compute_state,
     correlate_samples,
@@ -20,6 +18,7 @@ from modeldoctor.method.correlation import (
     merge_states,
     update_state,
 )
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit
 
 IMAGES, DELTA = 5, 0.7
@@ -110,31 +109,6 @@ def test_the_batch_size_changes_nothing(size: int) -> None:
     ]
     wanted = jacobian_oracle(network, images, labels, noise, 3)
     torch.testing.assert_close(torch.cat(parts), wanted[0], rtol=1e-10, atol=1e-12)
-
-
-def test_noise_is_uniform_and_bounded() -> None:
-    drawn = Noise(seed=1, delta=0.3).draw("layer", [7], range(4), torch.empty(1, 8, 20, 20)).flatten().numpy()
-    assert stats.kstest(drawn, stats.uniform(-0.3, 0.6).cdf).pvalue > 1e-3
-    assert abs(drawn).max() <= 0.3
-
-
-def test_noise_depends_on_layer_image_draw_seed_and_purpose_and_on_nothing_else() -> None:
-    like = torch.empty(3, 2, 4, 4)
-    noise = Noise(seed=1, delta=1.0)
-    whole = noise.draw("a", [10, 11, 12], range(5), like).view(5, 3, 2, 4, 4)
-    alone = noise.draw("a", [12, 11], range(2, 4), like[:2]).view(2, 2, 2, 4, 4)
-    assert torch.equal(whole[2:4, [2, 1]], alone)
-    parts = [
-        whole[0, 0],
-        whole[1, 0],
-        whole[0, 1],
-        noise.draw("b", [10], range(1), like[:1])[0],
-        Noise(seed=2, delta=1.0).draw("a", [10], range(1), like[:1])[0],
-        Noise(seed=1, delta=1.0, stream="other").draw("a", [10], range(1), like[:1])[0],
-    ]
-    correlations = np.corrcoef([part.flatten().numpy() for part in parts])
-    assert len({tuple(part.flatten().tolist()) for part in parts}) == len(parts)
-    assert np.abs(correlations - np.eye(len(parts))).max() < 0.8
 
 
 def batches(total: int, sizes: list[int]) -> list[slice]:

@@ -12,8 +12,8 @@ from conftest import Clinic
 from torch import Tensor, nn
 
 from modeldoctor.graph import HookedNetwork
-from modeldoctor.method.correlation import Noise
 from modeldoctor.method.maps import background_share, image_maps, thumbnails
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit
 
 LAYER = "layer3.0.conv3"

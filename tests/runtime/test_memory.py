@@ -17,7 +17,8 @@ from modeldoctor.errors import MemoryLimitError, ModelDoctorWarning
 from modeldoctor.graph import Cut, Layer, open_network, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
-from modeldoctor.method.correlation import Noise, correlate_samples
+from modeldoctor.method.correlation import correlate_samples
+from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit, default_budget, peak_meter, steady_budget
 from modeldoctor.treatment.copies import Cost as CopyCost
 from modeldoctor.treatment.copies import measure_copies, plan_copies
