@@ -12,6 +12,10 @@ from safetensors.torch import save_file
 
 from modeldoctor.checkpoint.write import _folder_aside
 
+KINDS = ("new.pt", "old.pt", "x.safetensors", "run.partial")
+LIMITS = (0, 1000, 100_000)
+
+# Each file under each limit, in one process: most of its time goes into importing torch.
 _SAVE = """
 import resource, sys
 from pathlib import Path
@@ -20,41 +24,47 @@ from modeldoctor.checkpoint import read_checkpoint
 from modeldoctor.checkpoint.write import write_checkpoint
 from modeldoctor.diagnosis.state import RunState
 from modeldoctor.errors import UsageError
-source, target, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-read = read_checkpoint(source) if source.exists() else None
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
-try:
-    if read is None:
-        state = RunState(fingerprint="x")
-        state.evidence = [{"a": torch.zeros(30000)}]
-        state.save(target)
-    else:
-        write_checkpoint(read, read.tensors, target)
-except UsageError as error:
-    print(error.found, file=sys.stderr)
-    sys.exit(int(error.exit_code))
+folder, kinds, limits = Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
+for kind in kinds:
+    source, target = folder / kind, folder / "out" / kind
+    read = read_checkpoint(source) if source.exists() else None
+    for limit in limits:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), -1))
+        code = 0
+        try:
+            if read is None:
+                state = RunState(fingerprint="x")
+                state.evidence = [{"a": torch.zeros(30000)}]
+                state.save(target)
+            else:
+                write_checkpoint(read, read.tensors, target)
+        except UsageError as error:
+            print(kind, limit, error.found, file=sys.stderr)
+            code = int(error.exit_code)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+        if not code:
+            sys.exit(f"{kind} was written with {limit} bytes")
+sys.exit(code)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
-@pytest.mark.parametrize("kind", ["new.pt", "old.pt", "x.safetensors", "run.partial"])
-def test_a_file_that_may_not_grow_is_refused_and_the_old_one_stays(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_may_not_grow_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
     tensors = {"fc.weight": torch.ones(100, 300), "fc.bias": torch.ones(100)}
-    source, target = tmp_path / kind, tmp_path / "out" / kind
-    if kind == "x.safetensors":
-        save_file(tensors, source)
-    elif kind.endswith(".pt"):
-        torch.save(tensors, source, _use_new_zipfile_serialization=kind == "new.pt")
-    target.parent.mkdir()
-    target.write_bytes(b"old")
-    for limit in (0, 1000, 100_000):
-        done = subprocess.run(
-            [sys.executable, "-c", _SAVE, str(source), str(target), str(limit)], capture_output=True, text=True,
-            timeout=120, env={"PYTHONPATH": ":".join(sys.path)},
-        )  # fmt: skip
-        assert (done.returncode, done.stderr.strip()) == (2, "cannot write: File too large"), limit
-    assert target.read_bytes() == b"old"
-    assert [path.name for path in target.parent.iterdir()] == [kind]
+    save_file(tensors, tmp_path / "x.safetensors")
+    for kind in ("new.pt", "old.pt"):
+        torch.save(tensors, tmp_path / kind, _use_new_zipfile_serialization=kind == "new.pt")
+    target = tmp_path / "out"
+    target.mkdir()
+    for kind in KINDS:
+        (target / kind).write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", _SAVE, str(tmp_path), " ".join(KINDS), " ".join(map(str, LIMITS))],
+        capture_output=True, text=True, timeout=120, env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    refused = [f"{kind} {limit} cannot write: File too large" for kind in KINDS for limit in LIMITS]
+    assert (done.returncode, done.stderr.splitlines()) == (2, refused)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == dict.fromkeys(KINDS, b"old")
 
 
 def test_a_folder_that_a_killed_run_wrote_aside_is_removed(tmp_path: Path) -> None:
