@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 REPRODUCE = Path(__file__).parent.parent / "scripts" / "reproduce"
 sys.path.insert(0, str(REPRODUCE))
 
 import pieces  # noqa: E402
+import run  # noqa: E402
 import store  # noqa: E402
 import write  # noqa: E402
 
@@ -65,11 +67,12 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
 
 
 def test_without_a_piece_the_list_is_printed(tmp_path: Path) -> None:
-    words = [sys.executable, str(REPRODUCE / "run.py"), "--results", str(tmp_path)]
-    answer = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100)
+    app = typer.Typer()
+    app.command()(run.main)
+    answer = CliRunner().invoke(app, ["--results", str(tmp_path)])
+    assert answer.exit_code == 0
     assert [line.split()[0] for line in answer.stdout.splitlines()] == list(pieces.PIECES)
-    unknown = subprocess.run([*words, "nothing"], capture_output=True, text=True, check=False, timeout=100)
-    assert unknown.returncode == 2
+    assert CliRunner().invoke(app, ["--results", str(tmp_path), "nothing"]).exit_code == 2
 
 
 def test_a_page_without_results_says_what_is_to_do(tmp_path: Path) -> None:

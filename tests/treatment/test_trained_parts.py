@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
 from conftest import Clinic
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import TreatConfig
@@ -68,17 +71,25 @@ def test_misleading_channels_stay_silent(trained: tuple[Weights, dict[str, Weigh
     assert not (states["last-layer"]["fc.weight"] == 0).any()
 
 
+def small_mobilenet_v3() -> nn.Module:
+    """Its head behind two of the blocks."""
+    rows = [(16, 3, 16, 16, True, "RE", 2, 1), (16, 3, 72, 24, False, "HS", 2, 1)]
+    setting = [InvertedResidualConfig(*row, width_mult=1.0) for row in rows]
+    return MobileNetV3(setting, last_channel=64, num_classes=3)
+
+
 @pytest.mark.parametrize(
-    ("arch", "head"),
-    [("squeezenet1_1", {"classifier.1.weight", "classifier.1.bias"}), ("mobilenet_v3_small", {
-        "classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias",
-    })],
-)  # fmt: skip
-def test_the_head_is_what_reads_the_last_maps(arch: str, head: set[str]) -> None:
-    network = torchvision.models.get_model(arch, weights=None, num_classes=3).eval()
+    ("build", "head"),
+    [
+        (partial(torchvision.models.squeezenet1_1, num_classes=3), ("classifier.1",)),
+        (small_mobilenet_v3, ("classifier.0", "classifier.3")),
+    ],
+)
+def test_the_head_is_what_reads_the_last_maps(build: Callable[[], nn.Module], head: tuple[str, ...]) -> None:
+    network = build().eval()
     found = TrainableNetwork(network, torch.randn(2, 3, 64, 64)).head_parameters()
     names = {name for name, one in network.named_parameters() if any(one is other for other in found)}
-    assert names == head
+    assert names == {f"{layer}.{part}" for layer in head for part in ("weight", "bias")}
 
 
 def test_a_head_that_erase_channels_cannot_change_is_refused() -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*images predicted right with co
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    plan = DemoPlan(images=ImageSetPlan(edge=48, train=160, val=60, test=80), input_edge=64)
+    plan = DemoPlan(images=ImageSetPlan(edge=48, train=160, val=60, test=80), input_edge=48)
     return run_demo(tmp_path_factory.mktemp("trial") / "demo", plan=plan)
 
 
