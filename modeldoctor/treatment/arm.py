@@ -10,9 +10,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +24,10 @@ from modeldoctor.errors import InterruptedRunError, ModelDoctorWarning
 from modeldoctor.graph import logits_of
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.runtime.files import noted, written_aside
 from modeldoctor.runtime.interrupts import StopRequest
 from modeldoctor.runtime.memory import told_when_short
 from modeldoctor.runtime.progress import Progress
+from modeldoctor.treatment.arm_state import ArmState, Epoch, load_state, refuse_state, save_state
 from modeldoctor.treatment.batches import TrainingBatch, steps_per_epoch, training_batches
 from modeldoctor.treatment.copies import LESS_AT_ONCE
 from modeldoctor.treatment.optimisation import Optimisation
@@ -37,48 +36,6 @@ from modeldoctor.treatment.remedies import Remedy
 from modeldoctor.treatment.subsets import Splits, Subset
 
 _START_BATCHES = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """A row of `history.csv`, means over the epoch; NaN for a constraint that is not in the arm.
-
-    `channel` and `space` are in units of their value when treatment began; `val_score` is the metric that chooses.
-    """
-
-    arm: str
-    seed: int
-    epoch: int
-    learning_rate: float
-    loss: float
-    channel: float
-    space: float
-    val_accuracy: float
-    val_score: float
-
-
-@dataclass
-class ArmState:
-    """Where an arm stands after its last whole epoch; all that resuming needs, as draws depend on seed and epoch.
-
-    Attributes:
-        network, optimisation: their state dicts.
-        best: the judged network's at the best epoch so far; None before the first.
-        best_score: on validation.
-        start: the constraints' values when treatment began.
-        history: epochs done.
-        ended: the loss became NaN.
-        seconds: that its epochs took so far.
-    """
-
-    network: dict[str, Tensor]
-    optimisation: dict[str, Any] | None = None
-    best: dict[str, Tensor] | None = None
-    best_score: float = -1.0
-    start: dict[tuple[str, str], float] = field(default_factory=dict)
-    history: list[Epoch] = field(default_factory=list)
-    ended: bool = False
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +135,10 @@ class Arm:
     def _train(self, done: ArmState) -> None:
         optimisation = Optimisation(self.context.network, self.config.training, self._updates())
         if done.optimisation is not None:
-            optimisation.load_state_dict(done.optimisation)
+            try:
+                optimisation.load_state_dict(done.optimisation)
+            except Exception as error:  # whatever is in the file
+                refuse_state(self._state_path, f"its optimizer is another's: {error}", error)
         if penalty := self.remedy.penalty:
             with told_when_short(f"the start of {self.name}, seed {self.seed}", LESS_AT_ONCE):
                 done.start = done.start or self._measure_start(penalty)
@@ -302,15 +262,17 @@ class Arm:
     def _save(self, done: ArmState) -> None:
         if not self.context.team.is_primary:
             return
-        content = {**vars(done), "history": [asdict(epoch) for epoch in done.history]}
-        with written_aside(self._state_path) as aside, noted(aside) as file:
-            torch.save(content, file)
+        save_state(self._state_path, done)
 
     def _load(self) -> ArmState:
         if not self._state_path.exists():
             return ArmState(network=self.context.original)
-        content = torch.load(self._state_path, weights_only=True, map_location="cpu")
-        return ArmState(**{**content, "history": [Epoch(**epoch) for epoch in content["history"]]})
+        done = load_state(self._state_path, self.context.original)
+        asked = [(self.name, self.seed, epoch + 1) for epoch in range(self.config.training.epochs)]
+        told = [(epoch.arm, epoch.seed, epoch.epoch) for epoch in done.history]
+        if told != asked[: len(told)]:
+            refuse_state(self._state_path, f"its epochs are not those of {self.name}, seed {self.seed}")
+        return done
 
 
 def predict_subset(

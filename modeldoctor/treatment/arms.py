@@ -19,7 +19,8 @@ from modeldoctor.graph import Layer, select_layers
 from modeldoctor.method.attribution import Attribution
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.runtime.memory import BatchLimit, steady_budget
-from modeldoctor.treatment.arm import Arm, ArmState, TrialContext
+from modeldoctor.treatment.arm import Arm, TrialContext
+from modeldoctor.treatment.arm_state import ArmState
 from modeldoctor.treatment.background import MOSTLY, background_shares
 from modeldoctor.treatment.copies import measure_copies, plan_copies
 from modeldoctor.treatment.history import History

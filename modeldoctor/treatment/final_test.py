@@ -18,7 +18,8 @@ from modeldoctor.checkpoint.write import as_stored, treated_path, write_checkpoi
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.evaluate import Predictions, build_trial
 from modeldoctor.results.trial import Cost, Trial
-from modeldoctor.treatment.arm import ArmState, TrialContext, predict_subset
+from modeldoctor.treatment.arm import TrialContext, predict_subset
+from modeldoctor.treatment.arm_state import ArmState
 from modeldoctor.zoo import Classifier
 
 

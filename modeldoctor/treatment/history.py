@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.results import run_directory
 from modeldoctor.runtime.files import written_aside
-from modeldoctor.treatment.arm import Epoch
+from modeldoctor.treatment.arm_state import Epoch
 from modeldoctor.treatment.loggers import SERVICES, Logger, figures_of
 
 

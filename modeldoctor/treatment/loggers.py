@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from modeldoctor.config.treat import LoggerName, TreatConfig
 from modeldoctor.errors import ConfigError
-from modeldoctor.treatment.arm import Epoch
+from modeldoctor.treatment.arm_state import Epoch
 
 
 class Logger(Protocol):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from modeldoctor.config.treat import TrainingConfig
 from modeldoctor.errors import ConfigError
 
+_LIKE_WEIGHTS = {"momentum_buffer", "exp_avg", "exp_avg_sq"}
+"""What optimizers keep of each weight, in its shape; others' names may be of any."""
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -119,8 +121,16 @@ class Optimisation:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state_dict()`.
+
+        Raises:
+            ValueError: it is of other weights; and whatever else comes of a state that is none.
+        """
         self._optimizer.load_state_dict(state["optimizer"])
+        for weight, kept in self._optimizer.state.items():
+            for name in _LIKE_WEIGHTS & kept.keys():
+                if kept[name] is not None and kept[name].shape != weight.shape:
+                    raise ValueError(f"{name} of {tuple(kept[name].shape)} for a weight of {tuple(weight.shape)}")
         self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.module.load_state_dict(state["average"])

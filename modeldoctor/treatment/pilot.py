@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from modeldoctor.config.treat import TreatConfig
-from modeldoctor.treatment.arm import ArmState
+from modeldoctor.treatment.arm_state import ArmState
 
 Constraint = Literal["space", "channel"]
 RunPilot = Callable[[str, TreatConfig], ArmState]

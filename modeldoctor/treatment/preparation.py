@@ -34,7 +34,7 @@ UNSTATED = {
 }  # fmt: skip
 """Training settings where neither the configuration nor the checkpoint states one."""
 _EXPLAINED = 100
-_CHANGE_NO_FIGURE = {"workers", "device", "memory", "log"}
+_CHANGE_NO_FIGURE = {"output", "workers", "device", "memory", "log"}
 _RECORDED = {"optimizer": "opt", "learning_rate": "lr", "label_smoothing": "smoothing"}
 
 

@@ -21,7 +21,8 @@ from modeldoctor.method.noise import Noise
 from modeldoctor.results import run_directory
 from modeldoctor.results.maps import TrialMaps, write_maps
 from modeldoctor.runtime.memory import BatchLimit
-from modeldoctor.treatment.arm import ArmState, TrialContext, answered
+from modeldoctor.treatment.arm import TrialContext, answered
+from modeldoctor.treatment.arm_state import ArmState
 from modeldoctor.treatment.subsets import Subset, unusable
 from modeldoctor.zoo import Classifier
 

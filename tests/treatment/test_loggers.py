@@ -14,7 +14,7 @@ from conftest import Clinic
 
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.treatment import loggers
-from modeldoctor.treatment.arm import Epoch
+from modeldoctor.treatment.arm_state import Epoch
 from modeldoctor.treatment.history import History
 
 NAN = float("nan")

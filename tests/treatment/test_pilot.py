@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modeldoctor.config.treat import TreatConfig
-from modeldoctor.treatment.arm import ArmState
+from modeldoctor.treatment.arm_state import ArmState
 from modeldoctor.treatment.pilot import pick_weights
 
 
