@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from timm.models import MlpMixer
 from torch import Tensor, nn
-from torchvision.models import DenseNet, SwinTransformer
+from torchvision.models import DenseNet, GoogLeNet, Inception3, MobileNetV2, SwinTransformer
 
 
 class Pooled(nn.Module):
@@ -102,6 +103,34 @@ def small_swin(classes: int) -> nn.Module:
         patch_size=[4, 4], embed_dim=24, depths=[1, 1, 2, 2], num_heads=[1, 2, 4, 8], window_size=[7, 7],
         num_classes=classes,
     )  # fmt: skip
+
+
+def small_googlenet(classes: int, *, aux_logits: bool) -> nn.Module:
+    """GoogLeNet without three of its nine blocks: those that have as many kernels as the one before them."""
+    network = GoogLeNet(num_classes=classes, aux_logits=aux_logits, init_weights=False)
+    network.inception4b = network.inception4c = network.inception5a = nn.Identity()  # type: ignore[assignment]
+    return network
+
+
+def small_inception(classes: int) -> nn.Module:
+    """Inception-v3 with its auxiliary head and without five of its eleven blocks, as `small_googlenet`."""
+    network = Inception3(num_classes=classes, aux_logits=True, init_weights=False)
+    for name in ("Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_7c"):
+        setattr(network, name, nn.Identity())
+    return network
+
+
+def small_mobilenet(classes: int) -> nn.Module:
+    """MobileNet-v2's seven stages, of one block each but for two in the second, which has a residual then."""
+    # Expansion, kernels, blocks and stride of each.
+    rows = "1 16 1 1, 6 24 2 2, 6 32 1 2, 6 64 1 2, 6 96 1 1, 6 160 1 2, 6 320 1 1"
+    stages = [[int(number) for number in row.split()] for row in rows.split(",")]
+    return MobileNetV2(num_classes=classes, inverted_residual_setting=stages)
+
+
+def small_mixer(classes: int) -> nn.Module:
+    """Mixer-S/32 with three of its eight blocks, for 64 px."""
+    return MlpMixer(num_classes=classes, img_size=64, patch_size=32, num_blocks=3, embed_dim=512)
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import randomised
+from networks import randomised, small_googlenet, small_inception
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import googlenet, inception_v3
 
 from modeldoctor.errors import GraphError, ModelDoctorWarning
 from modeldoctor.graph.auxiliary import auxiliary_outputs, auxiliary_weight
@@ -22,7 +21,7 @@ def criterion(logits: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    module = googlenet(num_classes=4, aux_logits=True, init_weights=False)
+    module = small_googlenet(4, aux_logits=True)
     for one in module.modules():
         if isinstance(one, nn.Dropout):
             one.p = 0.0  # the captured graph has none
@@ -56,7 +55,7 @@ def test_the_loss_is_that_of_torchvisions_training_mode(network: nn.Module, imag
 
 
 def test_without_heads_there_is_nothing_to_add(images: Tensor) -> None:
-    network = randomised(googlenet(num_classes=4, aux_logits=False, init_weights=False))
+    network = randomised(small_googlenet(4, aux_logits=False))
     assert auxiliary_weight(network) == 0
     with auxiliary_outputs(network):
         assert isinstance(network(images), Tensor)
@@ -70,7 +69,7 @@ def test_hooks_are_gone_after_an_error(network: nn.Module) -> None:
 
 
 def test_heads_that_do_not_work_at_a_size_are_left_out_with_a_warning() -> None:
-    network = inception_v3(num_classes=4, aux_logits=True, init_weights=False).eval()
+    network = small_inception(4).eval()
     assert auxiliary_weight(network) == 0.4
     with pytest.warns(ModelDoctorWarning, match="auxiliary heads do not work at 96x96 px"):
         trainable = TrainableNetwork(network, torch.zeros(2, 3, 96, 96))
@@ -79,6 +78,6 @@ def test_heads_that_do_not_work_at_a_size_are_left_out_with_a_warning() -> None:
 
 
 def test_a_network_that_cannot_be_captured_at_all_is_an_error() -> None:
-    network = inception_v3(num_classes=4, aux_logits=True, init_weights=False).eval()
+    network = small_inception(4).eval()
     with pytest.raises(GraphError):
         TrainableNetwork(network, torch.zeros(2, 3, 16, 16))

@@ -11,7 +11,17 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import Branched, DataDependent, Pooled, randomised, small_densenet, small_swin
+from networks import (
+    Branched,
+    DataDependent,
+    Pooled,
+    randomised,
+    small_densenet,
+    small_googlenet,
+    small_mixer,
+    small_mobilenet,
+    small_swin,
+)
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -35,19 +45,19 @@ def image_model(name: str, **options: object) -> Callable[[], nn.Module]:
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int, str, int]] = {
     "torchvision resnet18": (vision("resnet18"), 64, "layer4.1.conv2", 512),
     "torchvision densenet": (partial(small_densenet, 7), 64, "features.denseblock4", 38),
-    "torchvision googlenet": (vision("googlenet", init_weights=False, aux_logits=False), 64, "inception5b", 1024),
+    "torchvision googlenet": (partial(small_googlenet, 7, aux_logits=False), 64, "inception5b", 1024),
     "torchvision squeezenet": (vision("squeezenet1_1"), 64, "features.12", 512),
-    "torchvision mobilenet_v2": (vision("mobilenet_v2"), 64, "features.18.0", 1280),
+    "torchvision mobilenet_v2": (partial(small_mobilenet, 7), 64, "features.9.0", 1280),
     "torchvision shufflenet": (vision("shufflenet_v2_x0_5"), 64, "conv5.0", 1024),
     "torchvision swin": (partial(small_swin, 7), 64, "features.7.1", 192),
     "timm resnet10t": (image_model("resnet10t"), 64, "layer4.0.conv2", 512),
     "timm seresnet50": (image_model("seresnet50", layers=(1, 2, 2, 2)), 64, "layer4.1.conv3", 2048),
     "timm mobilenetv3": (image_model("mobilenetv3_small_050"), 64, "blocks.5.0.conv", 288),
-    "timm convnext": (image_model("convnext_atto"), 64, "stages.3.blocks.1", 320),
+    "timm convnext": (image_model("convnext_atto", depths=(1, 1, 2, 2)), 64, "stages.3.blocks.1", 320),
     "timm efficientnetv2": (image_model("tf_efficientnetv2_b0"), 64, "conv_head", 1280),
-    "timm vit": (image_model("vit_tiny_patch16_224", img_size=64), 64, "blocks.10", 192),
-    "timm vit, registers": (image_model("vit_small_patch14_reg4_dinov2", img_size=56), 56, "blocks.10", 384),
-    "timm mixer": (image_model("mixer_s32_224", img_size=64), 64, "blocks.7", 512),
+    "timm vit": (image_model("vit_tiny_patch16_224", img_size=64, depth=4), 64, "blocks.2", 192),
+    "timm vit, registers": (image_model("vit_small_patch14_reg4_dinov2", img_size=56, depth=4), 56, "blocks.2", 384),
+    "timm mixer": (partial(small_mixer, 7), 64, "blocks.2", 512),
 }
 
 
@@ -109,7 +119,7 @@ def test_gates_auxiliary_heads_and_classifiers_are_no_layers() -> None:
     assert "classifier.1" not in {layer.name for layer in squeezenet.layers}
     gated = CutNetwork(capture(image_model("mobilenetv3_small_050")().eval(), images))
     assert not [layer.name for layer in gated.layers if "se." in layer.name or layer.name == "conv_head"]
-    auxiliary = CutNetwork(capture(vision("googlenet", init_weights=False, aux_logits=True)().eval(), images))
+    auxiliary = CutNetwork(capture(small_googlenet(7, aux_logits=True).eval(), images))
     assert not [layer.name for layer in auxiliary.layers if layer.name.startswith("aux")]
 
 
