@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modeldoctor.errors import GraphError, ModelDoctorWarning
-from modeldoctor.graph.capture import capture
+from modeldoctor.graph.captured_once import capture_once
 from modeldoctor.graph.cut import Cut, CutNetwork, LayeredNetwork
 from modeldoctor.graph.hooks import HookedNetwork
 from modeldoctor.graph.layers import Layer, select_layers
@@ -46,7 +46,7 @@ def open_network(
     """
     hooked_because: str
     try:
-        cut = CutNetwork(capture(network, example))
+        cut = CutNetwork(capture_once(network, example))
         with torch.no_grad():
             logits = logits_of(network, example)
         cut.verify(example, logits, select_layers(cut.layers, selection))

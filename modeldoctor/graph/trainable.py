@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from modeldoctor.errors import GraphError, ModelDoctorWarning
 from modeldoctor.graph.auxiliary import auxiliary_outputs, auxiliary_weight
-from modeldoctor.graph.capture import Captured, capture
+from modeldoctor.graph.capture import Captured
+from modeldoctor.graph.captured_once import capture_once
 from modeldoctor.graph.cut import Cut, CutNetwork, Execute
 from modeldoctor.graph.layers import FEATURES, Layer
 from modeldoctor.runtime.distributed import Team
@@ -151,12 +152,12 @@ class TrainableNetwork:
 def _with_heads(network: nn.Module, example: Tensor) -> Captured:
     """Captured with its auxiliary heads; without them where they do not work at this image size."""
     if not auxiliary_weight(network):
-        return capture(network, example)
+        return capture_once(network, example)
     try:
         with auxiliary_outputs(network):
-            return capture(network, example)
+            return capture_once(network, example)
     except GraphError as error:
-        captured = capture(network, example)
+        captured = capture_once(network, example)
         size = "x".join(map(str, example.shape[-2:]))
         warnings.warn(
             f"the auxiliary heads do not work at {size} px and are not trained ({error.found})",
