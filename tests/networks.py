@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from timm.models import MlpMixer
 from torch import Tensor, nn
-from torchvision.models import DenseNet, GoogLeNet, Inception3, MobileNetV2, SwinTransformer
+from torchvision.models import DenseNet, GoogLeNet, Inception3, MobileNetV2, ShuffleNetV2, SwinTransformer
 
 
 class Pooled(nn.Module):
@@ -126,6 +126,11 @@ def small_mobilenet(classes: int) -> nn.Module:
     rows = "1 16 1 1, 6 24 2 2, 6 32 1 2, 6 64 1 2, 6 96 1 1, 6 160 1 2, 6 320 1 1"
     stages = [[int(number) for number in row.split()] for row in rows.split(",")]
     return MobileNetV2(num_classes=classes, inverted_residual_setting=stages)
+
+
+def small_shufflenet(classes: int) -> nn.Module:
+    """ShuffleNet-v2 x0.5 with two blocks per stage, one that halves the maps and one that splits the kernels."""
+    return ShuffleNetV2([2, 2, 2], [24, 48, 96, 192, 1024], num_classes=classes)
 
 
 def small_mixer(classes: int) -> nn.Module:

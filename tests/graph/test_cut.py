@@ -20,6 +20,7 @@ from networks import (
     small_googlenet,
     small_mixer,
     small_mobilenet,
+    small_shufflenet,
     small_swin,
 )
 from torch import Tensor, nn
@@ -48,13 +49,14 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int, str, int]] = {
     "torchvision googlenet": (partial(small_googlenet, 7, aux_logits=False), 64, "inception5b", 1024),
     "torchvision squeezenet": (vision("squeezenet1_1"), 64, "features.12", 512),
     "torchvision mobilenet_v2": (partial(small_mobilenet, 7), 64, "features.9.0", 1280),
-    "torchvision shufflenet": (vision("shufflenet_v2_x0_5"), 64, "conv5.0", 1024),
+    "torchvision shufflenet": (partial(small_shufflenet, 7), 64, "conv5.0", 1024),
     "torchvision swin": (partial(small_swin, 7), 64, "features.7.1", 192),
     "timm resnet10t": (image_model("resnet10t"), 64, "layer4.0.conv2", 512),
     "timm seresnet50": (image_model("seresnet50", layers=(1, 2, 2, 2)), 64, "layer4.1.conv3", 2048),
     "timm mobilenetv3": (image_model("mobilenetv3_small_050"), 64, "blocks.5.0.conv", 288),
     "timm convnext": (image_model("convnext_atto", depths=(1, 1, 2, 2)), 64, "stages.3.blocks.1", 320),
-    "timm efficientnetv2": (image_model("tf_efficientnetv2_b0"), 64, "conv_head", 1280),
+    # Fused and gated blocks and a padding that depends on the size, as EfficientNet-v2 has.
+    "timm efficientnetv2": (image_model("test_efficientnet", pad_type="same"), 64, "conv_head", 256),
     "timm vit": (image_model("vit_tiny_patch16_224", img_size=64, depth=4), 64, "blocks.2", 192),
     "timm vit, registers": (image_model("vit_small_patch14_reg4_dinov2", img_size=56, depth=4), 56, "blocks.2", 384),
     "timm mixer": (partial(small_mixer, 7), 64, "blocks.2", 512),
