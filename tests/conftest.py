@@ -33,8 +33,10 @@ _COLOURS = np.array([(230, 180, 40), (210, 215, 200), (240, 90, 80), (40, 70, 15
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that no process is left with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_trial.py")
+    """The longest files first, so that no process is left with one at the end."""
+    longest = ("test_trial.py", "test_treatment.py", "test_cut.py", "test_distributed.py")
+    places = {name: place for place, name in enumerate(longest)}
+    items.sort(key=lambda item: places.get(item.path.name, len(longest)))
 
 
 def picture(number: int, rng: np.random.Generator, blend: int | None = None, share: float = 0.0) -> NDArray[np.uint8]:
