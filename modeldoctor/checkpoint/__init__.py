@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from modeldoctor.checkpoint.container import Container, Contents, read_contents, refuse
 from modeldoctor.checkpoint.foreign import ADAPTER, MERGE, SAVE_WEIGHTS
-from modeldoctor.checkpoint.inert import StandIn
+from modeldoctor.checkpoint.inert import PACKED, StandIn
 from modeldoctor.checkpoint.metadata import CheckpointMetadata, read_metadata
+from modeldoctor.checkpoint.names import AVERAGED
+from modeldoctor.errors import shortened
 
 __all__ = ["Checkpoint", "CheckpointMetadata", "Container", "read_checkpoint"]
 
@@ -28,7 +30,9 @@ WEIGHT_KEYS = (
     "net",
     "weights",
 )
+DENSE = "save the network's dense floating-point weights, before it was quantized or pruned"
 MAX_NESTING = 3
+MAX_ITEMS = 16
 # What wrappers put before every name: DataParallel and AveragedModel, torch.compile, FSDP, Lightning and other modules.
 # No network of timm or torchvision has one of these before all its names.
 PREFIXES = (
@@ -120,16 +124,28 @@ def find_weights(
 ) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]:
     """Every set of weights in an unpickled file, in the order of `WEIGHT_KEYS`, and the keys that lead to it.
 
-    Where none of these keys leads to any, the only set under any key counts.
+    Where none of these keys leads to any, the only set under any key counts, or the only network with its average.
     """
     known = False
     for located in _under_keys(value, key, WEIGHT_KEYS):
         known = True
         yield located
-    if not known and isinstance(value, Mapping):
+    if not known:
         elsewhere = list(_under_keys(value, key, None))
-        if len(elsewhere) == 1:
-            yield elsewhere[0]
+        if len(elsewhere) == 1 or _twins(elsewhere):
+            yield from sorted(elsewhere, key=lambda located: not _averaged(located[0]))
+
+
+def _twins(sets: list[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]) -> bool:
+    """Whether these are a network and its average, as the keys' words say and the tensors' names."""
+    if len(sets) != 2 or sum(_averaged(key) for key, _ in sets) != 1:
+        return False
+    names = [set(held) for _, held in sets if isinstance(held, Mapping)]
+    return len(names) == 2 and names[0] == names[1]
+
+
+def _averaged(key: tuple[str, ...]) -> bool:
+    return any(AVERAGED.search(word) for word in key)
 
 
 def _under_keys(
@@ -144,6 +160,9 @@ def _under_keys(
         return
     if isinstance(value, StandIn):  # an object that holds a network, such as a trainer
         value = {**value.state, **value}
+    listed = isinstance(value, list | tuple) and len(value) <= MAX_ITEMS  # such as (weights, epoch)
+    if isinstance(value, list | tuple) and listed:
+        value = {str(at): item for at, item in enumerate(value)}
     # Nesting is bounded, since a pickle may contain itself.
     if not isinstance(value, Mapping) or len(key) > MAX_NESTING:
         return
@@ -152,7 +171,7 @@ def _under_keys(
         for located in _under_keys(value.get(name), (*key, name), keys):
             inner = True
             yield located
-    tensors = sum(isinstance(v, Tensor) for v in value.values())
+    tensors = sum(isinstance(v, Tensor) for v in value.values()) * (not listed)
     if not inner and 2 * tensors > len(value):
         yield key, value
 
@@ -164,6 +183,15 @@ def is_weight(name: str, tensor: Tensor) -> bool:
 
 def _refuse_without_weights(contents: Contents) -> NoReturn:
     root = contents.root
+    several = [".".join(key) for key, _ in _under_keys(root, (), None)]
+    if several:
+        refuse(
+            contents.weights_path,
+            f"{len(several)} sets of weights, none of them under a name that says it is the network's: "
+            f"{shortened(several)}",
+            "save the network's alone, or all parts of it as one: torch.save(model.state_dict(), 'model.pt')",
+            expected=f"one set of weights, bare or under {', '.join(WEIGHT_KEYS)}",
+        )
     what = (
         f"the keys {', '.join(map(repr, list(root)[:12])) or '(none)'}"
         if isinstance(root, Mapping)
@@ -177,13 +205,15 @@ def _refuse_without_weights(contents: Contents) -> NoReturn:
 
 
 def _plain(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    if packed := [str(name) for name in state if str(name).endswith(PACKED)]:
+        refuse(path, f"a quantized network ({shortened(packed)})", DENSE)
     tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
         if not isinstance(name, str):
             refuse(path, f"a tensor under the key {name!r}, which is no name", SAVE_WEIGHTS)
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             kind = "quantized" if tensor.is_quantized else "empty (meta)" if tensor.is_meta else str(tensor.layout)
-            refuse(path, f"the {kind} tensor {name!r}", "save the network's dense floating-point weights")
+            refuse(path, f"the {kind} tensor {name!r}", DENSE)
     return tensors
 
 

@@ -24,6 +24,8 @@ PLAIN_BUILTINS = frozenset((
 ))  # fmt: skip
 TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2")
 PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
+# Under what name quantized layers keep their weights.
+PACKED = "_packed_params"
 # A pickle may name one object below itself, so that following modules must end somewhere.
 MAX_DEPTH = 200
 # Python's own, since the one in C cannot be overridden step by step.
@@ -49,8 +51,8 @@ class StandIn(dict[Any, Any]):
         """Whether this is an `nn.Module`, told by what every one of them holds."""
         return all(isinstance(self.state.get(name), Mapping) for name in ("_parameters", "_buffers", "_modules"))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What the module's `state_dict()` would give."""
+    def tensors(self) -> dict[str, Any]:
+        """What the module's `state_dict()` would give; of a quantized layer its stand-in under `PACKED`."""
         return dict(_tensors_of(self, "", 0))
 
 
@@ -201,7 +203,11 @@ def _made(what: Any, args: Any) -> Any:
         return str(args[0]).encode("latin1")  # how protocol 2 writes bytes
     if what.name == "_reconstructor" and args and isinstance(args[0], _Name):
         return StandIn(args[0].full)
-    return StandIn(what.full)
+    made = StandIn(what.full)
+    networks = [arg for arg in args if isinstance(arg, StandIn) and arg.is_module]
+    if len(networks) == 1:  # what is made around a network, as torch.compile does
+        made.state = {"model": networks[0]}
+    return made
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
@@ -216,9 +222,11 @@ def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
     return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
 
 
-def _tensors_of(module: StandIn, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+def _tensors_of(module: StandIn, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
     if depth > MAX_DEPTH:
         raise pickle.UnpicklingError("modules within modules without end")
+    if ".quantized." in module.origin:
+        yield f"{prefix}{PACKED}", module
     state = module.state
     passing = state.get("_non_persistent_buffers_set")
     skipped = passing if isinstance(passing, set) else set()

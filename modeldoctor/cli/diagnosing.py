@@ -190,7 +190,7 @@ def diagnose(
     )  # fmt: skip
     if data is None and not list_layers:
         raise UsageError("no data given", where="--data", expected="an image folder, a CSV or a data set's name")
-    if output.suffix == ".json":
+    if output.suffix.lower() == ".json":
         raise UsageError(
             "the summary has this name", where=f"--output {output}", expected="a name such as diagnosis.h5"
         )

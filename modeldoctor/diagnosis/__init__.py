@@ -48,7 +48,7 @@ from modeldoctor.diagnosis.show import show
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import write_diagnosis
-from modeldoctor.results.outputs import check_outputs
+from modeldoctor.results.outputs import check_ours, check_outputs
 from modeldoctor.results.tables import tables_beside
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.files import check_writable, locked
@@ -111,6 +111,7 @@ def diagnose(
     team = team or Team()
     if output is not None:
         check_writable(output)  # a folder has no summary beside it
+        check_ours(output, ".h5")  # whatever its suffix: it may be the user's code, or names of classes
         files = (network.source.path, network.source.weights_path) if network.source else ()
         folder = data if isinstance(data, str | Path) else None
         written = (output, output.with_suffix(".json"), *tables_beside(output), partial_of(output))

@@ -85,7 +85,9 @@ def make_report(
     folder = _beside(later or path) if output is None else Path(output)
     files = {name: folder / f"report.{name}" for name in formats}
     also = [Path(junit)] if junit is not None else []
-    check_outputs([*files.values(), *also], (path if path.is_file() else None, later))
+    read = [file for place in (path, later) if place is not None for file in _files(place)]
+    check_outputs(files.values(), (path if path.is_file() else None, later))
+    check_outputs(also, [*files.values(), *read])
     with ExitStack() as stack:
         # Not the run directory: a trial that is being run may be reported on.
         for written in (folder / "report", *also, *([Path(figures)] if figures is not None else [])):
@@ -117,6 +119,11 @@ def _with_diagnosis(results: Results) -> Results:
         raise StoreError("a trial without a diagnosis", where=str(results.where), expected="two diagnoses to compare")
     # Only the diagnoses are compared: what else lies beside one belongs to a report of its own.
     return Results(where=results.where, diagnosis=results.diagnosis, diagnosis_path=results.diagnosis_path)
+
+
+def _files(place: Path) -> list[Path]:
+    """What is read of a diagnosis or of a run directory."""
+    return [file for file in place.iterdir() if file.is_file()] if place.is_dir() else [place]
 
 
 def _beside(path: Path) -> Path:

@@ -57,13 +57,17 @@ def _check_output(output: Path, there: Iterable[Path], inside: bool) -> None:
     check_writable(output)
 
 
-def check_ours(output: Path) -> None:
+def check_ours(output: Path, kind: str | None = None) -> None:
     """Refuse to replace a file that modeldoctor did not make.
+
+    Args:
+        output: of which a file may be there.
+        kind: the suffix of what will be written; by default the output's own. Other suffixes are nobody's.
 
     Raises:
         UsageError: such a file is there.
     """
-    recognise = _RECOGNISE.get(output.suffix)
+    recognise = _RECOGNISE.get((kind or output.suffix).lower())
     if recognise is None or not output.is_file() or output.stat().st_size == 0:
         return
     try:
@@ -94,9 +98,14 @@ def _table(path: Path) -> bool:
         return file.readline(_BEGINNING).startswith(_TABLES)
 
 
+def _cases(path: Path) -> bool:
+    with regular(path).open(encoding="utf-8", errors="replace") as file:
+        return "<testsuite" in file.read(_BEGINNING)
+
+
 _RECOGNISE: dict[str, Callable[[Path], bool]] = {
     ".h5": _hdf5, ".hdf5": _hdf5, ".json": _text, ".html": _text, ".md": _text, ".yaml": _text,
-    ".csv": _table,
+    ".csv": _table, ".xml": _cases,
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import argparse
 import datetime
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 
 from modeldoctor.checkpoint import Checkpoint, Container, read_checkpoint
+from modeldoctor.errors import CheckpointError
 
 
 def same(checkpoint: Checkpoint, network: nn.Module, twin: nn.Module) -> bool:
@@ -256,3 +258,47 @@ def test_a_trusted_module_whose_class_is_gone(tmp_path: Path, monkeypatch: pytes
     torch.save(nn.Identity(), tmp_path / "gone.pt")
     monkeypatch.undo()
     assert "vanished_package" in refused(tmp_path / "gone.pt", trust_pickle=True)
+
+
+def linear() -> dict[str, torch.Tensor]:
+    return nn.Linear(2, 3).state_dict()
+
+
+@pytest.mark.parametrize("around", [lambda w: (w, {"epoch": 1}), lambda w: [3, w], lambda w: {"folds": [w, None]}])
+def test_weights_in_a_list_are_found(tmp_path: Path, around: Callable[[Any], Any]) -> None:
+    weights = linear()
+    torch.save(around(weights), tmp_path / "list.pt")
+    assert torch.equal(read_checkpoint(tmp_path / "list.pt").tensors["weight"], weights["weight"])
+
+
+@pytest.mark.parametrize("keys", [("params", "params_ema"), ("student", "teacher"), ("net_ema", "network")])
+def test_of_a_network_and_its_average_under_other_keys_the_average_is_taken(
+    tmp_path: Path, keys: tuple[str, str]
+) -> None:
+    sets = {key: linear() for key in keys}
+    torch.save(sets, tmp_path / "twins.pt")
+    average = next(key for key in keys if key in ("params_ema", "teacher", "net_ema"))
+    read = read_checkpoint(tmp_path / "twins.pt")
+    assert read.key == (average,)
+    assert torch.equal(read.tensors["weight"], sets[average]["weight"])
+
+
+def test_several_sets_of_weights_are_named_and_not_guessed(tmp_path: Path) -> None:
+    torch.save({"backbone": linear(), "head": linear()}, tmp_path / "parts.pt")
+    with pytest.raises(CheckpointError, match=r"2 sets of weights.*backbone, head"):
+        read_checkpoint(tmp_path / "parts.pt")
+
+
+def test_a_compiled_module_that_was_pickled_whole_is_read(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(2, 3))
+    torch.save(torch.compile(network), tmp_path / "compiled.pt")
+    assert torch.equal(read_checkpoint(tmp_path / "compiled.pt").tensors["0.weight"], network[0].weight)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_quantized_network_is_refused_as_one(tmp_path: Path, whole: bool) -> None:
+    packed = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 3)), {nn.Linear})
+    torch.save(packed if whole else packed.state_dict(), tmp_path / "quantized.pt")
+    with pytest.raises(CheckpointError, match=r"quantized network.*1\._packed_params"):
+        read_checkpoint(tmp_path / "quantized.pt")
