@@ -111,11 +111,11 @@ def diagnose(
     team = team or Team()
     if output is not None:
         check_writable(output)  # a folder has no summary beside it
-        check_ours(output, ".h5")  # whatever its suffix: it may be the user's code, or names of classes
         files = (network.source.path, network.source.weights_path) if network.source else ()
         folder = data if isinstance(data, str | Path) else None
         written = (output, output.with_suffix(".json"), *tables_beside(output), partial_of(output))
         check_outputs(written, (*files, folder, masks), inside=True)
+        check_ours(output, ".h5")  # whatever its suffix: it may be the user's code, or names of classes
     device = resolve_device(config.device, team.local_rank)
     with (
         locked(output if team.is_primary else None),

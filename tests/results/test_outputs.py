@@ -87,6 +87,27 @@ def test_a_diagnosis_refuses_before_any_work(clinic: Clinic, folder: Path) -> No
         diagnose(load_model(copy), clinic.data, config=config, output=copy)
 
 
+@pytest.mark.parametrize("name", ["names.txt", "make.py", "names.JSON", "noted"])
+def test_a_diagnosis_replaces_no_file_of_others_under_any_ending(clinic: Clinic, folder: Path, name: str) -> None:
+    """It may be the user's code, or the names of the classes."""
+    (folder / name).write_text("given")
+    with pytest.raises(UsageError, match="did not make"):
+        diagnose(load_model(clinic.checkpoint), clinic.data, output=folder / name)
+    assert (folder / name).read_text() == "given"
+
+
+def test_the_gates_file_replaces_nothing_of_a_run_nor_of_others(folder: Path) -> None:
+    (folder / "run").mkdir()
+    write_diagnosis(make_diagnosis(), folder / "run" / "diagnosis.h5")
+    (folder / "run" / "kept.txt").write_text("given")
+    (folder / "theirs.xml").write_text("<annotation/>")
+    for junit in (folder / "run" / "kept.txt", folder / "run" / "diagnosis.h5", folder / "theirs.xml"):
+        before = junit.read_bytes()
+        with pytest.raises(UsageError, match=r"is an input|did not make"):
+            make_report(folder / "run", junit=junit, fail_under=["accuracy=0.1"])
+        assert junit.read_bytes() == before
+
+
 def test_a_treatment_keeps_what_lies_in_its_folder(clinic: Clinic, folder: Path) -> None:
     run = folder / "run"
     run.mkdir()
