@@ -68,7 +68,7 @@ class Case:
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("treatment") / "demo"
-    plan = DemoPlan(images=ImageSetPlan(edge=48, train=24, val=8, test=8), epochs=2)
+    plan = DemoPlan(images=ImageSetPlan(edge=48, train=24, val=8, test=8), input_edge=64, epochs=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModelDoctorWarning)  # so few images cannot be predicted well
         prepare_demo(folder, plan=plan)
