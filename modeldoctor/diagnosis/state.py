@@ -22,7 +22,7 @@ from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import noted, written_aside
 
-_FORMAT = 9
+_FORMAT = 10
 
 
 @dataclass
