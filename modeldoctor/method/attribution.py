@@ -85,16 +85,16 @@ def _means(work: _Work, noise: Tensor | None, cut: Cut) -> Sequence[Tensor]:
 
 
 Slopes = Callable[[Tensor, Sequence[Tensor], bool], Sequence[Tensor]]
-"""Derivatives in noisy maps (R*B,K,H,W), from these, from what is alive, and whether they are differentiated again."""
+"""Derivatives in noisy maps (R*B,K,H,W), from these, from what is live, and whether they are differentiated again."""
 
 
 def _of_suffix(cut: Cut, classes: Tensor) -> Slopes:
     """∂y_n/∂m of each class."""
 
-    def slopes(noisy: Tensor, alive: Sequence[Tensor], again: bool) -> list[Tensor]:
+    def slopes(noisy: Tensor, live_values: Sequence[Tensor], again: bool) -> list[Tensor]:
         # Fused attention has no second derivative.
         with sdpa_kernel(SDPBackend.MATH) if again else nullcontext():
-            logits = cut.suffix(noisy, alive)
+            logits = cut.suffix(noisy, live_values)
             picked = [
                 logits.gather(1, wanted_class.repeat(len(noisy) // len(wanted_class))[:, None]).sum()
                 for wanted_class in classes
@@ -110,9 +110,9 @@ def _of_suffix(cut: Cut, classes: Tensor) -> Slopes:
 def _of_pointwise(cut: Cut) -> Slopes:
     """φ'."""
 
-    def slopes(noisy: Tensor, alive: Sequence[Tensor], again: bool) -> Sequence[Tensor]:
+    def slopes(noisy: Tensor, live_values: Sequence[Tensor], again: bool) -> Sequence[Tensor]:
         assert cut.pooled is not None
-        return torch.autograd.grad(cut.pooled.pointwise(noisy, alive).sum(), noisy, create_graph=again)
+        return torch.autograd.grad(cut.pooled.pointwise(noisy, live_values).sum(), noisy, create_graph=again)
 
     return slopes
 
@@ -131,7 +131,7 @@ class _Work(NamedTuple):
     rows: BatchLimit
 
     def over(
-        self, draws: Sequence[int], noise: Tensor | None, maps: Tensor, alive: Sequence[Tensor], again: bool
+        self, draws: Sequence[int], noise: Tensor | None, maps: Tensor, live_values: Sequence[Tensor], again: bool
     ) -> list[Tensor]:
         """Σ_j of some draws, (S,B,K,H,W) of each kind."""
         with torch.enable_grad():
@@ -140,7 +140,7 @@ class _Work(NamedTuple):
             else:
                 noisy = (maps + noise.unflatten(0, (-1, len(maps)))[draws[0] : draws[-1] + 1]).flatten(0, 1)
             noisy = noisy if noisy.requires_grad else noisy.requires_grad_(True)
-            slopes = self.slopes(noisy, alive, again)
+            slopes = self.slopes(noisy, live_values, again)
             return [
                 torch.stack([kind.of(slope, noisy).unflatten(0, (-1, len(maps))).sum(0) for slope in slopes[:number]])
                 for kind, number in self.wanted
@@ -151,10 +151,10 @@ class _OverDraws(torch.autograd.Function):
     """The means over draws, chunk by chunk; the backward pass does each chunk again."""
 
     @staticmethod
-    def forward(ctx: Any, work: _Work, noise: Tensor | None, maps: Tensor, *alive: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, work: _Work, noise: Tensor | None, maps: Tensor, *live_values: Tensor) -> tuple[Tensor, ...]:
         ctx.work, ctx.with_noise = work, noise is not None
-        ctx.save_for_backward(maps, *alive, *([noise] if noise is not None else []))
-        inputs = maps.detach(), [value.detach() for value in alive]
+        ctx.save_for_backward(maps, *live_values, *([noise] if noise is not None else []))
+        inputs = maps.detach(), [value.detach() for value in live_values]
 
         def part(draws: Sequence[int]) -> list[Tensor]:
             return [sums.detach() for sums in work.over(draws, noise, *inputs, again=False)]
@@ -166,12 +166,14 @@ class _OverDraws(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, noise = ctx.saved_tensors if ctx.with_noise else (*ctx.saved_tensors, None)
         wanted = ctx.needs_input_grad[2:]
-        maps, *alive = (value.detach().requires_grad_(needed) for value, needed in zip(inputs, wanted, strict=True))
-        asking = [value for value in (maps, *alive) if value.requires_grad]
+        maps, *live_values = (
+            value.detach().requires_grad_(needed) for value, needed in zip(inputs, wanted, strict=True)
+        )
+        asking = [value for value in (maps, *live_values) if value.requires_grad]
         gradients = tuple(gradient / _copies(noise, maps) for gradient in gradients)
 
         def part(draws: Sequence[int]) -> Sequence[Tensor | None]:
-            values = ctx.work.over(draws, noise, maps, alive, again=True)
+            values = ctx.work.over(draws, noise, maps, live_values, again=True)
             made = [pair for pair in zip(values, gradients, strict=True) if pair[0].requires_grad]
             if not made:
                 return [None] * len(asking)

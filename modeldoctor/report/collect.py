@@ -21,6 +21,7 @@ from modeldoctor.report.model import (
 )
 from modeldoctor.report.results import Results
 from modeldoctor.report.sharing import MOST_CLASSES, ClassPairs, class_pairs, sharing_figures
+from modeldoctor.report.strongest import strongest_kernels
 from modeldoctor.report.wording import diagnosis_headline, progress_headline, trial_headline
 from modeldoctor.results.diagnosis import Bools, Diagnosis, Verdict
 from modeldoctor.results.summary import summarise
@@ -83,6 +84,7 @@ def diagnosis_figures(diagnosis: Diagnosis, file: str) -> DiagnosisFigures:
         file=file,
         low=interval.low,
         high=interval.high,
+        strongest=strongest_kernels(diagnosis),
         sharing=sharing_figures(pairs, tuple(row["name"] for row in summary["classes"])) if pairs else None,
         stability=_stability(diagnosis),
     )

@@ -182,6 +182,33 @@ class StabilityFigures(Model):
     """How many images were attacked."""
 
 
+class KernelFigures(Model):
+    """How much a class depends on one kernel."""
+
+    kernel: int
+    correlation: Number
+    """Â, with 0 for the class's least correlated kernel and 1 for its most correlated one."""
+    low: Number
+    """Of the 95% interval over the class's images."""
+    high: Number
+
+
+class ClassKernels(Model):
+    """The kernels that a class depends on most."""
+
+    name: str
+    images: int
+    """That the figures are means over."""
+    kernels: tuple[KernelFigures, ...]
+
+
+class StrongestFigures(Model):
+    """For each class that was measured the kernels that it depends on most, at one layer."""
+
+    layer: str
+    classes: tuple[ClassKernels, ...]
+
+
 class DiagnosisFigures(Model):
     """A diagnosis in figures."""
 
@@ -220,6 +247,8 @@ class DiagnosisFigures(Model):
     telling: tuple[ImageFigures, ...]
     """The wrong images with the clearest verdicts."""
     limits: LimitFigures | None
+    strongest: StrongestFigures | None = None
+    """None where no class was measured."""
     sharing: SharingFigures | None
     """None where fewer than two classes were measured."""
     stability: StabilityFigures | None

@@ -25,7 +25,7 @@ from modeldoctor.treatment.background import MOSTLY, background_shares
 from modeldoctor.treatment.copies import measure_copies, plan_copies
 from modeldoctor.treatment.history import History
 from modeldoctor.treatment.penalty import Penalty
-from modeldoctor.treatment.remedies import MAKERS, Remedy, Setting
+from modeldoctor.treatment.remedies import MAKERS, Remedy, RunContext
 from modeldoctor.treatment.subsets import as_diagnosed, check_read, needs_predictions
 
 
@@ -42,7 +42,7 @@ class Arms:
     """
 
     def __init__(self, context: TrialContext, diagnosis: Diagnosis, history: History):
-        self._setting, self._diagnosis, self._history = context, diagnosis, history
+        self._context, self._diagnosis, self._history = context, diagnosis, history
         self._rows: dict[tuple[Layer, ...], dict[str, BatchLimit]] = {}
         self.annotations: dict[str, int] = {}
         self._predicted = as_diagnosed(context.splits.train, diagnosis)
@@ -55,7 +55,7 @@ class Arms:
             InterruptedRunError: Ctrl-C; whole epochs are kept.
         """
         if needs_predictions(config):
-            check_read(self._setting.splits.train, self._diagnosis)
+            check_read(self._context.splits.train, self._diagnosis)
         runs: dict[str, list[ArmState]] = {}
         planned = list(product(config.seeds, config.arms))
         # All are made before any is trained: what cannot be done is refused at once.
@@ -73,7 +73,7 @@ class Arms:
         done = Arm(
             name=name,
             seed=seed,
-            context=self._setting,
+            context=self._context,
             config=config,
             remedy=remedy,
             after_epoch=self._history.grown,
@@ -84,10 +84,10 @@ class Arms:
 
     def remedy(self, arm: str, seed: int, config: TreatConfig) -> Remedy:
         """What an arm does under a seed."""
-        context = self._setting
+        context = self._context
         context.network.load_state_dict(context.original)
         return MAKERS[arm](
-            Setting(
+            RunContext(
                 config=config, seed=seed, train=context.splits.train, annotated=context.annotated,
                 by_hand=context.by_hand, predicted=self._predicted, network=context.network,
                 trainable=context.trainable, make_penalty=lambda change: self._penalty(config, change),
@@ -95,7 +95,7 @@ class Arms:
         )  # fmt: skip
 
     def _penalty(self, config: TreatConfig, change: Callable[[Tensor], Tensor]) -> Penalty:
-        layers = self._setting.trainable.layers
+        layers = self._context.trainable.layers
         channel = select_layers(layers, config.channel.layers) if config.channel.weight else ()
         space = select_layers(layers, config.space.layers) if config.space.weight else ()
         self._check_diagnosed((*channel, *space))
@@ -108,7 +108,7 @@ class Arms:
             scales={layer.name: self._diagnosis[layer.name].activation_std for layer in (*channel, *space)},
             expand_px=self._expand_px(config),
             rows=self._copies_at_once(config, channel, space),
-            team=self._setting.team,
+            team=self._context.team,
         )
 
     def _copies_at_once(
@@ -119,7 +119,7 @@ class Arms:
         Raises:
             MemoryLimitError: the memory that the configuration gives is too small for a step.
         """
-        context, layers = self._setting, tuple(dict.fromkeys((*channel, *space)))
+        context, layers = self._context, tuple(dict.fromkeys((*channel, *space)))
         if layers not in self._rows:
             wanted = {Attribution(config.space.attribution): 1} if space else {}
             wanted |= {Attribution(config.channel.attribution): 2} if channel else {}
@@ -137,7 +137,7 @@ class Arms:
         found = {layer.name: torch.from_numpy(self._diagnosis[layer.name].correlated(threshold)) for layer in layers}
         if not config.channel.exclude_background or not layers:
             return found
-        context, size = self._setting, config.training.batch_size
+        context, size = self._context, config.training.batch_size
         assert size is not None
         context.network.load_state_dict(context.original)
         shares = background_shares(
@@ -155,7 +155,7 @@ class Arms:
         return kept
 
     def _expand_px(self, config: TreatConfig) -> int:
-        height, width = self._setting.splits.train.images.preprocessing.input_size[1:]
+        height, width = self._context.splits.train.images.preprocessing.input_size[1:]
         return round(config.space.expand_px * min(height, width) / 224)
 
     def _check_diagnosed(self, layers: tuple[Layer, ...]) -> None:

@@ -13,7 +13,7 @@ from modeldoctor.config.arms import ARMS
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.treatment.batches import epoch_order
 from modeldoctor.treatment.final_test import best_on_validation
-from modeldoctor.treatment.remedies import MAKERS, Setting
+from modeldoctor.treatment.remedies import MAKERS, RunContext
 from modeldoctor.treatment.remedies.erase_channels import misleading_channels
 from modeldoctor.treatment.remedies.inferred_groups import bounded
 from modeldoctor.treatment.subsets import Predicted
@@ -28,11 +28,11 @@ LABELS = np.array([0] * 6 + [1] * 3)
 PREDICTED = Predicted(np.array([0, 0, 1, 0, 0, -1, 1, 0, 1]), np.array([0.9, 0.4, 0.8, 0.7, 0.95, 0, 0.6, 0.5, 0.99]))
 
 
-def setting(annotated: list[int], settings: TreatConfig) -> Setting:
+def run_context(annotated: list[int], settings: TreatConfig) -> RunContext:
     images = SimpleNamespace(labels=LABELS, class_names=("a", "b"), __len__=None)
     images = type("Images", (), {**vars(images), "__len__": lambda self: len(LABELS)})()
     train = SimpleNamespace(images=images, indices=np.arange(9), labels=LABELS)
-    return Setting(
+    return RunContext(
         config=settings, seed=0, train=train, annotated=np.array(annotated, dtype=np.int64),  # type: ignore[arg-type]
         by_hand=len(annotated),
         predicted=PREDICTED, network=None, trainable=None, make_penalty=lambda change: None,  # type: ignore[arg-type, return-value]
@@ -45,13 +45,13 @@ def test_every_arm_of_the_table_has_its_module() -> None:
 
 
 def test_continue_is_plain_training_even_where_images_are_annotated() -> None:
-    remedy = MAKERS["continue"](setting([1, 2], config()))
+    remedy = MAKERS["continue"](run_context([1, 2], config()))
     assert not len(remedy.drawn)
     assert (remedy.chances, remedy.penalty, remedy.change, remedy.annotations) == (None, None, None, 0)
 
 
 def test_hard_examples_share_the_batches_of_treat_and_nothing_else() -> None:
-    hard, treat = (MAKERS[name](setting([1, 2], config())) for name in ("hard-examples", "treat"))
+    hard, treat = (MAKERS[name](run_context([1, 2], config())) for name in ("hard-examples", "treat"))
     assert hard.drawn.tolist() == treat.drawn.tolist() == [1, 2]
     assert (hard.annotations, treat.annotations) == (0, 2)
 
@@ -59,7 +59,7 @@ def test_hard_examples_share_the_batches_of_treat_and_nothing_else() -> None:
 def test_without_masks_hard_examples_are_the_wrong_and_the_uncertain_images() -> None:
     settings = config(masks=False, space={"annotated_per_class": 2, "weight": 0})
     # Wrong: 2 of class 0, 7 of class 1; then the least confident right one of each; 5 was not seen.
-    assert MAKERS["hard-examples"](setting([], settings)).drawn.tolist() == [1, 2, 6, 7]
+    assert MAKERS["hard-examples"](run_context([], settings)).drawn.tolist() == [1, 2, 6, 7]
 
 
 def test_chances_say_how_often_each_image_comes() -> None:
@@ -128,7 +128,7 @@ def test_the_verdict_is_about_the_remedy_that_validation_prefers() -> None:
 
 
 def test_balanced_draws_every_class_equally_often() -> None:
-    chances = MAKERS["balanced"](setting([], config(masks=False))).chances
+    chances = MAKERS["balanced"](run_context([], config(masks=False))).chances
     assert chances is not None
     assert chances[LABELS == 0].sum() == pytest.approx(chances[LABELS == 1].sum())
     assert len(set(chances[LABELS == 0])) == 1
@@ -137,7 +137,7 @@ def test_balanced_draws_every_class_equally_often() -> None:
 def test_inferred_groups_are_right_and_wrong_images_of_each_class_equally_often() -> None:
     """Of class 0 (six images) 2 is wrong, of class 1 (three) image 7; 5, which was not seen, is nobody's fault."""
     settings = config(masks=False, space={"annotated_per_class": 1, "weight": 0})
-    chances = MAKERS["inferred-groups"](setting([], settings)).chances
+    chances = MAKERS["inferred-groups"](run_context([], settings)).chances
     assert chances is not None
     sums = [chances[rows].sum() for rows in ([0, 1, 3, 4, 5], [2], [6, 8], [7])]
     assert sums == pytest.approx([sums[0]] * 4)
@@ -145,7 +145,7 @@ def test_inferred_groups_are_right_and_wrong_images_of_each_class_equally_often(
 
 def test_where_few_are_wrong_the_least_sure_images_join_them() -> None:
     settings = config(masks=False, space={"annotated_per_class": 2, "weight": 0})
-    chances = MAKERS["inferred-groups"](setting([], settings)).chances
+    chances = MAKERS["inferred-groups"](run_context([], settings)).chances
     assert chances is not None
     # 1 is right with 0.4, the least of class 0; 6 with 0.6, the least of class 1.
     sums = [chances[rows].sum() for rows in ([0, 3, 4, 5], [1, 2], [8], [6, 7])]
@@ -168,7 +168,7 @@ def test_no_chance_lets_an_image_come_more_often_than_it_may(most: int) -> None:
 
 def test_last_layer_weighs_images_by_the_probability_of_their_label() -> None:
     """w_i = exp(-4 p_i), each class's sum alike; with two classes a wrong prediction of 0.8 leaves the label 0.2."""
-    remedy = MAKERS["last-layer"](setting([], config(masks=False)))
+    remedy = MAKERS["last-layer"](run_context([], config(masks=False)))
     chances = remedy.chances
     assert remedy.head_only
     assert chances is not None

@@ -1,6 +1,7 @@
 """What each arm does, one module each; `config.arms.ARMS` says what it needs and what it is compared with.
 
-An arm is added by a row of that table, a module here with a function from `Setting` to `Remedy`, and a row of `MAKERS`.
+An arm is added by a row of that table, a module here with a function from `RunContext` to `Remedy`, and a row of
+`MAKERS`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from modeldoctor.treatment.remedies import (
     swap_background,
     treat,
 )
-from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import Remedy, RunContext
 
-__all__ = ["MAKERS", "Remedy", "Setting"]
+__all__ = ["MAKERS", "Remedy", "RunContext"]
 
-MAKERS: dict[str, Callable[[Setting], Remedy]] = {
+MAKERS: dict[str, Callable[[RunContext], Remedy]] = {
     "treat": treat.make,
     "hard-examples": hard_examples.make,
     "swap-background": swap_background.make,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import Remedy, RunContext
 
 
-def make(setting: Setting) -> Remedy:
+def make(run: RunContext) -> Remedy:
     """The chance of an image is one over the images of its class."""
-    labels = setting.train.labels
+    labels = run.train.labels
     return Remedy(chances=1 / np.bincount(labels)[labels])

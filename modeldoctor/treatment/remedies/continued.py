@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import Remedy, RunContext
 
 
-def make(setting: Setting) -> Remedy:
+def make(run: RunContext) -> Remedy:
     """Nothing is done to batches, loss or head."""
     return Remedy()

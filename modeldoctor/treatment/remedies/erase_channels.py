@@ -19,25 +19,25 @@ from modeldoctor.data import make_loader
 from modeldoctor.errors import UsageError
 from modeldoctor.graph import select_layers
 from modeldoctor.treatment.remedies import last_layer
-from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import Remedy, RunContext
 
 _MOST_MEASURED = 20_000
 _LEAST_WRONG = 5
 
 
-def make(setting: Setting) -> Remedy:
+def make(run: RunContext) -> Remedy:
     """`last-layer` with the head's weights of misleading channels set to 0, and kept there.
 
     Raises:
         UsageError: the head does not read the pooled channels by one weight (N,K).
     """
-    (layer,) = select_layers(setting.trainable.layers, "features")[-1:]
-    classes = len(setting.train.images.class_names)
+    (layer,) = select_layers(run.trainable.layers, "features")[-1:]
+    classes = len(run.train.images.class_names)
     name = next(
         (
             name
-            for name, weight in setting.network.named_parameters()
-            if any(weight is parameter for parameter in setting.trainable.head_parameters())
+            for name, weight in run.network.named_parameters()
+            if any(weight is parameter for parameter in run.trainable.head_parameters())
             and tuple(weight.shape[:2]) == (classes, layer.channels)
             and weight[0, 0].numel() == 1
         ),
@@ -50,14 +50,14 @@ def make(setting: Setting) -> Remedy:
             expected="a linear layer from pooled maps to logits",
             hint="leave out erase-channels; last-layer takes any head",
         )
-    misleading = misleading_channels(*_measured(setting), classes)
+    misleading = misleading_channels(*_measured(run), classes)
 
     def silence(network: nn.Module) -> None:
         weight = network.get_parameter(name)
         with torch.no_grad():
             weight.masked_fill_(misleading.to(weight.device).view(*misleading.shape, *[1] * (weight.ndim - 2)), 0)
 
-    return replace(last_layer.make(setting), hold=silence)
+    return replace(last_layer.make(run), hold=silence)
 
 
 def misleading_channels(
@@ -78,21 +78,21 @@ def misleading_channels(
     return torch.from_numpy(found)
 
 
-def _measured(setting: Setting) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+def _measured(run: RunContext) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """Pooled maps, labels and the original's predictions of training images, drawn at random of very many."""
-    train, size = setting.train, setting.config.training.batch_size
+    train, size = run.train, run.config.training.batch_size
     assert size is not None
     chosen = train.indices
     if len(chosen) > _MOST_MEASURED:
-        chosen = np.random.default_rng(setting.seed).choice(chosen, _MOST_MEASURED, replace=False)
-    layer = select_layers(setting.trainable.layers, "features")[-1:]
-    device = next(setting.network.parameters()).device
+        chosen = np.random.default_rng(run.seed).choice(chosen, _MOST_MEASURED, replace=False)
+    layer = select_layers(run.trainable.layers, "features")[-1:]
+    device = next(run.network.parameters()).device
     rows = []
     for batch in make_loader(
-        train.images.masked_at(()), np.sort(chosen), batch_size=size, workers=setting.config.workers, device=device
+        train.images.masked_at(()), np.sort(chosen), batch_size=size, workers=run.config.workers, device=device
     ):
         if len(batch.labels):
-            (cut,) = setting.trainable.eval_cuts(batch.images.to(device), layer)
+            (cut,) = run.trainable.eval_cuts(batch.images.to(device), layer)
             logits = cut.head(cut.maps)
             pooled = cut.maps.mean((2, 3)).float()
             rows.append((pooled.cpu().numpy(), batch.labels.numpy(), logits.argmax(1).cpu().numpy()))

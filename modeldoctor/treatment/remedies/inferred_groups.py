@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeldoctor.treatment.remedies.hard_examples import hard_images
-from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import Remedy, RunContext
 
 
-def make(setting: Setting) -> Remedy:
+def make(run: RunContext) -> Remedy:
     """The chance of an image is one over the images of its group; no image comes more than `most_repeats` times.
 
     Where few are wrong, the right ones that the original is least sure of are added, as in `hard-examples`.
     """
-    train = setting.train
-    hard = np.isin(train.indices, hard_images(setting))
+    train = run.train
+    hard = np.isin(train.indices, hard_images(run))
     group = train.labels * 2 + hard
-    return Remedy(chances=bounded(1 / np.bincount(group)[group], setting.config.space.most_repeats))
+    return Remedy(chances=bounded(1 / np.bincount(group)[group], run.config.space.most_repeats))
 
 
 def bounded(chances: NDArray[np.float64], most: float) -> NDArray[np.float64]:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from modeldoctor.treatment.batches import TrainingBatch
 from modeldoctor.treatment.masks import random_masks
 from modeldoctor.treatment.remedies import treat
-from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import Remedy, RunContext
 
 
-def make(setting: Setting) -> Remedy:
+def make(run: RunContext) -> Remedy:
     """`treat` with every mask rolled by a random offset."""
-    return replace(treat.make(setting), change=_misplaced)
+    return replace(treat.make(run), change=_misplaced)
 
 
 def _misplaced(batch: TrainingBatch, seed: int) -> TrainingBatch:

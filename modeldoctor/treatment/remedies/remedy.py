@@ -47,7 +47,7 @@ class Remedy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class RunContext:
     """What remedies are made from.
 
     Attributes:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from modeldoctor.treatment.remedies import treat
-from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import Remedy, RunContext
 
 
-def make(setting: Setting) -> Remedy:
+def make(run: RunContext) -> Remedy:
     """`treat` with every class's row of allowed kernels (N,K) permuted."""
-    rng = np.random.default_rng(setting.seed)
+    rng = np.random.default_rng(run.seed)
 
     def shuffled(correlated: Tensor) -> Tensor:
         return torch.from_numpy(rng.permuted(correlated.numpy(), axis=1))
 
-    return replace(treat.make(setting), penalty=setting.make_penalty(shuffled))
+    return replace(treat.make(run), penalty=run.make_penalty(shuffled))

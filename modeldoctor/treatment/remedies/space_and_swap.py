@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from modeldoctor.treatment.remedies import swap_background, treat
-from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import Remedy, RunContext
 
 
-def make(setting: Setting) -> Remedy:
+def make(run: RunContext) -> Remedy:
     """The constraints hold on an annotated image and on its version before another background."""
-    return replace(swap_background.make(setting), penalty=treat.make(setting).penalty)
+    return replace(swap_background.make(run), penalty=treat.make(run).penalty)

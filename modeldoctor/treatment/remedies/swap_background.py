@@ -16,21 +16,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeldoctor.treatment.batches import OWN, REMOVED, SWAPPED, TrainingBatch
-from modeldoctor.treatment.remedies.remedy import Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import Remedy, RunContext
 
 TAPER = 3 / 224
 """Width of the edge over which object and background blend, as a share of the image's edge; a hard edge is learned."""
 
 
-def make(setting: Setting) -> Remedy:
+def make(run: RunContext) -> Remedy:
     """Annotated images fill a share of each batch, and each comes in three versions."""
-    counts = np.bincount(setting.train.labels, minlength=len(setting.train.images.class_names))
+    counts = np.bincount(run.train.labels, minlength=len(run.train.images.class_names))
     prior = torch.from_numpy(counts / counts.sum()).float()
 
     def loss(logits: Tensor, batch: TrainingBatch) -> Tensor:
         return intervention_loss(logits, batch, prior.to(logits.device))
 
-    return Remedy(drawn=setting.annotated, change=with_versions, loss=loss, annotations=setting.by_hand)
+    return Remedy(drawn=run.annotated, change=with_versions, loss=loss, annotations=run.by_hand)
 
 
 def with_versions(batch: TrainingBatch, seed: int) -> TrainingBatch:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from modeldoctor.treatment.remedies.remedy import NO_IMAGES, Remedy, Setting
+from modeldoctor.treatment.remedies.remedy import NO_IMAGES, Remedy, RunContext
 
 
-def make(setting: Setting) -> Remedy:
+def make(run: RunContext) -> Remedy:
     """Annotated images fill a share of each batch; the penalty is added to the loss."""
-    drawn = setting.annotated if setting.config.oversampled else NO_IMAGES
-    penalty = setting.make_penalty(lambda correlated: correlated)
-    return Remedy(drawn=drawn, penalty=penalty, annotations=setting.by_hand if len(drawn) else 0)
+    drawn = run.annotated if run.config.oversampled else NO_IMAGES
+    penalty = run.make_penalty(lambda correlated: correlated)
+    return Remedy(drawn=drawn, penalty=penalty, annotations=run.by_hand if len(drawn) else 0)

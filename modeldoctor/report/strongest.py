@@ -1,0 +1,41 @@
+"""The kernels that each class depends on most, each with its interval."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from modeldoctor.report.model import ClassKernels, KernelFigures, StrongestFigures
+from modeldoctor.report.sharing import deepest
+from modeldoctor.results.diagnosis import Diagnosis
+
+_KERNELS = 5
+_Z = 1.959963984540054  # 95% of a normal distribution
+
+
+def strongest_kernels(diagnosis: Diagnosis) -> StrongestFigures | None:
+    """At the layer that single images were examined at; None where no class was measured there.
+
+    Â of a kernel is shifted and scaled by the class's least and largest correlation, its interval is
+    Â ± 1.96 · standard error / (largest - least); it is of the kernel alone, as the two are taken as they are.
+    """
+    if not diagnosis.layers:
+        return None
+    layer = deepest(diagnosis)
+    spread = layer.correlation.max(axis=1) - layer.correlation.min(axis=1)
+    measured = np.flatnonzero((layer.count > 0) & (spread > 0))
+    classes = []
+    for number in measured:
+        mean, wide = layer.normalised[number], _Z * layer.standard_error[number] / spread[number]
+        # A wide layer's order among equals is that of its kernels.
+        chosen = np.argsort(-mean, kind="stable")[:_KERNELS]
+        kernels = tuple(
+            KernelFigures(
+                kernel=int(kernel),
+                correlation=float(mean[kernel]),
+                low=float(mean[kernel] - wide[kernel]),
+                high=float(mean[kernel] + wide[kernel]),
+            )
+            for kernel in chosen
+        )
+        classes.append(ClassKernels(name=diagnosis.classes[number], images=int(layer.count[number]), kernels=kernels))
+    return StrongestFigures(layer=layer.name, classes=tuple(classes)) if classes else None
