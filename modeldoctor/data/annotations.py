@@ -200,12 +200,19 @@ def _object_values(picture: Image.Image) -> Image.Image:
     # Palette indices and 16-bit numbers are kept as they are; an opaque alpha channel is no object.
     if picture.mode in ("1", "L", "P", "I", "F") or picture.mode.startswith("I;16"):
         values = np.asarray(picture)
-        found = values != 0
+        found = _opaque(picture.convert("RGBA")) if "transparency" in picture.info else None
+        found = values != 0 if found is None else found
         if picture.mode == "P" and ((values > 0) & (values < _VOID)).any():
             found &= values != _VOID
         return Image.fromarray(found.astype(np.uint8))
-    if picture.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
-        alpha = np.asarray(picture.getchannel(picture.mode[-1]))
-        if alpha.min() != alpha.max():
-            return Image.fromarray((alpha != alpha.min()).astype(np.uint8))
+    if picture.mode == "RGB" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    if picture.mode in ("LA", "PA", "La", "RGBA", "RGBa") and (opaque := _opaque(picture)) is not None:
+        return Image.fromarray(opaque.astype(np.uint8))
     return Image.fromarray((np.asarray(picture.convert("RGB")) != 0).any(axis=-1).astype(np.uint8))
+
+
+def _opaque(picture: Image.Image) -> NDArray[np.bool_] | None:
+    """Where a picture is not at its least opaque; None where it is the same everywhere."""
+    alpha = np.asarray(picture.getchannel(picture.mode[-1]))
+    return alpha != alpha.min() if alpha.min() != alpha.max() else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from modeldoctor.data.canvas import AnnotationError, Canvas, decode_runs, number
 from modeldoctor.data.foreign_paths import plain, tails
 from modeldoctor.data.paths import PathTable
 from modeldoctor.data.splits import SPLIT_ORDER, split_named
+from modeldoctor.errors import ModelDoctorWarning, counted
 
 _MOST = 1 << 30
 """Bytes of a file; that of COCO's training images is half of it."""
@@ -116,19 +118,43 @@ def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, bool, dict[s
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise AnnotationError('no lists "images" and "annotations"')
-    try:
-        by_id = {image["id"]: image for image in images}
-        for annotation in annotations:
-            if (image := by_id.get(annotation["image_id"])) is None:
-                continue
-            key = _key(image["file_name"])
-            if "segmentation" in annotation or "bbox" in annotation:
-                size = [image.get("width"), image.get("height")]
-                shape = annotation.get("segmentation") or annotation.get("bbox")
-                whole = plain(image["file_name"])[1]
-                yield _Key(key.split or split, key.rest), whole, {"size": size, "shapes": [shape]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise AnnotationError(f"an image or annotation that is not COCO's ({error!r})") from error
+    by_id: dict[str, dict[str, Any]] = {}
+    unusable: list[str] = []
+    for at, image in enumerate(images):
+        if isinstance(image, dict) and "id" in image and isinstance(image.get("file_name"), str):
+            by_id[str(image["id"])] = image  # some tools write numbers on one side and texts on the other
+        else:
+            unusable.append(f"images[{at}] without id or file_name")
+    usable = 0
+    for at, annotation in enumerate(annotations):
+        if not isinstance(annotation, dict) or "image_id" not in annotation:
+            unusable.append(f"annotations[{at}] without image_id")
+            continue
+        image = by_id.get(str(annotation["image_id"]))
+        if image is not None and ("segmentation" in annotation or "bbox" in annotation):
+            key, whole = _key(image["file_name"]), plain(image["file_name"])[1]
+            size = [image.get("width"), image.get("height")]
+            shape = annotation.get("segmentation") or annotation.get("bbox")
+            usable += 1
+            yield _Key(key.split or split, key.rest), whole, {"size": size, "shapes": [shape]}
+    _tell(file, unusable, usable)
+
+
+def _tell(file: Path, unusable: list[str], usable: int) -> None:
+    """Say which entries were left out.
+
+    Raises:
+        AnnotationError: none is left.
+    """
+    if unusable and not usable:
+        raise AnnotationError(f"images or annotations that are not COCO's: {unusable[0]}")
+    if unusable:
+        warnings.warn(
+            f"{file}: {counted(len(unusable), 'entry', 'entries')} left out, the first is {unusable[0]}: export the "
+            "file again, or take them out",
+            ModelDoctorWarning,
+            stacklevel=2,
+        )
 
 
 def _draw(shape: Any, canvas: Canvas) -> None:

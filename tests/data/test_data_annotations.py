@@ -30,7 +30,7 @@ from annotation_files import (
 from matplotlib.path import Path as Outline
 
 from modeldoctor.data.masks import CocoMasks, open_masks
-from modeldoctor.errors import MaskError
+from modeldoctor.errors import MaskError, ModelDoctorWarning
 
 BOX = (5, 3, 19, 12)
 
@@ -229,7 +229,7 @@ def test_coco_annotations_that_cannot_be_used(tmp_path, segmentation, found):
         ("[]", "JSON with a list"),
         (labelme(GOOD), 'no lists "images"'),
         ('{"images": [1], "annotations": []}', "not COCO's"),
-        ('{"images": [{"id": 1}], "annotations": [{"image_id": 1}]}', "'file_name'"),
+        ('{"images": [{"id": 1}], "annotations": [{"image_id": 1}]}', r"images\[0\] without id or file_name"),
     ],
 )
 def test_files_that_are_not_cocos(tmp_path, content, found):
@@ -310,6 +310,30 @@ def test_yolo_in_any_encoding(tmp_path, encoding):
     put(tmp_path, "train/cat/1.txt", line.encode(encoding))
     masks = open_masks(tmp_path, [PATH])
     assert np.array_equal(masks.read(masks.find(PATH), SIZE).numpy(), inside_box())
+
+
+def test_a_bad_entry_of_coco_is_left_out_and_named(tmp_path):
+    content = json.loads(coco([flat(POLYGON)]))
+    content["images"].append({"id": 8})
+    content["annotations"] = [{"segmentation": [flat(POLYGON)]}, 3, *content["annotations"], {"image_id": [1]}]
+    path = put(tmp_path, "coco.json", json.dumps(content))
+    with pytest.warns(ModelDoctorWarning, match=r"3 entries left out, the first is images\[1\]"):
+        masks = open_masks(path, [PATH])
+    assert np.array_equal(masks.read(masks.find(PATH), SIZE).numpy(), drawn_coco(tmp_path / "good"))
+
+
+def drawn_coco(folder):
+    """The same file without the bad entries."""
+    masks = open_masks(put(folder, "good.json", coco([flat(POLYGON)])), [PATH])
+    return masks.read(masks.find(PATH), SIZE).numpy()
+
+
+def test_coco_ids_may_be_texts_on_one_side(tmp_path):
+    content = json.loads(coco([flat(POLYGON)]))
+    for annotation in content["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+    masks = open_masks(put(tmp_path, "texts.json", json.dumps(content)), [PATH])
+    assert masks.find(PATH) is not None
 
 
 def test_captions_are_no_annotations(tmp_path):

@@ -115,6 +115,21 @@ def test_a_varying_alpha_channel_is_the_mask(tmp_path, mode):
     assert np.array_equal(read_png(tmp_path, picture).numpy(), object_of())
 
 
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_a_transparent_colour_is_no_object(tmp_path, mode):
+    """As tools write cutouts that they make smaller: the background has any index, here 5, or the colour 5."""
+    values = np.where(object_of(), 0, 5).astype(np.uint8)
+    picture = Image.fromarray(values).convert(mode)
+    if mode == "P":
+        picture.putdata(values.ravel().tolist())
+    (tmp_path / "masks/a").mkdir(parents=True)
+    (tmp_path / "images/a").mkdir(parents=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images/a/1.jpg")
+    picture.save(tmp_path / "masks/a/1.png", transparency=(5, 5, 5) if mode == "RGB" else 5)
+    images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "masks")["all"]
+    assert np.array_equal(images.masks.read(images.masks.find("a/1.jpg"), (WIDTH, HEIGHT)).numpy(), object_of())
+
+
 @pytest.mark.parametrize(("indices", "void"), [((1, 255), True), ((7, 255), True), ((255, 255), False)])
 def test_index_255_is_void_beside_classes(tmp_path, indices, void):
     values = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
