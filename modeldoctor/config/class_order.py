@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 
 def natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts the numbers in names by their values."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    # Every second part is a number; a sign belongs to a name's first alone, as in "-1".
+    parts = enumerate(re.split(r"(^-?\d+|\d+)", name))
+    return [(int(part), "") if place % 2 else (-1, part) for place, part in parts]
 
 
 ORDERS: dict[str, Callable[[Sequence[str]], list[str]]] = {

@@ -19,7 +19,7 @@ from scipy.stats import random_table
 from timm.data import ImageNetInfo
 
 from modeldoctor.config.class_order import ORDERS, natural
-from modeldoctor.errors import DataError, shortened
+from modeldoctor.errors import DataError, counted, shortened
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _NULL_DRAWS = 20
@@ -192,12 +192,18 @@ def _by_order(folders: tuple[str, ...], num_classes: int, model_names: tuple[str
         subset: len(folders) < num_classes,
         f"no class folder has a name that the checkpoint knows ({shortened(folders)} against "
         f"{shortened(model_names or ())}); they were taken in text order": bool(model_names),
-        "the class folders hold numbers, and text order puts 10 before 2; a network that was trained in number order"
-        " has another class order: --class-order number": not model_names
+        f"the class folders hold numbers, and text order puts {_first_apart(folders)}; a network that was trained in"
+        " number order has another class order: --class-order number": not model_names
         and list(folders) == sorted(folders) != sorted(folders, key=natural),
     }
     names = model_names or _fill(folders, mapping, num_classes)
     return ClassMatch(mapping, names, (), tuple(text for text, holds in warnings.items() if holds))
+
+
+def _first_apart(folders: tuple[str, ...]) -> str:
+    """The first two of which text order and number order put another one first, such as "10 before 2"."""
+    pairs = zip(sorted(folders), sorted(folders, key=natural), strict=True)
+    return next((f"{text} before {number}" for text, number in pairs if text != number), "")
 
 
 def _fill(folders: tuple[str, ...], mapping: NDArray[np.int64], num_classes: int) -> tuple[str, ...]:
@@ -233,8 +239,9 @@ def accuracy_warning(confusion: NDArray[np.int64], class_names: Sequence[str] | 
         return None
     name, share = Counter(dict(zip(names, confusion.sum(axis=0).tolist(), strict=True))).most_common(1)[0]
     collapsed = f" {share / total:.0%} of the predictions are {name}." if share >= 0.9 * total else ""
+    unclear = "no" if accuracy <= 1.1 * chance else f"on {counted(total, 'image')} not clearly"
     return (
-        f"accuracy is {accuracy:.1%}, no better than chance ({chance:.1%}), and no other class order would help."
+        f"accuracy is {accuracy:.1%}, {unclear} better than chance ({chance:.1%}), and no other class order would help."
         f"{collapsed} Likely causes: other preprocessing than in training (mean, std, input size, channels), or"
         " weights that were not loaded or not trained"
     )

@@ -21,6 +21,7 @@ from modeldoctor.data.annotations import FORMATS, OUTLINES, PIXELS
 from modeldoctor.data.canvas import AnnotationError, Canvas, describe
 from modeldoctor.data.coco import EXPECTED, CocoIndex, is_coco
 from modeldoctor.data.frames import STORED
+from modeldoctor.data.pictures import EXTENSIONS
 from modeldoctor.data.splits import split_named
 from modeldoctor.errors import MaskError, ModelDoctorWarning
 
@@ -279,6 +280,13 @@ def _check_owners(masks: Masks, path: Path, image_paths: Iterable[str]) -> None:
             )
     if not owners:
         first = next(iter(image_paths), "cat/1.jpg")
+        if other := _other_picture(path, image_paths):
+            raise MaskError(
+                f"no image has an annotation there: the pictures, such as {other.name}, are no PNG files",
+                where=str(path),
+                expected=f"masks as PNG, such as {other.with_suffix(PIXELS).name}",
+                hint="if these are the masks, save them as PNG; else correct the path of the masks",
+            )
         raise MaskError(
             "no image has an annotation there",
             where=str(path),
@@ -286,6 +294,14 @@ def _check_owners(masks: Masks, path: Path, image_paths: Iterable[str]) -> None:
             f"{', '.join(FORMATS)}; or a COCO JSON whose file_name is {first}",
             hint="correct the path of the masks, or bring their folders in line with the images'",
         )
+
+
+def _other_picture(path: Path, image_paths: Iterable[str]) -> Path | None:
+    """A picture in the place of an image's mask that is of no format which masks may have."""
+    if not path.is_dir():
+        return None
+    tree = MaskTree(path, sorted(EXTENSIONS - {PIXELS}))
+    return next((found for image in image_paths if (found := tree.find(image))), None)
 
 
 def _missing(path: Path) -> MaskError:

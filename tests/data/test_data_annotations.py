@@ -28,6 +28,7 @@ from annotation_files import (
     voc,
 )
 from matplotlib.path import Path as Outline
+from PIL import Image
 
 from modeldoctor.data.masks import CocoMasks, open_masks
 from modeldoctor.errors import MaskError, ModelDoctorWarning
@@ -342,3 +343,11 @@ def test_captions_are_no_annotations(tmp_path):
     content["annotations"] += [{"image_id": 8, "caption": "a cat"}, {"image_id": 99, "segmentation": []}]
     masks = open_masks(put(tmp_path, "captions.json", json.dumps(content)), [PATH, "train/cat/2.jpg"])
     assert masks.find("train/cat/2.jpg") is None
+
+
+def test_masks_of_another_kind_of_picture_are_named(tmp_path):
+    (tmp_path / "masks" / "cat").mkdir(parents=True)
+    Image.fromarray(np.full((4, 4), 255, np.uint8)).save(tmp_path / "masks" / "cat" / "1.bmp")
+    with pytest.raises(MaskError, match=r"the pictures, such as 1.bmp, are no PNG files") as caught:
+        open_masks(tmp_path / "masks", ["cat/1.jpg", "cat/2.jpg"])
+    assert "save them as PNG" in caught.value.hint

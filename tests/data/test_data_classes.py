@@ -1,4 +1,5 @@
 import itertools
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -93,7 +94,8 @@ def test_numbers_from_one():
 def test_numbers_in_text_order_that_say_nothing():
     match = match_classes(("class1", "class10", "class2"), None, 3)
     assert match.mapping.tolist() == [0, 1, 2]
-    assert "text order puts 10 before 2" in match.warnings[0]
+    assert "text order puts class10 before class2" in match.warnings[0]
+    assert not match_classes(("-1", "0", "1"), None, 3).warnings  # both orders are the same
     assert "text order" in match_classes(("100", "20"), None, 2).warnings[0]
 
 
@@ -176,8 +178,13 @@ def test_a_permuted_network_is_told_by_the_best_permutation():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_an_untrained_network_is_not_mistaken_for_a_permuted_one(classes, total, seed):
     text = accuracy_warning(confusion(0.0, classes, total, seed))
-    assert "no better than chance" in text
+    assert re.search(rf"(no|on {total:,} images not clearly) better than chance", text)
     assert "weights that were not loaded" in text
+
+
+def test_few_images_may_not_tell_a_network_from_chance():
+    text = accuracy_warning(np.array([[4, 1, 1], [1, 4, 1], [1, 1, 4]]))
+    assert "accuracy is 66.7%, on 18 images not clearly better than chance (33.3%)" in text
 
 
 def test_a_collapsed_network():
