@@ -121,16 +121,18 @@ def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, bool, dict[s
     by_id: dict[str, dict[str, Any]] = {}
     unusable: list[str] = []
     for at, image in enumerate(images):
-        if isinstance(image, dict) and "id" in image and isinstance(image.get("file_name"), str):
-            by_id[str(image["id"])] = image  # some tools write numbers on one side and texts on the other
+        number = _id(image, "id")
+        if number is not None and isinstance(image.get("file_name"), str):
+            by_id[number] = image
         else:
             unusable.append(f"images[{at}] without id or file_name")
     usable = 0
     for at, annotation in enumerate(annotations):
-        if not isinstance(annotation, dict) or "image_id" not in annotation:
+        number = _id(annotation, "image_id")
+        if number is None:
             unusable.append(f"annotations[{at}] without image_id")
             continue
-        image = by_id.get(str(annotation["image_id"]))
+        image = by_id.get(number)
         if image is not None and ("segmentation" in annotation or "bbox" in annotation):
             key, whole = _key(image["file_name"]), plain(image["file_name"])[1]
             size = [image.get("width"), image.get("height")]
@@ -138,6 +140,14 @@ def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, bool, dict[s
             usable += 1
             yield _Key(key.split or split, key.rest), whole, {"size": size, "shapes": [shape]}
     _tell(file, unusable, usable)
+
+
+def _id(entry: Any, key: str) -> str | None:
+    """As text, since some tools write numbers on one side and texts, or 7.0, on the other; None for what is no id."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int | str) else None
 
 
 def _tell(file: Path, unusable: list[str], usable: int) -> None:

@@ -37,7 +37,7 @@ def test_a_files_values_are_defaults_that_options_go_before(call: Call, clinic: 
     )  # fmt: skip
     code, _, err = call("diagnose", "--config", path, "--seed", 7)
     assert code == 0, err
-    config = DiagnoseConfig(**read_diagnosis(Path("diagnosis.h5")).config)
+    config = read_diagnosis(Path("diagnosis.h5")).config
     assert (config.layers, config.noise_draws, config.samples_per_class, config.hooks) == (LAYER, 1, 3, True)
     assert (config.seed, config.noise_ranges) == (7, (0.5, 1.0))
 
@@ -57,7 +57,7 @@ def test_what_the_command_prints_is_what_it_takes(call: Call, clinic: Clinic, tm
     (tmp_path / "all.yaml").write_text(out.replace("layers: last:3", f"layers: {LAYER}"), encoding="utf-8")
     code, _, err = call("diagnose", clinic.checkpoint, "--config", tmp_path / "all.yaml", "--data", clinic.data)
     assert code == 0, err
-    made = DiagnoseConfig(**read_diagnosis(Path("diagnosis.h5")).config)
+    made = read_diagnosis(Path("diagnosis.h5")).config
     assert made == DiagnoseConfig(layers=LAYER)
 
 

@@ -318,7 +318,7 @@ def test_a_bad_entry_of_coco_is_left_out_and_named(tmp_path):
     content["images"].append({"id": 8})
     content["annotations"] = [{"segmentation": [flat(POLYGON)]}, 3, *content["annotations"], {"image_id": [1]}]
     path = put(tmp_path, "coco.json", json.dumps(content))
-    with pytest.warns(ModelDoctorWarning, match=r"3 entries left out, the first is images\[1\]"):
+    with pytest.warns(ModelDoctorWarning, match=r"4 entries left out, the first is images\[1\]"):
         masks = open_masks(path, [PATH])
     assert np.array_equal(masks.read(masks.find(PATH), SIZE).numpy(), drawn_coco(tmp_path / "good"))
 

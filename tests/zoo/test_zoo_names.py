@@ -172,7 +172,7 @@ def test_a_stated_architecture_that_the_weights_contradict(tmp_path: Path) -> No
 def test_of_two_sets_under_unknown_keys_none_is_taken(tmp_path: Path) -> None:
     state = timm_network(ARCH).state_dict()
     torch.save({"first": state, "second": state}, tmp_path / "ckpt.pt")
-    with pytest.raises(CheckpointError, match="'first', 'second'"):
+    with pytest.raises(CheckpointError, match=r"2 sets of weights, .*: first, second"):
         load_model(tmp_path / "ckpt.pt")
 
 
