@@ -192,7 +192,10 @@ VERDICTS: tuple[VerdictRow, ...] = (
         limit=lambda limits: UNFAMILIARITY / (1 + UNFAMILIARITY),
         meaning="it is like no training image",
         about="In colours and textures it is farther from the training images than nearly all of these are.",
-        evidence=lambda image: f"{_number(image['unfamiliarity'])} times as far from training images as 99% of these",
+        evidence=lambda image: (
+            f"{_number(image['unfamiliarity'])} times as far from training images as 99% of these "
+            f"(limit {UNFAMILIARITY:g})"
+        ),
         sentence=_unfamiliar,
         exam=(0.61, 0.82),
     ),
