@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 
 from modeldoctor.report.model import ClassKernels, KernelFigures, StrongestFigures
@@ -9,7 +11,7 @@ from modeldoctor.report.sharing import deepest
 from modeldoctor.results.diagnosis import Diagnosis
 
 _KERNELS = 5
-_Z = 1.959963984540054  # 95% of a normal distribution
+_Z = NormalDist().inv_cdf(0.975)  # within as many standard deviations lie 95%
 
 
 def strongest_kernels(diagnosis: Diagnosis) -> StrongestFigures | None:
@@ -23,9 +25,10 @@ def strongest_kernels(diagnosis: Diagnosis) -> StrongestFigures | None:
     layer = deepest(diagnosis)
     spread = layer.correlation.max(axis=1) - layer.correlation.min(axis=1)
     measured = np.flatnonzero((layer.count > 0) & (spread > 0))
+    normalised, standard_error = layer.normalised, layer.standard_error  # each made of all classes at once
     classes = []
     for number in measured:
-        mean, wide = layer.normalised[number], _Z * layer.standard_error[number] / spread[number]
+        mean, wide = normalised[number], _Z * standard_error[number] / spread[number]
         # A wide layer's order among equals is that of its kernels.
         chosen = np.argsort(-mean, kind="stable")[:_KERNELS]
         kernels = tuple(

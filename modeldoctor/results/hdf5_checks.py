@@ -28,10 +28,7 @@ _SAMPLES = {
     "label": _WHOLE, "predicted": _WHOLE, "split": _WHOLE, "confidence": _FLOATS, "used_in_diagnosis": _BOOLS,
     "noise_range": _FLOATS, "stability": _FLOATS,
 }  # fmt: skip
-_LAYER = {
-    "correlation": _FLOATS, "variance": _FLOATS, "signed": _FLOATS, "activation": _FLOATS, "contribution": _FLOATS,
-    "count": _WHOLE,
-}  # fmt: skip
+_LAYER = dict.fromkeys(BY_CLASS_AND_CHANNEL, _FLOATS) | {"count": _WHOLE}
 _SHOWN = {"sample": _WHOLE, "thumbnail": "u", "derivative": _FLOATS, "contribution": _FLOATS, "grad_cam": _FLOATS}
 _ALTERED = {"sample": _WHOLE, "change": _WHOLE, "predicted": _WHOLE, "confidence": _FLOATS, "picture": "u"}
 _ADVERSARIAL = {"sample": _WHOLE, "predicted": _WHOLE, "stability": _FLOATS, "fallback": _FLOATS}
