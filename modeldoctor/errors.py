@@ -39,6 +39,19 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def duration(seconds: float) -> str:
+    """A time as options take it, rounded up.
+
+    >>> duration(0.2), duration(90), duration(7200), duration(5401)
+    ('1s', '90s', '2h', '1h31m')
+    """
+    whole = -int(-seconds // 1)
+    if whole < 100:
+        return f"{whole}s"
+    hours, minutes = divmod(-(-whole // 60), 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes else "")
+
+
 def shortened(names: Collection[str], limit: int = 5) -> str:
     """A list for a sentence, such as "a, b and 7 more".
 

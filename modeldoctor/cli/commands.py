@@ -125,6 +125,9 @@ def treat(
         list[str] | None, typer.Option("--set", help="key.key=value, for any key of the configuration; repeatable.")
     ] = None,
     memory: Annotated[str | None, typer.Option(help="What one process may take for a step, e.g. 4GiB.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for the trial, e.g. 30m: weak remedies are stopped on validation.")
+    ] = None,
     log: Annotated[str | None, typer.Option(help="tensorboard, mlflow or wandb: tell it of every epoch, too.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted trial.")] = False,
     require_improvement: Annotated[
@@ -145,7 +148,7 @@ def treat(
         network__mean=numbers(mean, "--mean"), network__std=numbers(std, "--std"), network__crop_pct=crop_pct,
         network__interpolation=interpolation, network__resize_mode=resize_mode, network__download=download,
         network__model_options=options.read_model_options(model_options), network__class_order=class_order,
-        memory=memory, log=log,
+        memory=memory, log=log, budget=budget,
     )  # fmt: skip
     from modeldoctor.cli.render import render_trial
     from modeldoctor.treatment.pipeline import load_and_treat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     ByteSize,
     Field,
     JsonValue,
@@ -49,6 +51,18 @@ def _known(arm: str) -> str:
 
 
 ArmName = Annotated[str, AfterValidator(_known)]
+
+
+_SECONDS = {"h": 3600, "m": 60, "s": 1}
+
+
+def _seconds(value: Any) -> Any:
+    """`1h30m` as seconds; a number is seconds already."""
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", value):
+        raise ValueError(f"{value!r} is no time such as 90s, 30m or 1h30m")
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([hms])", value))
 
 
 class NetworkConfig(Model):
@@ -195,6 +209,15 @@ class PilotConfig(Model):
     """Passes over the training split for each."""
 
 
+class RoundConfig(Model):
+    """A round of successive halving: remedies are trained under the first seed, and the best on validation go on."""
+
+    epochs: int = Field(ge=1)
+    """Passes over the training split, those of earlier rounds included."""
+    remedies: int = Field(ge=1)
+    """How many go on."""
+
+
 class TreatConfig(Model):
     """A treatment and its trial."""
 
@@ -219,6 +242,11 @@ class TreatConfig(Model):
     every remedy that the data allow and that has helped somewhere; validation chooses among them."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     """One run of every arm each."""
+    budget: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = None
+    """Time for the trial, without the diagnosis, e.g. 90s, 30m or 1h30m; null: as long as it takes."""
+    rounds: tuple[RoundConfig, ...] | None = None
+    """Which remedies the budget stops: after so many `epochs` under the first seed, the best so many `remedies` on
+    validation go on; null: planned from `budget` by measured times, and written into the run's config.yaml."""
     metric: Metric = Metric.ACCURACY
     """What validation chooses by and the verdict is about; the groups' metrics need data.groups."""
     log: LoggerName | None = None
@@ -288,6 +316,17 @@ class TreatConfig(Model):
         for name, values in (("arms", self.arms), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names one of them twice: {', '.join(map(str, values))}")
+        return self
+
+    @model_validator(mode="after")
+    def _halving(self) -> TreatConfig:
+        rounds, most = self.rounds or (), self.training.epochs
+        epochs = [0, *(this.epochs for this in rounds), most]
+        remedies = [len(self.controls), *(this.remedies for this in rounds)]
+        if rounds and (sorted(set(epochs)) != epochs or sorted(set(remedies), reverse=True) != remedies):
+            raise ValueError(
+                f"rounds must have ever more epochs, fewer than {most}, and ever fewer of the {remedies[0]} remedies"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from modeldoctor.config.treat import Metric
 from modeldoctor.errors import StoreError
+from modeldoctor.results.remarks import provenance_remarks
 from modeldoctor.runtime.files import written_aside
 from modeldoctor.runtime.reading import content
 
@@ -233,33 +234,10 @@ class Trial(Record):
         }.get(max(len(result.seeds) for result in self.arms), "")
 
     @property
-    def seen_images(self) -> str:
-        """Which parts of the trial were split off the training images; empty where none was."""
-        parts = self.provenance.get("split_off")
-        if not isinstance(parts, list) or not parts:
-            return ""
-        return seen_images(parts)
-
-    @property
     def remarks(self) -> tuple[str, ...]:
         """What a reader must know beside the figures."""
-        return tuple(filter(None, (self.caution, self.seen_images, self.found_masks)))
-
-    @property
-    def found_masks(self) -> str:
-        """How many images had a mask found from the annotated ones, and how good these are; empty without any."""
-        found = self.provenance.get("propagation")
-        names = ("images", "iou", "iou_by_place")
-        if not isinstance(found, dict) or not all(isinstance(found.get(name), int | float) for name in names):
-            return ""
-        images, iou, by_place = (found[name] for name in names)
-        measured = (
-            f"on annotated images that were held out, found masks overlap with the annotated ones by {iou:.2f} "
-            f"(intersection over union; the usual place of the objects alone: {by_place:.2f})"
-        )
-        if not images:
-            return f"No mask was found well enough for further images: {measured}."
-        return f"{images} further training images had a mask that was found from the annotated ones; {measured}."
+        said = (self.caution, *provenance_remarks(self.provenance, self.ruling.metric.replace("_", " ")))
+        return tuple(filter(None, said))
 
     def to_json(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and finite numbers."""
@@ -333,16 +311,6 @@ def _first(error: ValidationError) -> str:
     """Where the first fault is, and what it is."""
     fault = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg']}"
-
-
-def seen_images(parts: Sequence[str]) -> str:
-    """What it means that these parts of a trial were split off the training images."""
-    what = {"val": "Validation", "test": "test"}
-    names = " and ".join(what.get(str(part), str(part)) for part in parts)
-    return (
-        f"{names[0].upper()}{names[1:]} images are some of the training images, held back here: if the checkpoint was "
-        "trained on them, the original and what hardly changes it look better than they are on new images."
-    )
 
 
 def write_trial(trial: Trial, path: Path) -> None:

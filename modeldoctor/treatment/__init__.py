@@ -5,6 +5,7 @@ Shapes: S images of a split, N classes, K channels, R seeds.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +31,11 @@ from modeldoctor.runtime.session import at_work, resolve_device
 from modeldoctor.runtime.versions import used_versions
 from modeldoctor.treatment.arm import TrialContext, copied
 from modeldoctor.treatment.arms import Arms
+from modeldoctor.treatment.budget import plan_rounds
 from modeldoctor.treatment.final_test import judge, write_treated
 from modeldoctor.treatment.history import History
 from modeldoctor.treatment.pilot import pick_weights
-from modeldoctor.treatment.preparation import Prepared, begin, check_new, check_team, prepare
+from modeldoctor.treatment.preparation import Prepared, begin, check_new, check_team, prepare, record_rounds
 from modeldoctor.treatment.propagation import with_propagated
 from modeldoctor.treatment.shown import write_shown
 from modeldoctor.treatment.subsets import annotated_images, annotation_warnings, needs_masks
@@ -66,7 +68,8 @@ def treat(
         The trial; `config.output` holds it as trial.json, with treated.<ext>, maps.h5, history.csv and config.yaml.
 
     Raises:
-        UsageError: the diagnosis is of another checkpoint or lacks a layer, or the output is in use.
+        UsageError: the diagnosis is of another checkpoint or lacks a layer, the output is in use, or the budget is too
+            small.
         DataError: images, groups or annotations are missing.
         StoreError: the trial to resume had other settings.
         MemoryLimitError: `config.memory` is too small for a step, or memory ran out.
@@ -88,9 +91,8 @@ def treat(
     check_team(settings, team)
     team.barrier()  # nobody writes before all have looked
     with locked(settings.output if team.is_primary else None), graceful_stop(patient=team.world_size > 1) as stop:
-        if team.is_primary:
-            begin(prepared, network, resume)
-        team.barrier()
+        config = team.broadcast(begin(prepared, network, resume) if team.is_primary else settings)
+        prepared = prepared._replace(config=config)
         trial, weights = _run_trial(prepared, network, diagnosis, progress=progress or silent, stop=stop, team=team)
         if team.is_primary:
             write_treated(network, weights, settings.output)
@@ -112,10 +114,11 @@ def _run_trial(
     Writes history.csv, maps.h5 and, for resuming, arms/<arm>-<seed>.pt into `config.output`.
 
     Raises:
-        UsageError: the diagnosis lacks a layer that is to be constrained.
+        UsageError: the diagnosis lacks a layer that is to be constrained, or the budget is too small.
         DataError: the space constraint has no annotated image.
         InterruptedRunError: Ctrl-C; whole epochs are kept.
     """
+    began = time.perf_counter()
     config, splits = prepared
     device, module = resolve_device(config.device, team.local_rank), network.module
     annotated = annotated_images(splits.train, diagnosis, config) if needs_masks(config) else None
@@ -140,6 +143,13 @@ def _run_trial(
         )
         context, propagation = with_propagated(context, diagnosis, config)
         arms = Arms(context, diagnosis, History(config, writes=team.is_primary))
+        times = None
+        if config.budget is not None and config.rounds is None:
+            times = arms.measure(config)
+            rounds = plan_rounds(config, times, spent=team.broadcast(time.perf_counter() - began))
+            config = config.model_copy(update={"rounds": rounds})
+            if team.is_primary:
+                record_rounds(config)
         config, rungs = pick_weights(config, arms.pilot)
         provenance = {
             "preprocessing": network.preprocessing.model_dump(mode="json"),
@@ -153,6 +163,12 @@ def _run_trial(
             "split_off": splits.split_off,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": used_versions(),
+        }
+        config, stopped = arms.halve(config)
+        provenance["halving"] = {
+            "budget": config.budget,
+            "seconds_per_epoch": None if times is None else dict(times.epoch),
+            "stopped": [asdict(remedy) for remedy in stopped],
         }
         runs = arms.run(config)
         found = judge(network, context, config, runs, provenance, arms.annotations)

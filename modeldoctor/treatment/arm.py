@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from modeldoctor.treatment.remedies import Remedy
 from modeldoctor.treatment.subsets import Splits, Subset
 
 _START_BATCHES = 4
+_TIMED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,7 @@ class Arm:
         name, seed: which it is.
         config: resolved; a pilot's differs from the trial's.
         remedy: what is its own in the training that all arms share.
+        epochs: after which it stops for now; None: those of the configuration.
         after_epoch: told the run's history whenever it has grown.
     """
 
@@ -99,6 +102,7 @@ class Arm:
     context: TrialContext
     config: TreatConfig
     remedy: Remedy
+    epochs: int | None = None
     after_epoch: Callable[[list[Epoch]], None] = lambda history: None
 
     def run(self) -> ArmState:
@@ -114,6 +118,21 @@ class Arm:
         with self._frozen_body():
             self._train(done)
         return done
+
+    def seconds_per_epoch(self) -> float:
+        """Measured on the first steps, validation apart; the network is as before."""
+        self.context.network.load_state_dict(self.context.original)
+        optimisation, marks = Optimisation(self.context.network, self.config.training, self._updates()), []
+        with self._frozen_body(), told_when_short(f"the first steps of {self.name}", LESS_AT_ONCE):
+            for number, batch in enumerate(islice(self._batches(0), 1 + _TIMED)):
+                self._add_gradient(batch, optimisation, number)
+                self._update(optimisation, 0)
+                marks.append(time.perf_counter())
+                self.context.progress(f"how long an epoch of {self.name} takes", number, 1 + _TIMED)
+        self.context.network.load_state_dict(self.context.original)
+        # The first step is slower than the others: it starts the processes that read.
+        step = float(np.median(np.diff(marks))) if len(marks) > 1 else 0.0
+        return max(self.context.team.all_gather(step * self._steps()))
 
     @contextmanager
     def _frozen_body(self) -> Iterator[None]:
@@ -143,7 +162,7 @@ class Arm:
             with told_when_short(f"the start of {self.name}, seed {self.seed}", LESS_AT_ONCE):
                 done.start = done.start or self._measure_start(penalty)
             penalty.start = done.start
-        for epoch in range(len(done.history), self.config.training.epochs):
+        for epoch in range(len(done.history), self.epochs or self.config.training.epochs):
             if done.ended:
                 break
             began = time.perf_counter()

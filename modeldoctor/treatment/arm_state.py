@@ -57,6 +57,10 @@ class ArmState:
     ended: bool = False
     seconds: float = 0.0
 
+    def score_by(self, epochs: int) -> float:
+        """The best on validation within so many epochs; -1 before the first."""
+        return max((epoch.val_score for epoch in self.history[:epochs]), default=-1.0)
+
 
 _HISTORY = TypeAdapter(list[Epoch])
 _FIGURES = TypeAdapter(tuple[dict[tuple[str, str], float], float, bool, float])

@@ -5,6 +5,7 @@ Shapes: N classes, K channels.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,12 +20,14 @@ from modeldoctor.graph import Layer, select_layers
 from modeldoctor.method.attribution import Attribution
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.runtime.memory import BatchLimit, steady_budget
-from modeldoctor.treatment.arm import Arm, TrialContext
+from modeldoctor.treatment.arm import Arm, TrialContext, predict_subset
 from modeldoctor.treatment.arm_state import ArmState
 from modeldoctor.treatment.background import MOSTLY, background_shares
+from modeldoctor.treatment.budget import Stopped, Times, arms_with
 from modeldoctor.treatment.copies import measure_copies, plan_copies
 from modeldoctor.treatment.history import History
 from modeldoctor.treatment.penalty import Penalty
+from modeldoctor.treatment.pilot import open_weights, with_weights
 from modeldoctor.treatment.remedies import MAKERS, Remedy, RunContext
 from modeldoctor.treatment.subsets import as_diagnosed, check_read, needs_predictions
 
@@ -47,6 +50,53 @@ class Arms:
         self.annotations: dict[str, int] = {}
         self._predicted = as_diagnosed(context.splits.train, diagnosis)
 
+    def measure(self, config: TreatConfig) -> Times:
+        """How long an epoch of each arm takes; a constraint that is still to be weighed counts as weighed.
+
+        Raises:
+            UsageError: the diagnosis lacks a layer that is to be constrained.
+        """
+        self._check_predictions(config)
+        context, val, test = self._context, self._context.splits.val, self._context.splits.test
+        config = with_weights(config, dict.fromkeys(open_weights(config), 1.0))
+        began = time.perf_counter()
+        predict_subset(context.network, val, config, context.device, context.team)
+        per_image = max(context.team.all_gather(time.perf_counter() - began)) / len(val.indices)
+        seed = config.seeds[0]
+        epoch = {
+            name: Arm(
+                name=name, seed=seed, context=context, config=config, remedy=self.remedy(name, seed, config)
+            ).seconds_per_epoch() + per_image * len(val.indices)
+            for name in config.arms
+        }  # fmt: skip
+        return Times(epoch=epoch, test=per_image * len(test.indices))
+
+    def halve(self, config: TreatConfig) -> tuple[TreatConfig, list[Stopped]]:
+        """The configuration with the arms that `config.rounds` leave, and the remedies that they stop.
+
+        Every remedy is trained under the first seed for a round's epochs; those that did best on validation go on, the
+        first of equals. They train on from there in `run`.
+        """
+        self._check_predictions(config)
+        seed, remedies, stopped = config.seeds[0], tuple(config.controls), list[Stopped]()
+        for this in config.rounds or ():
+            scores = {
+                name: self._run(self.remedy(name, seed, config), seed, config, name, this.epochs).score_by(this.epochs)
+                for name in remedies
+            }
+            ranked = sorted(remedies, key=lambda name: -scores[name])
+            least = scores[ranked[this.remedies - 1]]
+            stopped += [
+                Stopped(arm=name, epochs=this.epochs, score=scores[name], least=least)
+                for name in ranked[this.remedies :]
+            ]
+            remedies = tuple(name for name in remedies if name in ranked[: this.remedies])
+        return (config.model_copy(update={"arms": arms_with(remedies, config)}) if stopped else config), stopped
+
+    def _check_predictions(self, config: TreatConfig) -> None:
+        if needs_predictions(config):
+            check_read(self._context.splits.train, self._diagnosis)
+
     def run(self, config: TreatConfig) -> dict[str, list[ArmState]]:
         """One run of every arm under every seed, by arm.
 
@@ -54,8 +104,7 @@ class Arms:
             UsageError: the diagnosis lacks a layer that is to be constrained.
             InterruptedRunError: Ctrl-C; whole epochs are kept.
         """
-        if needs_predictions(config):
-            check_read(self._context.splits.train, self._diagnosis)
+        self._check_predictions(config)
         runs: dict[str, list[ArmState]] = {}
         planned = list(product(config.seeds, config.arms))
         # All are made before any is trained: what cannot be done is refused at once.
@@ -68,7 +117,7 @@ class Arms:
         """A run of `treat` under the first seed and a name of its own."""
         return self._run(self.remedy("treat", config.seeds[0], config), config.seeds[0], config, name)
 
-    def _run(self, remedy: Remedy, seed: int, config: TreatConfig, name: str) -> ArmState:
+    def _run(self, remedy: Remedy, seed: int, config: TreatConfig, name: str, epochs: int | None = None) -> ArmState:
         self.annotations[name] = remedy.annotations
         done = Arm(
             name=name,
@@ -76,6 +125,7 @@ class Arms:
             context=self._context,
             config=config,
             remedy=remedy,
+            epochs=epochs,
             after_epoch=self._history.grown,
         ).run()
         self._history.ended(done.history)

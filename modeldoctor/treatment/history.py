@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 
 from modeldoctor.config.treat import TreatConfig
@@ -23,13 +23,13 @@ class History:
 
     def __init__(self, config: TreatConfig, *, writes: bool = True):
         self._config, self._writes = config, writes
-        self._ended: list[Epoch] = []
+        self._ended: dict[tuple[str, int], Sequence[Epoch]] = {}
         self._logger: Logger | None = None
 
     def grown(self, epochs: Sequence[Epoch]) -> None:
         """Write down the run in hand, which has one more epoch."""
-        self._write([*self._ended, *epochs])
         newest = epochs[-1]
+        self._write(self._ended | {(newest.arm, newest.seed): epochs})
         if self._config.log is None or not self._writes:
             return
         if self._logger is None:
@@ -37,18 +37,19 @@ class History:
         self._logger.log(figures_of(newest), newest.epoch)
 
     def ended(self, epochs: Sequence[Epoch]) -> None:
-        """A run is over; it may have been so already when the trial was resumed."""
-        self._ended += epochs
+        """A run is over, or stops for a while; it may have been so already when the trial was resumed."""
+        if epochs:
+            self._ended[epochs[0].arm, epochs[0].seed] = epochs
         self._write(self._ended)
         if self._logger is not None:
             self._logger.close()
             self._logger = None
 
-    def _write(self, epochs: Sequence[Epoch]) -> None:
+    def _write(self, runs: Mapping[tuple[str, int], Sequence[Epoch]]) -> None:
         if not self._writes:
             return
         path = self._config.output / run_directory.HISTORY
         with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
             writer.writeheader()
-            writer.writerows(asdict(epoch) for epoch in epochs)
+            writer.writerows(asdict(epoch) for epochs in runs.values() for epoch in epochs)

@@ -33,26 +33,32 @@ def pick_weights(config: TreatConfig, run: RunPilot) -> tuple[TreatConfig, tuple
     Returns:
         The configuration without `auto`, and what was tried.
     """
-    constraints: tuple[Constraint, ...] = ("space", "channel")
-    open_ones = [name for name in constraints if getattr(config, name).weight == "auto"]
-    settled = _weighted(config, dict.fromkeys(open_ones, 0.0))
+    open_ones = open_weights(config)
+    settled = with_weights(config, dict.fromkeys(open_ones, 0.0))
     tried: list[Rung] = []
     for name in open_ones:
         rungs = []
         for weight in sorted(config.pilot.ladder):
-            trial = _weighted(settled, {name: weight})
+            trial = with_weights(settled, {name: weight})
             short = trial.model_copy(
                 update={"training": trial.training.model_copy(update={"epochs": config.pilot.epochs})}
             )
             done = run(f"pilot-{name}-{weight:g}", short)
             rungs.append(Rung(constraint=name, weight=weight, val_score=done.best_score))
         best = max(rungs, key=lambda rung: (rung.val_score, -rung.weight))
-        settled = _weighted(settled, {name: best.weight})
+        settled = with_weights(settled, {name: best.weight})
         tried += rungs
     return settled, tuple(tried)
 
 
-def _weighted(config: TreatConfig, weights: dict[Constraint, float]) -> TreatConfig:
+def open_weights(config: TreatConfig) -> list[Constraint]:
+    """The constraints whose weight is still to be picked."""
+    constraints: tuple[Constraint, ...] = ("space", "channel")
+    return [name for name in constraints if getattr(config, name).weight == "auto"]
+
+
+def with_weights(config: TreatConfig, weights: dict[Constraint, float]) -> TreatConfig:
+    """The configuration with these weights of its constraints."""
     changed: dict[str, Any] = {
         name: getattr(config, name).model_copy(update={"weight": weight}) for name, weight in weights.items()
     }

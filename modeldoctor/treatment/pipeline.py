@@ -10,7 +10,8 @@ from modeldoctor.diagnosis import diagnose
 from modeldoctor.results import run_directory
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
-from modeldoctor.results.trial import Trial, seen_images
+from modeldoctor.results.remarks import seen_images
+from modeldoctor.results.trial import Trial
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.progress import Progress
 from modeldoctor.treatment import treat

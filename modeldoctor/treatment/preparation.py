@@ -34,7 +34,7 @@ UNSTATED = {
 }  # fmt: skip
 """Training settings where neither the configuration nor the checkpoint states one."""
 _EXPLAINED = 100
-_CHANGE_NO_FIGURE = {"output", "workers", "device", "memory", "log"}
+_CHANGE_NO_FIGURE = {"output", "workers", "device", "memory", "log", "budget"}
 _RECORDED = {"optimizer": "opt", "learning_rate": "lr", "label_smoothing": "smoothing"}
 
 
@@ -153,25 +153,58 @@ def _check_no_trial(config: TreatConfig, resume: bool) -> None:
         )
 
 
-def begin(prepared: Prepared, network: Classifier, resume: bool) -> None:
-    """Write the resolved configuration, or check that the trial to resume had the same one and the same data."""
+def begin(prepared: Prepared, network: Classifier, resume: bool) -> TreatConfig:
+    """Write the resolved configuration, or check that the trial to resume had the same one and the same data.
+
+    Returns:
+        The configuration, with the rounds that were planned for the trial to resume.
+    """
     config, splits = prepared.config, prepared.splits
     _check_no_trial(config, resume)
     path = config.output / run_directory.CONFIG
+    if path.exists() and config.rounds is None:
+        config = _with_rounds(config, _settings(_read_before(path)).get("rounds"))
     sets = {id(part.images): part.images for part in (splits.train, splits.val, splits.test)}
     data = identify_data(sets.values(), (config.data.groups,))
     text = run_directory.identity_line(network.checkpoint_sha256) + run_directory.data_line(data)
-    text += yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text += _as_yaml(config)
     if path.exists():
         _check_same(path, text, data)
+    _write(path, text)
+    return config
+
+
+def record_rounds(config: TreatConfig) -> None:
+    """Write the rounds that were planned into the configuration of a trial that has begun."""
+    path = config.output / run_directory.CONFIG
+    said = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.startswith("#")]
+    _write(path, "".join(said) + _as_yaml(config))
+
+
+def _as_yaml(config: TreatConfig) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _write(path: Path, text: str) -> None:
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
-def _check_same(path: Path, text: str, data: dict[str, str]) -> None:
-    """Whether the trial to resume had this configuration and this data."""
+def _with_rounds(config: TreatConfig, rounds: object) -> TreatConfig:
     try:
-        before = content(path, SETTINGS_MOST).decode()
+        return TreatConfig.model_validate(config.model_dump() | {"rounds": rounds})
+    except ValidationError:  # somebody changed the file
+        return config
+
+
+def _read_before(path: Path) -> str:
+    """The configuration of the trial to resume.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        return content(path, SETTINGS_MOST).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(
             f"the configuration of the interrupted trial cannot be read ({type(error).__name__})",
@@ -179,6 +212,11 @@ def _check_same(path: Path, text: str, data: dict[str, str]) -> None:
             expected="the file as `modeldoctor treat` wrote it",
             hint="choose another output",
         ) from error
+
+
+def _check_same(path: Path, text: str, data: dict[str, str]) -> None:
+    """Whether the trial to resume had this configuration and this data."""
+    before = _read_before(path)
     if _what_counts(before) != _what_counts(text):
         raise StoreError(
             "the interrupted trial had other settings",
@@ -197,13 +235,17 @@ def _check_same(path: Path, text: str, data: dict[str, str]) -> None:
 
 def _what_counts(text: str) -> tuple[str, dict[str, Any]]:
     """The checkpoint's line and the settings of a resolved configuration, without those that change no figure."""
+    settings = _settings(text)
+    return text.partition("\n")[0], {key: value for key, value in settings.items() if key not in _CHANGE_NO_FIGURE}
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """The keys and values of a configuration; none if somebody changed the file."""
     try:
         settings = plain_yaml(text)
     except ValueError:
         settings = None
-    if not isinstance(settings, dict):  # somebody changed the file
-        settings = {}
-    return text.partition("\n")[0], {key: value for key, value in settings.items() if key not in _CHANGE_NO_FIGURE}
+    return settings if isinstance(settings, dict) else {}
 
 
 def check_team(config: TreatConfig, team: Team) -> None:

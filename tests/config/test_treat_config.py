@@ -138,6 +138,7 @@ ELSEWHERE = {
     "space.most_repeats": "test_batches.py", "space.propagated_per_class": "test_propagation.py",
     "training.mixup": "test_batches.py", "training.amp": "test_trainable.py",
     "pilot.ladder": "test_pilot.py", "pilot.epochs": "test_pilot.py", "arms": "test_treatment.py",
+    "budget": "test_budget.py", "rounds": "test_budget.py",
     "metric": "test_treatment.py", "log": "test_loggers.py", "workers": "test_batches.py",
     "device": "test_cuda.py", "memory": "test_memory.py",
 }  # fmt: skip

@@ -132,25 +132,10 @@ def test_few_seeds_are_said(seeds: int, said: str) -> None:
     assert bool(caution) == bool(said)
 
 
-def test_masks_that_were_found_are_said_and_nothing_where_there_are_none() -> None:
-    trial = trial_of((0.8, 0.8, 0.8))
-    assert (
-        replace(trial, provenance={}).found_masks == replace(trial, provenance={"propagation": None}).found_masks == ""
-    )
-    record = {"images": 12, "iou": 0.7349, "iou_by_place": 0.1}
-    said = replace(trial, provenance={"propagation": record}).found_masks
-    assert said.startswith("12 further training images had a mask")
-    assert "annotated ones by 0.73 (" in said
-    none = replace(trial, provenance={"propagation": record | {"images": 0}}).found_masks
-    assert none.startswith("No mask was found well enough")
-
-
-def test_parts_that_were_split_off_training_images_are_said() -> None:
+def test_what_is_to_be_known_of_how_a_trial_was_made_is_among_its_remarks() -> None:
     trial = replace(trial_of((0.8, 0.8, 0.8)), provenance={"split_off": ["val", "test"]})
-    assert trial.seen_images.startswith("Validation and test images are some of the training images")
-    assert trial.seen_images in trial.remarks
-    assert replace(trial, provenance={"split_off": []}).seen_images == ""
-    assert replace(trial, provenance={"split_off": ["test"]}).seen_images.startswith("Test images are")
+    (said,) = [text for text in trial.remarks if text.startswith("Validation and test images are some of the training")]
+    assert said not in replace(trial, provenance={}).remarks
 
 
 def test_files_that_are_no_trial(tmp_path: Path) -> None:

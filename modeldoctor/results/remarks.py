@@ -1,0 +1,73 @@
+"""What a reader of a trial must know beside its figures, from how it was made; a file's values are not trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from modeldoctor.errors import counted, duration
+
+
+def provenance_remarks(provenance: Mapping[str, Any], metric: str) -> tuple[str, ...]:
+    """A sentence or two on each matter; empty where there is nothing to say.
+
+    Args:
+        provenance: of a trial.
+        metric: what validation chose by, in words.
+    """
+    parts = provenance.get("split_off")
+    seen = seen_images(parts) if isinstance(parts, list) and parts else ""
+    return seen, _found_masks(provenance.get("propagation")), _stopped(provenance.get("halving"), metric)
+
+
+def seen_images(parts: Sequence[str]) -> str:
+    """What it means that these parts of a trial were split off the training images."""
+    what = {"val": "Validation", "test": "test"}
+    names = " and ".join(what.get(str(part), str(part)) for part in parts)
+    return (
+        f"{names[0].upper()}{names[1:]} images are some of the training images, held back here: if the checkpoint was "
+        "trained on them, the original and what hardly changes it look better than they are on new images."
+    )
+
+
+def _numbers(row: object, names: Sequence[str]) -> list[float] | None:
+    found = [row.get(name) for name in names] if isinstance(row, dict) else [None]
+    numbers = [value for value in found if isinstance(value, int | float) and isfinite(value)]
+    return numbers if len(numbers) == len(found) else None
+
+
+def _found_masks(propagation: object) -> str:
+    """How many images had a mask found from the annotated ones, and how good these are."""
+    if (found := _numbers(propagation, ("images", "iou", "iou_by_place"))) is None:
+        return ""
+    images, iou, by_place = found
+    measured = (
+        f"on annotated images that were held out, found masks overlap with the annotated ones by {iou:.2f} "
+        f"(intersection over union; the usual place of the objects alone: {by_place:.2f})"
+    )
+    if not images:
+        return f"No mask was found well enough for further images: {measured}."
+    return f"{images} further training images had a mask that was found from the annotated ones; {measured}."
+
+
+def _stopped(halving: object, metric: str) -> str:
+    """Which remedies a budget stopped before the test, and why."""
+    rows = halving.get("stopped") if isinstance(halving, dict) else None
+    if not isinstance(halving, dict) or not isinstance(rows, list):
+        return ""
+    said = []
+    for row in rows:
+        if (found := _numbers(row, ("epochs", "score", "least"))) is None:
+            return ""
+        epochs, score, least = found
+        trained = counted(int(epochs), "epoch")
+        said.append(f"{row.get('arm')} after {trained} ({score:.1%}; the last that went on: {least:.1%})")
+    if not said:
+        return ""
+    budget = _numbers(halving, ("budget",))
+    given = f" of {duration(budget[0])}" if budget else ""
+    return (
+        f"To keep within its budget{given} the trial stopped, by {metric} on validation under the first seed: "
+        f"{', '.join(said)}. They were not tested."
+    )
