@@ -80,6 +80,20 @@ def read_contents(path: Path, *, trust_pickle: bool) -> Contents:
         refuse(path, f"the file cannot be read ({error or type(error).__name__})", "check its path, rights and size")
 
 
+def read_kept(path: Path) -> object:
+    """Read what a run of ours keeps for itself as carefully as a user's checkpoint: bounded, and nothing is executed.
+
+    Raises:
+        CheckpointError: it is damaged, unsafe, or of another kind.
+    """
+    try:
+        if (container := _identify(path)) is not Container.TORCH:
+            refuse(path, f"a file of the kind {container}", DOWNLOAD_AGAIN)
+        return _unpickle(path, False, {})
+    except (OSError, MemoryError) as error:
+        refuse(path, f"the file cannot be read ({error or type(error).__name__})", "check its rights and size")
+
+
 def refuse(path: Path, found: str, hint: str, *, expected: str | None = None) -> NoReturn:
     """Raise the one error that a bad checkpoint file gives."""
     raise CheckpointError(found, where=str(path), expected=expected, hint=hint)

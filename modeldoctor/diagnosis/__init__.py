@@ -133,7 +133,7 @@ def diagnose(
         layered = take_apart(network, config, device)
         layers = select_layers(layered.layers, config.layers)
         read = with_usable_masks([source] if source is examined else [source, examined])
-        state, state_path = open_state(network, config, read, output, resume)
+        state, state_path = open_state(network, config, read, layers, output, resume)
         if not team.is_primary:
             state.correlations = {}  # the first process holds what was summed before
         run = Run(

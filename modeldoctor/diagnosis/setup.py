@@ -15,6 +15,7 @@ from modeldoctor.data import ImageSet
 from modeldoctor.data.identity import identify_data
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.chunks import Chunks, measure_costs, plan_chunks
+from modeldoctor.diagnosis.kept import Expected, load_state
 from modeldoctor.diagnosis.state import KeptChunks, RunState, fingerprint_of
 from modeldoctor.errors import ModelDoctorWarning, UsageError, counted
 from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network, refuse_unsteady
@@ -148,7 +149,12 @@ def open_chunks(
 
 
 def open_state(
-    network: Classifier, config: DiagnoseConfig, used: list[AnySet], output: Path | None, resume: bool
+    network: Classifier,
+    config: DiagnoseConfig,
+    used: list[AnySet],
+    layers: Sequence[Layer],
+    output: Path | None,
+    resume: bool,
 ) -> tuple[RunState, Path | None]:
     """A fresh state, or that of the interrupted run to resume, and where it is kept: beside the output.
 
@@ -164,7 +170,15 @@ def open_state(
     data = identify_data(used)
     path = None if output is None else partial_of(output)
     if path is not None and resume and path.exists():
-        return RunState.load(path, fingerprint, data), path
+        expected = Expected(
+            fingerprint=fingerprint,
+            data=data,
+            splits={images.split: len(images) if isinstance(images, ImageSet) else None for images in used},
+            classes=network.num_classes,
+            channels={layer.name: layer.channels for layer in layers},
+            ranges=len(config.noise_ranges),
+        )
+        return load_state(path, expected), path
     return RunState(fingerprint, data), path
 
 

@@ -17,12 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeldoctor.data.identity import changed
-from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import noted, written_aside
 
-_FORMAT = 10
+FORMAT = 10
 
 
 @dataclass
@@ -138,7 +136,7 @@ class RunState:
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
         content = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "fingerprint": self.fingerprint,
             "data": self.data,
             "predictions": {
@@ -164,60 +162,6 @@ class RunState:
         }
         with written_aside(path) as aside, noted(aside) as file:
             torch.save(content, file)
-
-    @classmethod
-    def load(cls, path: Path, fingerprint: str, data: dict[str, str]) -> RunState:
-        """Read the state of an interrupted run.
-
-        Raises:
-            StoreError: it is damaged, or belongs to another checkpoint, data set or configuration.
-        """
-        try:
-            state = cls._of(torch.load(path, weights_only=True))
-        except Exception as error:  # whatever is in the file
-            raise StoreError(
-                f"the interrupted run cannot be read ({type(error).__name__})",
-                where=str(path),
-                hint="run without --resume to start anew",
-            ) from error
-        differing = changed(state.data, data)
-        if state.fingerprint != fingerprint or differing:
-            raise StoreError(
-                f"the data has changed since the run was interrupted: {differing}"
-                if differing
-                else "the interrupted run had another checkpoint or other settings",
-                where=str(path),
-                expected="the same command and data as before, with --resume added",
-                hint="run without --resume to start anew",
-            )
-        return state
-
-    @classmethod
-    def _of(cls, content: dict[str, Any]) -> RunState:
-        if content["format"] != _FORMAT:
-            raise ValueError(f"format {content['format']}")
-        return cls(
-            fingerprint=str(content["fingerprint"]),
-            data=dict(content["data"]),
-            predictions={
-                split: Predictions(kept["next"], [kept["rows"].numpy()], [tuple(pair) for pair in kept["broken"]])
-                for split, kept in content["predictions"].items()
-            },
-            scanned=content["scanned"],
-            scales=content["scales"],
-            wanted=content["wanted"],
-            draws={layer: Draws(*values) for layer, values in content["draws"].items()},
-            positions=content["positions"],
-            correlations={name: CorrelationState(*parts) for name, parts in content["correlations"].items()},
-            evidence=content["evidence"],
-            attacked=content["attacked"],
-            adversarial=content["adversarial"],
-            looks={
-                stage: [Looks(*(column.numpy() for column in columns))] for stage, columns in content["looks"].items()
-            },
-            alternatives=content["alternatives"],
-            chunks=None if content["chunks"] is None else KeptChunks(*content["chunks"]),
-        )
 
 
 def _columns(predictions: Predictions) -> Tensor:

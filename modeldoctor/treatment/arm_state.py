@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from modeldoctor.checkpoint.container import read_contents
+from modeldoctor.checkpoint.container import read_kept
 from modeldoctor.errors import CheckpointError, StoreError
 from modeldoctor.runtime.files import noted, written_aside
 
@@ -84,7 +84,7 @@ def load_state(path: Path, original: Mapping[str, Tensor]) -> ArmState:
         StoreError: it is damaged, or of another network.
     """
     try:
-        content = read_contents(path, trust_pickle=False).root
+        content = read_kept(path)
     except CheckpointError as error:
         refuse_state(path, error.found, error)
     if not isinstance(content, dict) or content.keys() != {row.name for row in fields(ArmState)}:
