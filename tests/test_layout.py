@@ -25,7 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zoo": {"errors", "runtime", "config", "checkpoint"},
     "evaluate": {"errors", "config", "results"},
     "report": {"errors", "runtime", "config", "results", "evaluate"},
-    "diagnosis": {"errors", "runtime", "results", "config", "graph", "method", "data", "zoo", "evaluate"},
+    "diagnosis": {
+        "errors", "runtime", "results", "config", "checkpoint", "graph", "method", "data", "zoo", "evaluate",
+    },
     "treatment": {
         "errors", "runtime", "results", "config", "checkpoint", "graph", "method", "data", "zoo", "evaluate",
         "diagnosis",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import pickle
 import types
 from collections import OrderedDict
@@ -18,10 +19,10 @@ CODE_MODULES = frozenset((
     "codeop", "ctypes", "socket", "shutil", "webbrowser", "timeit", "pdb", "bdb", "platform",
     "multiprocessing", "asyncio", "pickle", "_pickle", "pip",
 ))  # fmt: skip
-PLAIN_BUILTINS = frozenset((
-    "set", "frozenset", "list", "dict", "tuple", "int", "float", "bool", "str", "bytes", "bytearray",
-    "complex", "object", "slice", "range", "type", "getattr",
-))  # fmt: skip
+# Python 2's names are those that protocol 2 writes.
+PLAIN_BUILTINS = frozenset(name for name, value in vars(builtins).items() if isinstance(value, type)) | {
+    "getattr", "Ellipsis", "NotImplemented", "xrange", "long", "unicode",
+}  # fmt: skip
 TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2")
 PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 # Under what name quantized layers keep their weights.

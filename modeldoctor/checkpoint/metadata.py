@@ -116,11 +116,18 @@ def _index(value: object) -> int | None:
 
 
 _MULTI_LABEL = re.compile(r"multi[-_ ]?label|asymmetric[-_ ]?loss", re.IGNORECASE)
+CLASS_NAMES = (
+    "class_names", "label_names", "classes", "idx_to_class", "id2label", "idx2label", "idx2class", "idx_to_label",
+    "index_to_class", "id_to_class", "classnames", "labels", "names",
+)  # fmt: skip
+CLASS_NUMBERS = (
+    "class_to_idx", "label2id", "class2idx", "class2id", "label_to_idx", "class_to_index", "class_to_id", "label_to_id",
+)  # fmt: skip
 FIELDS: dict[str, tuple[tuple[str, ...], Callable[[object], Any]]] = {
     "arch": (("arch", "architecture", "model_name", "model", "backbone"), _name),
     "num_classes": (("num_classes", "nb_classes", "n_classes"), _count),
     "in_chans": (("in_chans", "in_channels", "num_channels"), _count),
-    "class_names": (("class_names", "label_names", "classes", "idx_to_class", "id2label"), _class_names),
+    "class_names": (CLASS_NAMES, _class_names),
     "input_size": (("input_size", "img_size", "image_size", "val_crop_size"), _size),
     "mean": (("mean",), _floats),
     "std": (("std",), _floats),
@@ -159,7 +166,7 @@ def read_metadata(root: object, described: Mapping[str, Any]) -> CheckpointMetad
     images = images if isinstance(images, Mapping) else {}
     places = [_image_processor(images), *_places(described), *_places(root)]
     found = {name: _first(places, keys, parse) for name, (keys, parse) in FIELDS.items()}
-    found["class_names"] = found["class_names"] or _first(places, ("class_to_idx",), class_names_of)
+    found["class_names"] = found["class_names"] or _first(places, CLASS_NUMBERS, class_names_of)
     size = found["input_size"]
     if size is not None and len(size) == 2:
         found["input_size"] = (found["in_chans"] or 3, *size)

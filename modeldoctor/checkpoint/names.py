@@ -130,12 +130,17 @@ def _votes(plain: Iterable[str], names: _Names) -> Counter[str]:
 
 
 def unnumbered(names: Collection[str]) -> Iterator[dict[str, str]]:
-    """Where all names begin with a number: the same with the parts' names that well-known networks have."""
-    if names and all(name.partition(".")[0].isdigit() for name in names):
+    """Where names begin with numbers: the same with the parts' names that well-known networks have.
+
+    The head may have another number, or none: who takes the last part off puts layers of their own in its place.
+    """
+    firsts = {name: name.partition(".")[0] for name in names}
+    if names and any(first.isdigit() for first in firsts.values()):
         for parts in CHILDREN:
             numbers = {str(at): part for at, part in enumerate(parts) if part}
-            if numbers.keys() >= {name.partition(".")[0] for name in names}:
-                yield {name: numbers[name.partition(".")[0]] + name[len(name.partition(".")[0]) :] for name in names}
+            body = set(numbers) - {str(len(parts) - 1)}
+            if body <= set(firsts.values()):
+                yield {name: numbers.get(first, first) + name[len(first) :] for name, first in firsts.items()}
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:

@@ -191,26 +191,33 @@ def _built_of(place: str, layers: list[HeadLayer], spec: tuple[str, ...]) -> Hea
 def _agrees(spec: tuple[str, ...], layers: list[HeadLayer], features: int | None) -> bool:
     """Whether --head is what the file has: kinds, their positions where names tell them, and the widths."""
     said = [at for at, name in enumerate(spec) if name in (LINEAR, *NORMS)]
+    kinds = [spec[at] for at in said]
     widths = [features, *(layer.outputs for layer in layers)]
     chained = all(layer.inputs == width for layer, width in zip(layers, widths, strict=False) if width)
-    numbers = [int(tail) for layer in layers if (tail := layer.path.rpartition(".")[2]).isdigit()]
-    one_sequence = len(numbers) == len(layers) and len({layer.path.rpartition(".")[0] for layer in layers}) == 1
-    return (
-        [spec[at] for at in said] == [layer.kind for layer in layers]
-        and chained
-        and (not one_sequence or said == numbers)
-    )
+    numbers = _numbers(layers)
+    if numbers and "." not in layers[0].path:  # the network's parts come before
+        said = [at - said[0] for at in said]
+    return kinds == [layer.kind for layer in layers] and chained and (not numbers or said == numbers)
 
 
 def _option(layers: Sequence[HeadLayer]) -> str:
     """A head that has these layers at their places; what has no weights is a guess."""
     names: list[str] = []
-    numbered = all(layer.path.rpartition(".")[2].isdigit() for layer in layers)
+    numbers = _numbers(layers)
     for at, layer in enumerate(layers):
-        gap = int(layer.path.rpartition(".")[2]) - len(names) if numbered else int(at > 0 and layer.kind == LINEAR)
+        gap = numbers[at] - len(names) if numbers else int(at > 0 and layer.kind == LINEAR)
         between = ["ReLU", "Dropout"] if at else ["Flatten", "Dropout"][2 - min(gap, 2) :]
         names += [*(between + ["Identity"] * gap)[: max(gap, 0)], layer.kind]
     return ",".join(names)
+
+
+def _numbers(layers: Sequence[HeadLayer]) -> list[int]:
+    """The layers' places in their sequence; from the first of them on, if it holds the network, too; else none."""
+    above, tails = ({layer.path.rpartition(".")[part] for layer in layers} for part in (0, 2))
+    if len(above) > 1 or not all(tail.isdigit() for tail in tails):
+        return []
+    first = 0 if above != {""} else int(layers[0].path)
+    return [int(layer.path.rpartition(".")[2]) - first for layer in layers]
 
 
 def _layers(tensors: Mapping[str, Tensor], top: str | None = None) -> list[HeadLayer]:

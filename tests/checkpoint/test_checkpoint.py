@@ -191,6 +191,9 @@ def test_own_training_script(tmp_path: Path) -> None:
         {"class_names": {4: "elk", 0: "ant", 1: "bee", 3: "dog", 2: "cat"}},
         {"idx_to_class": {str(i): name for i, name in enumerate(CLASSES)}},
         {"class_to_idx": {name: i for i, name in reversed(list(enumerate(CLASSES)))}},
+        {"args": {"label2id": {name: i for i, name in enumerate(CLASSES)}}},
+        {"idx2label": dict(enumerate(CLASSES))},
+        {"names": dict(enumerate(CLASSES))},
     ],
 )
 def test_class_names_come_in_index_order(tmp_path: Path, stored: dict[str, Any]) -> None:
@@ -235,6 +238,7 @@ def test_a_trusted_whole_module_is_itself(tmp_path: Path) -> None:
 
 def test_plain_values_of_foreign_types_do_not_refuse_a_file(tmp_path: Path) -> None:
     stored = {"state_dict": {"a": torch.ones(2)}, "curve": np.arange(3), "when": datetime.datetime(2024, 1, 1)}
+    stored |= {"epochs": range(3), "part": slice(1, None), "rest": [..., NotImplemented, 1j], "why": ValueError("nan")}
     torch.save(stored, tmp_path / "values.pt")
     assert torch.equal(read_checkpoint(tmp_path / "values.pt").tensors["a"], torch.ones(2))
 

@@ -97,6 +97,16 @@ def test_heads_of_several_layers_are_named_by_the_user(tmp_path: Path, case: str
     assert torch.equal(written[f"{place}.{len(make()) - 1}.bias"], weights[f"{place}.{len(make()) - 1}.bias"])  # type: ignore[arg-type]
 
 
+def test_a_head_numbered_on_from_the_network_s_parts(tmp_path: Path) -> None:
+    parts = list(randomised(get_model("resnet18")).children())[:-1]
+    source = randomised(nn.Sequential(*parts, nn.Flatten(), *mlp(512)))
+    path = saved(tmp_path, source)
+    with pytest.raises(CheckpointError, match=r"--head Linear,ReLU,Linear$"):
+        load_model(path)
+    loaded = load_model(path, head="Linear,ReLU,Linear")
+    torch.testing.assert_close(logits(loaded.module), logits(source))
+
+
 def test_without_the_option_the_message_has_it(tmp_path: Path) -> None:
     path = saved(tmp_path, with_head("resnet18", "fc", mlp(512, first=nn.Dropout)))
     with pytest.raises(CheckpointError) as caught:

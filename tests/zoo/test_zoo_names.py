@@ -70,6 +70,7 @@ FILES: dict[str, Callable[[State], dict[str, Any]]] = {
     "Sequential of its children, classifier": lambda s: {
         **below("body.", numbered(without_fc(s))), **fc_as("classifier", s)
     },
+    "Sequential of its children and a head": lambda s: {**numbered(without_fc(s)), **fc_as("11", s)},
     "under any key": lambda s: {"epoch": 3, "best_one": s, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
     "under keys": lambda s: {"run": {"final": {"weights_of_student": below("module.", s)}}, "loss": torch.ones(1)},
 }  # fmt: skip
