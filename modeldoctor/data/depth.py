@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_BITS = (8, 12, 16)
+_BITS = (8, 10, 12, 14, 16)
+"""What cameras and scanners have."""
+_GREATEST = 281
+"""TIFF's tag for the greatest value that its samples may have."""
 _ROWS = 256
 _DEEP_MODES = ("I", "F")
 
@@ -47,8 +50,9 @@ def check_upper_bits(picture: Image.Image) -> None:
 def eight_bits(picture: Image.Image) -> Image.Image:
     """Scale grey of 16 or 32 bits, or of floats, to L.
 
-    Whole numbers are taken to have the fewest of 8, 12 and 16 bits that hold the picture's greatest value; floats up to
-    1 to reach from 0 to 1. What no such range holds is scaled from its own least to its own greatest value.
+    Whole numbers are taken to have as many bits as a TIFF says, else the fewest of 8, 10, 12, 14 and 16 that hold the
+    picture's greatest value; floats up to 1 to reach from 0 to 1. What no such range holds is scaled from its own least
+    to its own greatest value.
 
     Raises:
         DepthError: values that are no finite numbers.
@@ -57,10 +61,20 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     if not np.isfinite(extremes).all():
         raise DepthError("it holds values that are no finite numbers")
     least, greatest = float(extremes.min()), float(extremes.max())
-    fractions = picture.mode == "F"
+    bits = _bits(picture, greatest)
+    fractions = picture.mode == "F" and greatest <= 1
     return Image.fromarray(
-        np.concatenate([_scaled(strip, least, greatest, fractions=fractions) for strip in _strips(picture)])
+        np.concatenate([_scaled(strip, least, greatest, bits, fractions=fractions) for strip in _strips(picture)])
     )
+
+
+def _bits(picture: Image.Image, greatest: float) -> int | None:
+    """How many bits a value has, 8 at least; None where no such number is known to hold the greatest."""
+    said = getattr(picture, "tag_v2", {}).get(_GREATEST)
+    stated = said[0] if isinstance(said, tuple) and said else said
+    if isinstance(stated, int) and greatest <= stated < 2 ** _BITS[-1]:
+        return max(stated.bit_length(), _BITS[0])
+    return next((bits for bits in _BITS if greatest < 2**bits), None)
 
 
 def _strips(picture: Image.Image) -> Iterator[NDArray[np.float64]]:
@@ -71,12 +85,13 @@ def _strips(picture: Image.Image) -> Iterator[NDArray[np.float64]]:
         yield np.asarray(strip).astype(np.float64)
 
 
-def _scaled(values: NDArray[np.float64], least: float, greatest: float, *, fractions: bool) -> NDArray[np.uint8]:
+def _scaled(
+    values: NDArray[np.float64], least: float, greatest: float, bits: int | None, *, fractions: bool
+) -> NDArray[np.uint8]:
     """(H,W), 0 to 255."""
-    bits = next((bits for bits in _BITS if greatest < 2**bits), None)
     if least < 0 or bits is None:
         values = (values - least) / (greatest - least or 1.0) * 255
-    elif fractions and greatest <= 1:
+    elif fractions:
         values = values * 255
     else:
         values = np.floor(values / 2 ** (bits - 8))
@@ -87,7 +102,7 @@ def scaling(picture: Image.Image) -> str:
     """How `eight_bits` scales a picture, as words."""
     values = np.asarray(picture).astype(np.float64)
     least, greatest = float(values.min()), float(values.max())
-    bits = next((bits for bits in _BITS if greatest < 2**bits), None)
+    bits = _bits(picture, greatest)
     if least < 0 or bits is None:
         return f"from its own least value {least:g} to its greatest {greatest:g}"
     if picture.mode == "F" and greatest <= 1:

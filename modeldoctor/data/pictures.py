@@ -17,11 +17,10 @@ from modeldoctor.data.depth import DepthError, check_upper_bits, drops_bits, eig
 from modeldoctor.data.frames import STORED, orientation_of
 from modeldoctor.runtime.reading import is_there
 
-# Pillow would hand a PostScript file named .jpg to Ghostscript; the others hold no pixels that it can read, or have so
-# weak a signature that a text may pass for one.
-_NOT_READ = frozenset(
-    ("BUFR", "EPS", "FLI", "GBR", "GRIB", "HDF5", "IM", "IMT", "IPTC", "MCIDAS", "MPEG", "PCD", "PIXAR", "SPIDER")
-) | {"TGA", "WMF", "XVTHUMB"}
+# Pillow would hand a PostScript file named .jpg to Ghostscript; the others hold no pixels that it can read.
+_NOT_READ = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
+# So weak a signature, or none, that a text may pass for one: read only under an ending of the format's own.
+_BY_ENDING = frozenset(("FLI", "GBR", "IM", "IMT", "IPTC", "MCIDAS", "PCD", "PIXAR", "SPIDER", "TGA", "XVTHUMB"))
 
 
 MOST_SIDE = 65535
@@ -61,7 +60,7 @@ def decode(source: Path | BinaryIO, convert: Callable[[Image.Image], Image.Image
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _check_regular(source)
-            with Image.open(source, formats=_known_formats()) as picture:
+            with Image.open(source, formats=_known_formats(source)) as picture:
                 _check_sides(picture)
                 upper_bits = drops_bits(picture)
                 picture.load()
@@ -94,7 +93,7 @@ def deep_scaling(source: Path) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _check_regular(source)
-            with Image.open(source, formats=_known_formats()) as picture:
+            with Image.open(source, formats=_known_formats(source)) as picture:
                 if not is_deep(picture):
                     return None
                 _check_sides(picture)
@@ -110,7 +109,7 @@ def picture_size(source: Path | BinaryIO) -> tuple[int, int] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _check_regular(source)
-            with Image.open(source, formats=_known_formats()) as picture:
+            with Image.open(source, formats=_known_formats(source)) as picture:
                 return picture.size
     except Exception:  # as in `decode`
         return None
@@ -122,7 +121,7 @@ def picture_orientation(source: Path | BinaryIO) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _check_regular(source)
-            with Image.open(source, formats=_known_formats()) as picture:
+            with Image.open(source, formats=_known_formats(source)) as picture:
                 return orientation_of(picture)
     except Exception:  # as in `decode`
         return STORED
@@ -151,9 +150,12 @@ def _check_sides(picture: Image.Image) -> None:
         raise UnreadableError(f"{picture.width}×{picture.height} pixels: a {picture.format} may have {most:,} at most")
 
 
-def _known_formats() -> list[str]:
+def _known_formats(source: Path | BinaryIO | None = None) -> list[str]:
+    """Formats that are told by a file's first bytes, and the one that the file's ending says."""
     Image.init()
-    return [name for name in Image.ID if name not in _NOT_READ]
+    ending = source.suffix.lower() if isinstance(source, Path) else ""
+    said = Image.registered_extensions().get(ending)
+    return [name for name in Image.ID if name not in _NOT_READ and (name not in _BY_ENDING or name == said)]
 
 
 def known_endings() -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from unicodedata import normalize
@@ -11,7 +12,7 @@ from unicodedata import normalize
 from modeldoctor.data.content import Content, Listing, file_contents, sorted_classes
 from modeldoctor.data.listed import ListedFiles
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
-from modeldoctor.errors import DataError
+from modeldoctor.errors import DataError, ModelDoctorWarning, counted, shortened
 from modeldoctor.runtime.files import regular
 from modeldoctor.runtime.reading import csv_rows, is_there
 
@@ -128,5 +129,42 @@ def _contents(root: Path, listings: dict[str, Listing], where: Path) -> dict[str
         split: Listing(listing.paths, [normalize("NFC", name) for name in listing.classes])
         for split, listing in listings.items()
     }
+    listings = _each_once(listings, where)
     # Sorted as written, as a training did; a name in both of Unicode's forms is one class.
     return file_contents(root, listings, tuple(dict.fromkeys(normalize("NFC", name) for name in class_names)))
+
+
+def _each_once(listings: dict[str, Listing], where: Path) -> dict[str, Listing]:
+    """Leave out rows that name an image of the same split again, and say how many.
+
+    Raises:
+        DataError: an image has two labels.
+    """
+    labels: dict[str, str] = {}
+    once: dict[str, Listing] = {}
+    again: list[str] = []
+    for split, listing in listings.items():
+        kept = once.setdefault(split, Listing([], []))
+        seen: set[str] = set()
+        for path, name in zip(listing.paths, listing.classes, strict=True):
+            if labels.setdefault(path, name) != name:
+                raise DataError(
+                    f"the image {path} has two labels, {labels[path]} and {name}",
+                    where=str(where),
+                    expected="one class for each image",
+                    hint="delete the wrong row; a classifier of images with several labels each cannot be diagnosed",
+                )
+            if path in seen:
+                again.append(path)
+                continue
+            seen.add(path)
+            kept.paths.append(path)
+            kept.classes.append(name)
+    if again:
+        warnings.warn(
+            f"{where}: {counted(len(again), 'row names', 'rows name')} an image that its split has already: "
+            f"{shortened(again)}; each is counted once",
+            ModelDoctorWarning,
+            stacklevel=4,
+        )
+    return once

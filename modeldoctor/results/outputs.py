@@ -126,6 +126,8 @@ def _among(output: Path, folder: Path, inside: bool) -> bool:
     if folder not in output.parents:
         return False
     splits = [folder / name for name in SPLITS if (folder / name).is_dir()]
-    if splits:
-        return any(split in output.parents for split in splits)
+    if splits:  # a folder that is called as a split would be one on the next run
+        first = output.relative_to(folder).parts[0]
+        new_split = first.casefold() in SPLITS and output != folder / first
+        return new_split or any(split in output.parents for split in splits)
     return not (inside and output.parent == folder)

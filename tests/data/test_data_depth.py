@@ -91,6 +91,8 @@ def test_whatever_pillow_opens(tmp_path, kind):
     ("values", "said"),
     [
         (np.array([[0, 4000]], dtype=np.uint16), "as 12 bits, from 0 to 4095"),
+        (np.array([[0, 1023]], dtype=np.uint16), "as 10 bits, from 0 to 1023"),
+        (np.array([[0, 10000]], dtype=np.uint16), "as 14 bits, from 0 to 16383"),
         (np.array([[0, 60000]], dtype=np.uint16), "as 16 bits, from 0 to 65535"),
         (np.array([[0.0, 0.5]], dtype=np.float32), "from 0 to 1"),
         (np.array([[-5, 100000]], dtype=np.int32), "from its own least value -5 to its greatest 100000"),
@@ -106,3 +108,26 @@ def test_a_run_says_how_images_of_more_bits_are_scaled(tmp_path, values, said):
     texts = [str(warning.message) for warning in caught if issubclass(warning.category, ModelDoctorWarning)]
     assert len(texts) == bool(said)
     assert all(said in text and "cat/1.tif" in text for text in texts)
+
+
+def test_the_bits_that_a_tiff_states_go_before_its_values(tmp_path):
+    values = np.array([[0, 512, 1000]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "x.tif", tiffinfo={281: 4095})
+    assert np.asarray(read_picture(tmp_path / "x.tif", "L")).tolist() == (values[0:1] // 16).tolist()
+    Image.fromarray(values).save(tmp_path / "x.tif", tiffinfo={281: 100})  # less than is there
+    assert np.asarray(read_picture(tmp_path / "x.tif", "L")).tolist() == (values[0:1] // 4).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:IM image format is deprecated")
+@pytest.mark.parametrize("ending", [".tga", ".TGA", ".vst", ".im"])
+def test_formats_of_a_weak_signature_are_read_under_their_own_ending(tmp_path, ending):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    (tmp_path / "cat").mkdir()
+    kind = Image.registered_extensions()[ending.lower()]
+    Image.fromarray(pixels).save(tmp_path / "cat" / f"x{ending}", kind)
+    Image.fromarray(pixels).save(tmp_path / "cat" / "x.unknown", kind)
+    (tmp_path / "cat" / f"notes{ending}").write_text("no picture")
+    with pytest.warns(ModelDoctorWarning, match=r"no pictures are passed over: 1 \.\w+, 1 \.\w+"):
+        splits = open_data(tmp_path, preprocessing=Preprocessing(input_size=(3, 5, 4), mean=(0.0,) * 3, std=(1.0,) * 3))
+    assert list(splits["all"].paths) == [f"cat/x{ending}"]
+    assert np.array_equal(np.asarray(read_picture(tmp_path / "cat" / f"x{ending}", "RGB")), pixels)

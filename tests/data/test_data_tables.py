@@ -3,7 +3,7 @@ from PIL import Image
 
 from modeldoctor.data.classes import match_classes
 from modeldoctor.data.tables import open_mini_imagenet, open_table
-from modeldoctor.errors import DataError
+from modeldoctor.errors import DataError, ModelDoctorWarning
 
 
 def images(root, *names):
@@ -35,20 +35,20 @@ def test_semicolons_and_tabs_separate_columns_where_the_header_has_no_comma(tmp_
 
 
 def test_class_is_preferred_to_label_and_splits_are_spelled_alike(tmp_path):
-    images(tmp_path, "1.jpg", "2.jpg")
+    images(tmp_path, "1.jpg", "2.jpg", "3.jpg", "4.jpg")
     file = tmp_path / "list.csv"
-    rows = ["2.jpg,0,cat,Validation", "2.jpg,1,dog,Validation", "1.jpg,0,cat,train", "1.jpg,1,dog,train"]
+    rows = ["2.jpg,0,cat,Validation", "4.jpg,1,dog,Validation", "1.jpg,0,cat,train", "3.jpg,1,dog,train"]
     file.write_text("\n".join(["Path,label,class,split", *rows]))
     contents = open_table(file)
     assert list(contents) == ["train", "val"]
     assert contents["val"].class_names == ("cat", "dog")
-    assert list(contents["train"].paths) == ["1.jpg", "1.jpg"]
+    assert list(contents["train"].paths) == ["1.jpg", "3.jpg"]
 
 
 def test_numbers_are_sorted_by_value(tmp_path):
-    images(tmp_path, "1.jpg")
+    images(tmp_path, "10.jpg", "2.jpg", "0.jpg")
     file = tmp_path / "list.csv"
-    file.write_text("path,label\n" + "".join(f"1.jpg,{number}\n" for number in (10, 2, 0)))
+    file.write_text("path,label\n" + "".join(f"{number}.jpg,{number}\n" for number in (10, 2, 0)))
     content = open_table(file)["all"]
     assert content.class_names == ("0", "2", "10")
     assert content.labels.tolist() == [2, 1, 0]
@@ -110,11 +110,11 @@ def table(folder, *rows):
 
 
 def test_whole_numbers_written_as_fractions(tmp_path):
-    images(tmp_path, "1.jpg")
-    content = open_table(table(tmp_path, *(f"1.jpg,{number}.0" for number in (*range(12), 3))))["all"]
+    images(tmp_path, "1.jpg", *(f"{at}.jpg" for at in range(13)))
+    content = open_table(table(tmp_path, *(f"{at}.jpg,{number}.0" for at, number in enumerate((*range(12), 3)))))["all"]
     assert content.class_names == tuple(map(str, range(12)))
     assert content.labels.tolist() == [*range(12), 3]
-    assert open_table(table(tmp_path, "1.jpg,0.5", "1.jpg,1.0"))["all"].class_names == ("0.5", "1.0")
+    assert open_table(table(tmp_path, "1.jpg,0.5", "2.jpg,1.0"))["all"].class_names == ("0.5", "1.0")
 
 
 def test_paths_as_people_have_them(tmp_path):
@@ -126,9 +126,24 @@ def test_paths_as_people_have_them(tmp_path):
             f"{root}/train/e\u0301t/a.v2.JPG", f"{root}/train/\u00e9t/a.v2", "/train/e\u0301t/a.v2.JPG",
             "./train/e\u0301t/a.v2.JPG"]  # fmt: skip
     elsewhere = f"{tmp_path}/other/1.jpg"
-    content = open_table(table(tmp_path, *(f"{row},x" for row in [*rows, elsewhere, "train/gone.jpg"])), root)["all"]
-    assert list(content.paths) == ["train/e\u0301t/a.v2.JPG"] * len(rows) + [elsewhere, "train/gone.jpg"]
-    assert content.pictures.read(0, "RGB").size == (4, 4)
+    for row in rows:
+        content = open_table(table(tmp_path, *(f"{path},x" for path in (row, elsewhere, "train/gone.jpg"))), root)[
+            "all"
+        ]
+        assert list(content.paths) == ["train/e\u0301t/a.v2.JPG", elsewhere, "train/gone.jpg"]
+        assert content.pictures.read(0, "RGB").size == (4, 4)
+    with pytest.warns(ModelDoctorWarning, match=f"{len(rows) - 1} rows name an image that its split has already"):
+        assert len(open_table(table(tmp_path, *(f"{row},x" for row in rows)), root)["all"].paths) == 1
+
+
+def test_an_image_is_counted_once_and_has_one_label(tmp_path):
+    images(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    with pytest.warns(ModelDoctorWarning, match=r"list.csv: 2 rows name an image .* 1.jpg; each is counted once"):
+        content = open_table(table(tmp_path, "2.jpg,b", "1.jpg,a", "./1.jpg,a", "1.jpg,a", "3.jpg,a"))["all"]
+    assert list(content.paths) == ["2.jpg", "1.jpg", "3.jpg"]
+    assert content.labels.tolist() == [1, 0, 0]
+    with pytest.raises(DataError, match=r"the image 1.jpg has two labels, a and b"):
+        open_table(table(tmp_path, "1.jpg,a", "2.jpg,b", "1.jpg,b"))
 
 
 @pytest.mark.parametrize(
@@ -138,15 +153,15 @@ def test_absolute_paths_of_another_machine_are_found_by_their_ends(tmp_path, beg
     """The longest end that is there counts, and none is taken for another class's image of the same name."""
     images(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "1.jpg")
     separator = "\\" if "\\" in begin else "/"
-    names = ["train/cat/1.jpg", "train/dog/1.jpg", "train/dog/1"]
-    rows = [f"{begin}{name.replace('/', separator)},{name.split('/')[1]}" for name in names]
+    names = ["train/cat/1.jpg", "train/dog/1.jpg", "1"]
+    rows = [f"{begin}{name.replace('/', separator)},{label}" for name, label in zip(names, "cdx", strict=True)]
     content = open_table(table(tmp_path, *rows))["all"]
-    assert list(content.paths) == ["train/cat/1.jpg", "train/dog/1.jpg", "train/dog/1.jpg"]
+    assert list(content.paths) == ["train/cat/1.jpg", "train/dog/1.jpg", "1.jpg"]
 
 
 def test_class_names_in_both_forms_are_one(tmp_path):
-    images(tmp_path, "1.jpg")
-    content = open_table(table(tmp_path, "1.jpg,\u00e9pinard", "1.jpg,e\u0301pinard"))["all"]
+    images(tmp_path, "1.jpg", "2.jpg")
+    content = open_table(table(tmp_path, "1.jpg,\u00e9pinard", "2.jpg,e\u0301pinard"))["all"]
     assert content.class_names == ("\u00e9pinard",)
     match = match_classes(("ble\u0301", "e\u0301pinard"), ("\u00e9pinard", "bl\u00e9"), 2)
     assert match.mapping.tolist() == [1, 0]

@@ -57,6 +57,9 @@ def test_beside_splits_there_is_room_and_in_a_folder_of_classes_for_files_alone(
         check_outputs([folder / "photos" / "run" / "trial.json"], [folder / "photos"])
     (folder / "photos").rename(folder / "train")
     check_outputs([folder / "run" / "trial.json"], [folder])
+    for split in ("test", "Valid"):
+        with pytest.raises(UsageError, match="lies among"):
+            check_outputs([folder / split / "trial.json"], [folder])
     with pytest.raises(UsageError, match="lies among"):
         check_outputs([folder / "train" / "cat" / "trial.json"], [folder])
 
