@@ -60,8 +60,8 @@ class Steps:
         return TrainingBatch(
             images=self.images, labels=self.labels, other_labels=self.labels, share=torch.ones(number, device=device),
             masks=masks, annotated=torch.ones(number, dtype=torch.bool, device=device), keys=tuple(range(number)),
-            weight=torch.ones(number, device=device), version=torch.zeros_like(self.labels),
-            origin=torch.arange(number, device=device), whole=number,
+            trust=torch.ones(number, device=device), weight=torch.ones(number, device=device),
+            version=torch.zeros_like(self.labels), origin=torch.arange(number, device=device), whole=number,
         )  # fmt: skip
 
     def _penalty(self, layers: str, draws: int) -> Penalty:

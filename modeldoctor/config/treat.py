@@ -141,6 +141,9 @@ class SpaceConfig(Model):
     """|∂y/∂m| as in the paper, or the background's share of |∂y/∂m · m|."""
     expand_px: float = Field(default=8, ge=0)
     """Pixels at 224 px by which the object is grown (the paper: 30); scaled to the network's input."""
+    keep: float = Field(default=0.0, ge=0)
+    """λ >= 0, of a term that keeps map and prediction near the original's on annotated images that it gets right by
+    evidence on the object; a second copy of the network does that. 0 leaves it out."""
     annotated_per_class: int = Field(default=20, ge=1)
     """Annotated training images per class that are used: wrong with high confidence first, then right with low."""
     annotated_share: float = Field(default=0.25, ge=0, le=1)
@@ -338,6 +341,8 @@ class TreatConfig(Model):
             raise ValueError(f"the arm {needing[0]} needs data.masks")
         if self.space.weight and self.data.masks is None:
             raise ValueError("the space constraint needs data.masks; or set space.weight to 0")
+        if self.space.keep and not self.space.weight:
+            raise ValueError("space.keep belongs to the space constraint, whose weight is 0")
         if self.channel.exclude_background and self.data.masks is None:
             raise ValueError("channel.exclude_background needs data.masks")
         if self.training.mixup and self.channel.weight:

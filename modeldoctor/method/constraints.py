@@ -1,4 +1,4 @@
-"""The channel and space constraints, Eq. 5 and 6, as pure functions of what is attributed to a layer's maps.
+"""The channel and space constraints, Eq. 5 and 6, and the keep term, as pure functions of what is attributed to maps.
 
 Each gives one value an image; the caller averages over the images that it applies to, so that a weight means the same
 at every batch size. All are differentiable in the maps and in the suffix's weights (double backward).
@@ -46,6 +46,28 @@ def space_constraint(of_label: Tensor, background: Tensor, attribution: Attribut
     if attribution is Attribution.GRADIENT:
         return outside
     return outside / evidence.sum((1, 2)).clamp_min(torch.finfo(evidence.dtype).tiny)
+
+
+def keep_term(logits: Tensor, logits_before: Tensor, evidence: Tensor, evidence_before: Tensor) -> Tensor:
+    """How far each image is from what the original makes of it: KL(p⁰ ‖ p) + ½ Σ_hw |e/Σe - e⁰/Σe⁰|.
+
+    p is the softmax of the logits, e the evidence for the label, summed over kernels; ⁰ marks the original's. The first
+    part is at least 0, the second between 0 and 1; both are 0 where the network still answers as the original does.
+
+    Args:
+        logits, logits_before: (B,N).
+        evidence, evidence_before: (B,H,W), at least 0.
+
+    Returns:
+        (B,).
+    """
+    before, after = logits_before.log_softmax(1), logits.log_softmax(1)
+    moved = (_shares(evidence) - _shares(evidence_before)).abs().sum((1, 2)) / 2
+    return (before.exp() * (before - after)).sum(1) + moved
+
+
+def _shares(evidence: Tensor) -> Tensor:
+    return evidence / evidence.sum((1, 2), keepdim=True).clamp_min(torch.finfo(evidence.dtype).tiny)
 
 
 def runner_up(logits: Tensor, labels: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def _found_masks(propagation: object) -> str:
     )
     if not images:
         return f"No mask was found well enough for further images: {measured}."
-    return f"{images} further training images had a mask that was found from the annotated ones; {measured}."
+    weighed = ", and each counts by that overlap" if _numbers(propagation, ("weight",)) else ""
+    return f"{images} further training images had a mask that was found from the annotated ones; {measured}{weighed}."
 
 
 def _stopped(halving: object, metric: str) -> str:

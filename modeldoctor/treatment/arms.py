@@ -26,6 +26,7 @@ from modeldoctor.treatment.background import MOSTLY, background_shares
 from modeldoctor.treatment.budget import Stopped, Times, arms_with
 from modeldoctor.treatment.copies import measure_copies, plan_copies
 from modeldoctor.treatment.history import History
+from modeldoctor.treatment.keep import Keep
 from modeldoctor.treatment.penalty import Penalty
 from modeldoctor.treatment.pilot import open_weights, with_weights
 from modeldoctor.treatment.remedies import MAKERS, Remedy, RunContext
@@ -47,6 +48,7 @@ class Arms:
     def __init__(self, context: TrialContext, diagnosis: Diagnosis, history: History):
         self._context, self._diagnosis, self._history = context, diagnosis, history
         self._rows: dict[tuple[Layer, ...], dict[str, BatchLimit]] = {}
+        self._keep: Keep | None = None
         self.annotations: dict[str, int] = {}
         self._predicted = as_diagnosed(context.splits.train, diagnosis)
 
@@ -158,8 +160,18 @@ class Arms:
             scales={layer.name: self._diagnosis[layer.name].activation_std for layer in (*channel, *space)},
             expand_px=self._expand_px(config),
             rows=self._copies_at_once(config, channel, space),
+            keep=self._kept(config) if space and config.space.keep else None,
             team=self._context.team,
         )
+
+    def _kept(self, config: TreatConfig) -> Keep:
+        """The same for all arms and seeds; the network has its original weights."""
+        if self._keep is None:
+            self._keep = Keep(
+                self._context.network, self._context.example, weight=config.space.keep,
+                expand_px=self._expand_px(config),
+            )  # fmt: skip
+        return self._keep
 
     def _copies_at_once(
         self, config: TreatConfig, channel: tuple[Layer, ...], space: tuple[Layer, ...]

@@ -5,8 +5,9 @@ Shapes: S images, B images per batch, C channels, H x W pixels, N classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class TrainingBatch:
         other_labels: (B,) of the image mixed in, and `share`: (B,) how much of the image is its own; 1 without mixup.
         masks: (B,H,W) bool, True on the object; False everywhere for an image without annotation.
         annotated: (B,) bool, whether the mask counts.
+        trust: (B,) how much what rests on the mask counts: 1 for a person's, its measured quality for a found one.
         weight: (B,) of each image in the cross-entropy.
         version: (B,) `OWN`, `SWAPPED` or `REMOVED`.
         origin: (B,) the row of the image that this is a version of.
@@ -51,6 +53,7 @@ class TrainingBatch:
     share: Tensor
     masks: Tensor
     annotated: Tensor
+    trust: Tensor
     weight: Tensor
     version: Tensor
     origin: Tensor
@@ -228,7 +231,7 @@ def training_batches(
             images, chosen.ravel(), batch_size=chosen.shape[1], workers=workers, device=device,
             augmentation=augmentation, seeds=drawn.ravel(),
         )  # fmt: skip
-        return map(_with_masks, loader, chosen, in_share)
+        return map(partial(_with_masks, found=train.found_masks), loader, chosen, in_share)
 
     rng = np.random.default_rng(mixing)
     # What is mixed in may be another process's image; else each reads its own part alone.
@@ -246,14 +249,16 @@ def training_batches(
         yield replace(batch, whole=whole).to(device)
 
 
-def _with_masks(batch: Batch, chosen: NDArray[np.int64], in_share: NDArray[np.bool_]) -> TrainingBatch:
+def _with_masks(
+    batch: Batch, chosen: NDArray[np.int64], in_share: NDArray[np.bool_], found: Mapping[int, float]
+) -> TrainingBatch:
     """A batch of chosen images (B,), of which some cannot be read; masks count in the places of the share."""
     keys = tuple(batch.indices.tolist())
     counts = in_share[np.isin(chosen, keys)]
     masked = zip(batch.masks or [None] * len(keys), counts, strict=True)
-    found: Sequence[Tensor | None] = [mask if counting else None for mask, counting in masked]
+    of_images: Sequence[Tensor | None] = [mask if counting else None for mask, counting in masked]
     masks = torch.zeros(len(keys), *batch.images.shape[-2:], dtype=torch.bool)
-    for place, mask in zip(masks, found, strict=True):
+    for place, mask in zip(masks, of_images, strict=True):
         if mask is not None:
             place.copy_(mask)
     own = torch.arange(len(keys))
@@ -263,7 +268,8 @@ def _with_masks(batch: Batch, chosen: NDArray[np.int64], in_share: NDArray[np.bo
         other_labels=batch.labels,
         share=torch.ones(len(keys)),
         masks=masks,
-        annotated=torch.tensor([mask is not None for mask in found], dtype=torch.bool),
+        annotated=torch.tensor([mask is not None for mask in of_images], dtype=torch.bool),
+        trust=torch.tensor([found.get(key, 1.0) for key in keys]),
         weight=torch.ones(len(keys)),
         version=torch.full_like(own, OWN),
         origin=own,

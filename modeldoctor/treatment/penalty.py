@@ -6,6 +6,7 @@ Shapes: B images, J noise draws, K channels, H x W positions, N classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,11 +25,12 @@ from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit
 from modeldoctor.treatment.batches import OWN, TrainingBatch
+from modeldoctor.treatment.keep import Keep
 
 
 @dataclass
 class Penalty:
-    """Σ_r α L_ch^r / its start + Σ_r β L_sp^r / its start.
+    """Σ_r α L_ch^r / its start + Σ_r β L_sp^r / its start, and λ times the mean over layers of the keep term.
 
     Attributes:
         config: weights, layers, noise.
@@ -37,6 +39,7 @@ class Penalty:
         scales: activation standard deviation by layer.
         expand_px: pixels of the network's input.
         rows: how many noise copies run at once, by layer; none for one with a closed form.
+        keep: the original, where what it gets right is kept near it; None leaves that out.
         team: processes that each hold a share of every batch; means are over the images of all.
         start: each constraint's value when treatment began, by (constraint, layer); 1 until it is measured.
     """
@@ -48,6 +51,7 @@ class Penalty:
     scales: dict[str, float]
     expand_px: int
     rows: dict[str, BatchLimit]
+    keep: Keep | None = None
     team: Team = field(default_factory=Team)
     start: dict[tuple[str, str], float] = field(default_factory=dict)
 
@@ -59,6 +63,8 @@ class Penalty:
     def terms(self, logits: Tensor, cuts: list[Cut], batch: TrainingBatch, seed: int) -> dict[tuple[str, str], Tensor]:
         """Each constraint's mean over the images that it applies to; none of them for a constraint without images.
 
+        An image counts by the trust in its mask, where a mask is used.
+
         In a team, this process's part of the mean: the parts of all add up to it.
 
         Args:
@@ -67,7 +73,7 @@ class Penalty:
             batch: on the network's device.
             seed: of the noise.
         """
-        terms = {}
+        terms, evidence = {}, dict[str, Tensor]()
         annotated = int(self.team.all_reduce(batch.annotated.sum()))
         of_channel, of_space = (
             Attribution(constraint.attribution) for constraint in (self.config.channel, self.config.space)
@@ -92,30 +98,41 @@ class Penalty:
                 terms["channel", name] = values[batch.version == OWN].sum() / batch.whole
             if cut.layer in self.space_layers and annotated:
                 own = found[of_space][0]
+                evidence[name] = own.sum(1)
                 height, width = own.shape[-2:]
                 background = background_cells(batch.masks, self.expand_px, (height, width))
                 outside = space_constraint(own, background, of_space)
-                terms["space", name] = outside[batch.annotated].sum() / annotated
+                terms["space", name] = (batch.trust * outside)[batch.annotated].sum() / annotated
+        if self.keep and evidence:
+            number = max(int(self.team.all_reduce((batch.annotated & (batch.version == OWN)).sum())), 1)
+
+            def attributed(cut: Cut, labels: Tensor, keys: Sequence[int]) -> Tensor:
+                limit = self.rows.get(cut.layer.name, BatchLimit(batch.whole, cut.layer.name))
+                return attribute(cut, labels[None], self._noise(cut, keys, seed), {of_space: 1}, limit)[of_space][0]
+
+            for name, summed in self.keep.terms(logits, evidence, batch, attributed).items():
+                terms["keep", name] = summed / number
         return terms
 
     def total(self, terms: dict[tuple[str, str], Tensor]) -> Tensor:
         """Eq. 7 without the original loss."""
         weights = {"channel": self.config.channel.weight, "space": self.config.space.weight}
+        weights["keep"] = self.keep.weight / len(self.space_layers) if self.keep else 0.0
         parts = [float(weights[key[0]]) * term / self._start(key) for key, term in terms.items()]
         return torch.stack(parts).sum() if parts else torch.zeros(())
 
     def relative(self, terms: dict[tuple[str, str], Tensor]) -> tuple[float, float]:
         """Channel and space constraint, summed over layers, in units of their start; NaN where there is none."""
         found = {"channel": math.nan, "space": math.nan}
-        for key, term in terms.items():
+        for key, term in ((key, term) for key, term in terms.items() if key[0] in found):
             before = 0.0 if math.isnan(found[key[0]]) else found[key[0]]
             found[key[0]] = before + float(term.detach()) / self._start(key)
         return found["channel"], found["space"]
 
     def _start(self, key: tuple[str, str]) -> float:
-        return self.start.get(key, 1.0)
+        return 1.0 if key[0] == "keep" else self.start.get(key, 1.0)
 
-    def _noise(self, cut: Cut, keys: tuple[int, ...], seed: int) -> Tensor | None:
+    def _noise(self, cut: Cut, keys: Sequence[int], seed: int) -> Tensor | None:
         if not self.config.noise_draws:
             return None
         delta = self.config.delta * self.scales[cut.layer.name]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,12 +40,14 @@ class Subset:
         indices: ascending, into it.
         groups: (S,) group names; None without a group column.
         group_shares: each group's share of the training images; None likewise.
+        found_masks: by index, the measured quality of the masks that no person made.
     """
 
     images: ImageSet
     indices: NDArray[np.int64]
     groups: NDArray[np.str_] | None = None
     group_shares: Mapping[str, float] | None = None
+    found_masks: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def labels(self) -> NDArray[np.int64]:

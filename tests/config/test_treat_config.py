@@ -113,7 +113,7 @@ BASE: dict[str, Any] = {
 CHANGES: dict[str, Any] = {
     "channel.weight": 1.0, "channel.layers": OTHER, "channel.attribution": "gradient_x_activation",
     "channel.exclude_background": True, "space.weight": 3.0, "space.layers": OTHER,
-    "space.attribution": "gradient", "space.expand_px": 100.0, "space.annotated_per_class": 1,
+    "space.attribution": "gradient", "space.expand_px": 100.0, "space.keep": 10.0, "space.annotated_per_class": 1,
     "space.annotated_share": 0.5, "noise_draws": 2, "delta": 0.5, "training.epochs": 2, "training.batch_size": 8,
     "training.accumulate": 2, "training.optimizer": "adamw", "training.learning_rate": 0.01,
     "training.schedule": "none", "training.warmup_epochs": 1, "training.weight_decay": 0.1, "training.momentum": 0.0,

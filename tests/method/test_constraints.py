@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+import scipy.spatial
+import scipy.special
 import timm
 import torch
 import torchvision
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from modeldoctor.graph import Cut, select_layers
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
-from modeldoctor.method.constraints import background_cells, channel_constraint, runner_up, space_constraint
+from modeldoctor.method.constraints import background_cells, channel_constraint, keep_term, runner_up, space_constraint
 from modeldoctor.runtime.memory import BatchLimit
 
 LABELS = torch.tensor([0, 3, 1, 2])
@@ -153,6 +156,21 @@ def test_nothing_constrained_is_zero() -> None:
     nothing = torch.zeros_like(values)
     share = space_constraint(nothing, torch.ones_like(values[:, 0]), Attribution.GRADIENT_X_ACTIVATION)
     assert (share == 0).all()
+
+
+def test_the_keep_term_is_its_formula() -> None:
+    rng = np.random.default_rng(3)
+    after, before = rng.normal(size=(2, 6, 5))
+    evidence, evidence_before = rng.random((2, 6, 4, 3))
+    evidence_before[0] = 0  # nothing to be moved from
+    found = keep_term(*(torch.from_numpy(array) for array in (after, before, evidence, evidence_before)))
+    for b in range(6):
+        divergence = scipy.special.rel_entr(scipy.special.softmax(before[b]), scipy.special.softmax(after[b])).sum()
+        was = evidence_before[b] / max(evidence_before[b].sum(), 1e-300)
+        moved = scipy.spatial.distance.cityblock((evidence[b] / evidence[b].sum()).ravel(), was.ravel()) / 2
+        assert float(found[b]) == pytest.approx(divergence + moved)
+    same = keep_term(*(torch.from_numpy(array) for array in (after, after, evidence, 3 * evidence)))
+    torch.testing.assert_close(same, torch.zeros(6, dtype=torch.float64))
 
 
 def test_runner_up_is_the_best_other_class() -> None:

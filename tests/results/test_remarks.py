@@ -19,6 +19,9 @@ def test_masks_that_were_found_are_said_and_nothing_where_there_are_none() -> No
     (text,) = said({"propagation": record})
     assert text.startswith("12 further training images had a mask")
     assert "annotated ones by 0.73 (" in text
+    assert "counts by" not in text  # a trial of an earlier version
+    (text,) = said({"propagation": record | {"weight": 0.7349}})
+    assert text.endswith("alone: 0.10), and each counts by that overlap.")
     (text,) = said({"propagation": record | {"images": 0}})
     assert text.startswith("No mask was found well enough")
 

@@ -21,6 +21,7 @@ from modeldoctor.results import run_directory
 from modeldoctor.runtime.interrupts import StopRequest
 from modeldoctor.runtime.progress import silent
 from modeldoctor.treatment.arm import TrialContext
+from modeldoctor.treatment.batches import training_batches
 from modeldoctor.treatment.propagation import (
     GRID,
     ObjectFinder,
@@ -173,6 +174,11 @@ def test_a_trial_uses_found_masks_and_never_counts_them_as_annotations(discs: Im
     wrong_first = [sorted(numbers, key=lambda number: number % 3 != 0)[:4] for numbers in of_class]
     assert found == sorted(wrong_first[0] + wrong_first[1])
     assert more.by_hand == 15
+    # What rests on a found mask counts by the overlap that was measured, and on a person's by 1.
+    batches = list(training_batches(more.splits.train, more.annotated, config(4), seed=0, epoch=0))
+    trust = {key: value for batch in batches for key, value in zip(batch.keys, batch.trust.tolist(), strict=True)}
+    assert {key for key, value in trust.items() if value != 1} == set(found) & set(trust) != set()
+    assert {round(trust[key], 5) for key in set(found) & set(trust)} == {round(record["iou"], 5)}
     assert all(
         isinstance(sample := more.splits.train.images[index], Sample) and sample.mask is not None for index in found
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ def batch_of(number: int = 4, annotated: tuple[int, ...] = (0, 2)) -> TrainingBa
     own = torch.arange(number)
     return TrainingBatch(
         images=images, labels=own % 3, other_labels=own % 3, share=torch.ones(number), masks=masks,
-        annotated=torch.isin(own, torch.tensor(annotated)), weight=torch.ones(number),
+        annotated=torch.isin(own, torch.tensor(annotated)), trust=torch.ones(number), weight=torch.ones(number),
         version=torch.full_like(own, OWN), origin=own, keys=tuple(range(100, 100 + number)), whole=number,
     )  # fmt: skip
 
@@ -90,6 +92,18 @@ def test_the_loss_of_the_interventions_by_scipy() -> None:
     to_prior = divergence(prior, p[6]) + divergence(prior, p[7])
     found = float(intervention_loss(logits, batch, prior))
     assert abs(found - (consistency + to_prior) / 4) < 1e-5
+
+
+def test_what_rests_on_a_found_mask_counts_by_its_trust() -> None:
+    batch = with_versions(replace(batch_of(), trust=torch.tensor([1.0, 1, 0.6, 1])), 0)
+    logits, prior = torch.randn(8, 3), torch.tensor([0.5, 0.3, 0.2])
+    losses = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+    expected = (losses[1] + losses[3] + (losses[0] + losses[4]) / 2 + 0.7 * losses[2] + 0.3 * losses[5]) / 4
+    torch.testing.assert_close(batch.loss(logits, 0.0), expected)
+    whole = replace(batch, trust=torch.ones(8))
+    first = replace(batch, trust=torch.tensor([1.0, 1, 0, 1, 1, 0, 1, 0]))
+    full, one = (float(intervention_loss(logits, given, prior)) for given in (whole, first))
+    assert abs(float(intervention_loss(logits, batch, prior)) - (one + 0.6 * (full - one))) < 1e-5
 
 
 def test_a_batch_without_annotated_images_stays_as_it_is() -> None:

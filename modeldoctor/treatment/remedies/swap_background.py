@@ -36,7 +36,8 @@ def make(run: RunContext) -> Remedy:
 def with_versions(batch: TrainingBatch, seed: int) -> TrainingBatch:
     """The batch with, for each of its M annotated images, the background swapped and the object removed: B + 2M images.
 
-    An annotated image and its swapped version share its weight in the cross-entropy; without its object it has none.
+    An annotated image and its swapped version share its weight in the cross-entropy, equally where its mask is trusted
+    fully; without its object it has none.
 
     Args:
         batch: B images.
@@ -52,7 +53,8 @@ def with_versions(batch: TrainingBatch, seed: int) -> TrainingBatch:
     empty = without_objects(batch.images, batch.masks, alpha)
     own = alpha[rows, None]
     swapped = own * batch.images[rows] + (1 - own) * empty[partners]
-    share = torch.where(batch.annotated, batch.weight / 2, batch.weight)
+    half = batch.weight * batch.trust / 2
+    share = torch.where(batch.annotated, batch.weight - half, batch.weight)
 
     def twice(values: Tensor) -> Tensor:
         return torch.cat([values, values[rows], values[rows]])
@@ -65,8 +67,9 @@ def with_versions(batch: TrainingBatch, seed: int) -> TrainingBatch:
         other_labels=twice(batch.other_labels),
         share=twice(batch.share),
         masks=twice(batch.masks),
+        trust=twice(batch.trust),
         annotated=torch.cat([batch.annotated, ~none, none]),
-        weight=torch.cat([share, share[rows], torch.zeros_like(share[rows])]),
+        weight=torch.cat([share, half[rows], torch.zeros_like(half[rows])]),
         version=torch.cat([batch.version, torch.full_like(rows, SWAPPED), torch.full_like(rows, REMOVED)]),
         origin=twice(batch.origin),
         keys=(*batch.keys, *keys, *keys),
@@ -91,6 +94,8 @@ def without_objects(images: Tensor, masks: Tensor, alpha: Tensor) -> Tensor:
 def intervention_loss(logits: Tensor, batch: TrainingBatch, prior: Tensor) -> Tensor:
     """Consistency and the prior, each summed over the annotated images and divided by the images of the batch.
 
+    An image counts by the trust in its mask.
+
     Consistency: the mean of KL(own, swapped) and KL(swapped, own). Prior: KL(prior, object removed).
 
     Args:
@@ -101,7 +106,8 @@ def intervention_loss(logits: Tensor, batch: TrainingBatch, prior: Tensor) -> Te
     logs = logits.float().log_softmax(1)
     swapped, removed = batch.version == SWAPPED, batch.version == REMOVED
     before, after = logs[: int((batch.version == OWN).sum())][batch.origin[swapped]], logs[swapped]
-    consistency = ((before.exp() - after.exp()) * (before - after)).sum() / 2
-    to_prior = (torch.special.xlogy(prior, prior) - prior * logs[removed]).sum()
-    summed: Tensor = (consistency + to_prior) / batch.whole
+    consistency = ((before.exp() - after.exp()) * (before - after)).sum(1) / 2
+    to_prior = (torch.special.xlogy(prior, prior) - prior * logs[removed]).sum(1)
+    weighed = (batch.trust[swapped] * consistency).sum() + (batch.trust[removed] * to_prior).sum()
+    summed: Tensor = weighed / batch.whole
     return summed
