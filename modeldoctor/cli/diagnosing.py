@@ -120,6 +120,9 @@ def diagnose(
             help="Object masks: PNG, LabelMe, VOC or YOLO files in the images' folder structure, or a COCO JSON."
         ),
     ] = None,
+    propagate_masks: Annotated[
+        bool, typer.Option("--propagate-masks", help="Find masks for images without one from the given masks.")
+    ] = _DEFAULTS.propagate_masks,
     root: options.Root = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a checkpoint or data set that is named and not there.")
@@ -185,6 +188,7 @@ def diagnose(
         samples_per_class=samples_per_class, samples_precision=samples_precision,
         min_confidence=min_confidence, threshold=threshold, max_explained=max_explained, shown=shown,
         fgsm_epsilon=fgsm_epsilon, split=split, examine=examine, seed=seed, batch_size=batch_size, workers=workers,
+        propagate_masks=propagate_masks,
         device=device, hooks=hooks, memory=memory, precision=precision,
         noise_ranges=numbers(noise_ranges, "--noise-ranges"), expect_accuracy=expect_accuracy,
     )  # fmt: skip

@@ -84,6 +84,9 @@ class DiagnoseConfig(Model):
     """The split whose right images make the class correlation; `train` by default, else the only one."""
     examine: str | None = None
     """The split whose wrong images are explained; `val` by default, else the split of the class correlation."""
+    propagate_masks: bool = False
+    """Give the images of `examine` that have no mask one that is found by what the annotated images of both splits
+    teach, if on annotated images that were held out this finds the object."""
     expect_accuracy: float | None = Field(default=None, ge=0, le=1)
     """The share of right images of `examine` that your own evaluation gave: the command ends with 3 where the accuracy
     is farther away than chance allows. Changes no figure."""

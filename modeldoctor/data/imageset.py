@@ -76,6 +76,7 @@ class ImageSet(Dataset[Sample | Broken]):
         self.paths, self.pictures, self.masks = paths, pictures, masks
         self.preprocessing = preprocessing
         self._masked: frozenset[int] | None = None  # None: every image that has a mask
+        self._found: frozenset[int] = frozenset()
         self._mode = picture_mode(preprocessing)
         self._transform = make_transform(preprocessing)
 
@@ -152,10 +153,17 @@ class ImageSet(Dataset[Sample | Broken]):
         changed.masks, changed._masked = masks, None
         return changed
 
+    def with_found(self, masks: Masks, indices: Iterable[int]) -> Self:
+        """Return the same images of which these, too, have masks; `annotated` holds none of them."""
+        changed = copy.copy(self)
+        changed.masks, changed._found = masks, frozenset(indices)
+        changed._masked = frozenset(self.annotated or ()) | changed._found
+        return changed
+
     @property
-    def masked(self) -> int | None:
-        """How many images have a mask that is read; None without masks, or where they were not looked at."""
-        return None if self.masks is None or self._masked is None else len(self._masked)
+    def annotated(self) -> frozenset[int] | None:
+        """The images whose masks, by a person, are read; None without masks, or where they were not looked at."""
+        return None if self.masks is None or self._masked is None else self._masked - self._found
 
     def preprocessed_as(self, preprocessing: Preprocessing) -> Self:
         """Return the same images for another network input."""

@@ -31,6 +31,7 @@ from modeldoctor.diagnosis.build import (
 from modeldoctor.diagnosis.compare import compare
 from modeldoctor.diagnosis.draws import plan_draws
 from modeldoctor.diagnosis.explain import Probe
+from modeldoctor.diagnosis.found_masks import with_found_masks
 from modeldoctor.diagnosis.passes import Run, correlate, examine, measure_scales, predict
 from modeldoctor.diagnosis.samples import plan_samples
 from modeldoctor.diagnosis.scan import scan
@@ -132,10 +133,13 @@ def diagnose(
         warn_of_familiar(splits, examined, config)
         layered = take_apart(network, config, device)
         layers = select_layers(layered.layers, config.layers)
-        read = with_usable_masks([source] if source is examined else [source, examined])
+        parts = [source] if source is examined else [source, examined]
+        read = with_usable_masks(parts, propagated=config.propagate_masks)
         state, state_path = open_state(network, config, read, layers, output, resume)
         if not team.is_primary:
             state.correlations = {}  # the first process holds what was summed before
+        if config.propagate_masks:
+            read = with_found_masks(read, layered, config, device, progress or silent)
         run = Run(
             module=network.module,
             network=layered,

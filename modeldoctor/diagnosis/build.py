@@ -199,9 +199,9 @@ def build_diagnosis(
         wrong=int((label != predicted).sum()),
         examined=examined,
         masked={
-            images.split: number
+            images.split: len(annotated)
             for images in sets
-            if isinstance(images, ImageSet) and (number := images.masked) is not None
+            if isinstance(images, ImageSet) and (annotated := images.annotated) is not None
         },
         unread={split: number for split, number in run.state.scanned.items() if number != 0},
         broken=tuple(pair for prediction in run.state.predictions.values() for pair in prediction.broken),

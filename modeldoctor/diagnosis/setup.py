@@ -60,10 +60,10 @@ def warn_of_familiar(splits: Mapping[str, AnySet], examined: AnySet, config: Dia
         )
 
 
-def with_usable_masks(read: Sequence[AnySet]) -> list[AnySet]:
+def with_usable_masks(read: Sequence[AnySet], *, propagated: bool = False) -> list[AnySet]:
     """The splits, the examined one last, without the masks that cannot be used: they are counted, the first is named.
 
-    Warns where the examined split, which the masks serve, has none.
+    Warns where the examined split, which the masks serve, has none, unless it gets some from other splits.
     """
     kept = []
     for images in read:
@@ -88,12 +88,12 @@ def with_usable_masks(read: Sequence[AnySet]) -> list[AnySet]:
                 ModelDoctorWarning,
                 stacklevel=3,
             )
-        if images is read[-1] and not usable:
+        if images is read[-1] and not usable and not propagated:
             warnings.warn(
                 f"{images.split}: none of its {counted(len(images), 'image')} has a mask that can be used, so that "
                 "nothing can be said of their backgrounds; masks of other splits do nothing here: "
                 f"`modeldoctor annotate --split {images.split}` picks images to annotate, or choose the split that "
-                "has masks with --examine",
+                "has masks with --examine, or let --propagate-masks find some",
                 ModelDoctorWarning,
                 stacklevel=3,
             )

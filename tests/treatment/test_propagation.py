@@ -15,23 +15,16 @@ from torch import nn
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.data import ImageSet, Sample, open_data
+from modeldoctor.data.found_masks import PropagatedMasks, annotated_batches, packed, plain_batches
 from modeldoctor.data.transforms import fitted, unfitted
 from modeldoctor.graph.trainable import TrainableNetwork
+from modeldoctor.method.object_finder import GRID, ObjectFinder, Quality, expected_iou, overlap, to_learn_from
 from modeldoctor.results import run_directory
 from modeldoctor.runtime.interrupts import StopRequest
 from modeldoctor.runtime.progress import silent
 from modeldoctor.treatment.arm import TrialContext
 from modeldoctor.treatment.batches import training_batches
-from modeldoctor.treatment.propagation import (
-    GRID,
-    ObjectFinder,
-    PropagatedMasks,
-    Quality,
-    expected_iou,
-    overlap,
-    with_propagated,
-    write_overlays,
-)
+from modeldoctor.treatment.propagation import with_propagated, write_overlays
 from modeldoctor.treatment.subsets import Splits, Subset
 
 
@@ -101,16 +94,31 @@ def network() -> TrainableNetwork:
     return TrainableNetwork(module, torch.randn(2, 3, 56, 56))
 
 
+READING: Any = {"batch_size": 8, "device": torch.device("cpu")}
+
+
+def finder_of() -> ObjectFinder:
+    trainable = network()
+    return ObjectFinder(trainable.eval_cuts, trainable.layers, **READING)
+
+
+def test_so_many_images_are_learned_from_as_are_worth_it() -> None:
+    assert to_learn_from(7).tolist() == list(range(7))
+    some = to_learn_from(5000)
+    assert len(set(some.tolist())) == 400
+    assert sorted(some.tolist()) == some.tolist()
+
+
 def test_discs_are_found_in_images_without_an_annotation(discs: ImageSet, tmp_path: Path) -> None:
     annotated, others = np.arange(0, 40, 2), np.arange(1, 40, 2)
-    finder = ObjectFinder(network(), discs, batch_size=8, device=torch.device("cpu"))
-    quality = finder.learn(annotated)
+    finder = finder_of()
+    quality = finder.learn(annotated_batches(discs, annotated, **READING))
     assert quality.suffices
     assert quality.iou > 0.7 > quality.by_place + 0.2
-    found = dict(finder.find(others))
+    found = dict(finder.find(plain_batches(discs, others, **READING)))
     assert set(found) == set(others.tolist())
     assert discs.masks is not None
-    bits = {discs.paths[index]: np.packbits(mask.numpy()).tobytes() for index, mask in found.items()}
+    bits = {discs.paths[index]: packed(mask) for index, mask in found.items()}
     images = discs.with_masks(PropagatedMasks(discs.masks, bits, discs.preprocessing))
     for index in range(40):
         mine, true = images[index], discs[index]
@@ -139,8 +147,8 @@ def test_where_the_object_cannot_be_seen_its_masks_are_not_used(discs: ImageSet)
         read = staticmethod(discs.masks.read)  # type: ignore[union-attr]
         warn = staticmethod(discs.masks.warn)  # type: ignore[union-attr]
 
-    finder = ObjectFinder(network(), discs.with_masks(Shuffled()), batch_size=8, device=torch.device("cpu"))
-    assert not finder.learn(np.arange(0, 40, 2)).suffices
+    shuffled = annotated_batches(discs.with_masks(Shuffled()), np.arange(0, 40, 2), **READING)
+    assert not finder_of().learn(shuffled).suffices
 
 
 def test_a_trial_uses_found_masks_and_never_counts_them_as_annotations(discs: ImageSet, tmp_path: Path) -> None:
