@@ -121,9 +121,13 @@ def _open_run(folder: Path, stack: ExitStack) -> Results:
         config=config,
         trial=trial,
         history=_read_history(run / run_directory.HISTORY) if run else (),
-        maps=read_maps(run / run_directory.MAPS) if trial and run and _lies(run / run_directory.MAPS) else None,
+        maps=_read_maps(run / run_directory.MAPS, trial) if trial and run else None,
         notes=tuple(notes),
     )
+
+
+def _read_maps(path: Path, trial: Trial) -> TrialMaps | None:
+    return read_maps(path, len(trial.arms[0].classes)) if _lies(path) else None
 
 
 def _lies(path: Path) -> bool:

@@ -23,15 +23,15 @@ IMAGE_FIELDS = {
     for field in fields(Misdiagnosis)
     if field.name not in ("verdict", "kernels")
 }
-_FLOATS, _WHOLE, _BOOLS = "f", "iu", "b"
+FLOATS, WHOLE, BOOLS = "f", "iu", "b"
 _SAMPLES = {
-    "label": _WHOLE, "predicted": _WHOLE, "split": _WHOLE, "confidence": _FLOATS, "used_in_diagnosis": _BOOLS,
-    "noise_range": _FLOATS, "stability": _FLOATS,
+    "label": WHOLE, "predicted": WHOLE, "split": WHOLE, "confidence": FLOATS, "used_in_diagnosis": BOOLS,
+    "noise_range": FLOATS, "stability": FLOATS,
 }  # fmt: skip
-_LAYER = dict.fromkeys(BY_CLASS_AND_CHANNEL, _FLOATS) | {"count": _WHOLE}
-_SHOWN = {"sample": _WHOLE, "thumbnail": "u", "derivative": _FLOATS, "contribution": _FLOATS, "grad_cam": _FLOATS}
-_ALTERED = {"sample": _WHOLE, "change": _WHOLE, "predicted": _WHOLE, "confidence": _FLOATS, "picture": "u"}
-_ADVERSARIAL = {"sample": _WHOLE, "predicted": _WHOLE, "stability": _FLOATS, "fallback": _FLOATS}
+_LAYER = dict.fromkeys(BY_CLASS_AND_CHANNEL, FLOATS) | {"count": WHOLE}
+_SHOWN = {"sample": WHOLE, "thumbnail": "u", "derivative": FLOATS, "contribution": FLOATS, "grad_cam": FLOATS}
+_ALTERED = {"sample": WHOLE, "change": WHOLE, "predicted": WHOLE, "confidence": FLOATS, "picture": "u"}
+_ADVERSARIAL = {"sample": WHOLE, "predicted": WHOLE, "stability": FLOATS, "fallback": FLOATS}
 _LARGEST_SIDE = 2048
 
 
@@ -79,12 +79,12 @@ def check_values(file: h5py.File) -> None:
     for name in ("classes", "warnings", "samples/path", "misdiagnosed/verdict", "broken/path", "broken/reason"):
         if h5py.check_string_dtype(file[name].dtype) is None:
             raise ValueError(f"{name} holds {file[name].dtype} in place of text")
-    _check_kinds(file["samples"], _SAMPLES)
+    check_kinds(file["samples"], _SAMPLES)
     images = file["misdiagnosed"]
-    _check_kinds(images, {name: _FLOATS + _WHOLE for name in images if name not in ("verdict", "kernels")})
-    _check_kinds(images["kernels"], dict.fromkeys(images["kernels"], _FLOATS + _WHOLE))
+    check_kinds(images, {name: FLOATS + WHOLE for name in images if name not in ("verdict", "kernels")})
+    check_kinds(images["kernels"], dict.fromkeys(images["kernels"], FLOATS + WHOLE))
     for name, layer in file["layers"].items():
-        _check_kinds(layer, _LAYER)
+        check_kinds(layer, _LAYER)
         if (
             not isinstance(layer.attrs["kind"], str)
             or layer.attrs["channels"] < 1
@@ -96,7 +96,7 @@ def check_values(file: h5py.File) -> None:
     if "altered" in file:
         _check_altered(file["altered"])
     if "adversarial" in file:
-        _check_kinds(file["adversarial"], _ADVERSARIAL)
+        check_kinds(file["adversarial"], _ADVERSARIAL)
 
 
 def _check_attributes(file: h5py.File) -> None:
@@ -125,8 +125,9 @@ def _check_attributes(file: h5py.File) -> None:
 
 
 def _check_shown(group: h5py.Group) -> None:
-    _check_kinds(group, _SHOWN)
-    number = _check_pictures(group, "thumbnail")
+    check_kinds(group, _SHOWN)
+    number = len(group["sample"])
+    check_pictures(group, "thumbnail", number)
     for name in ("derivative", "contribution", "grad_cam"):
         shape = group[name].shape
         if len(shape) != 3 or shape[0] != number or min(shape[1:]) < 1:
@@ -134,16 +135,21 @@ def _check_shown(group: h5py.Group) -> None:
 
 
 def _check_altered(group: h5py.Group) -> None:
-    _check_kinds(group, _ALTERED)
-    number = _check_pictures(group, "picture")
+    check_kinds(group, _ALTERED)
+    number = len(group["sample"])
+    check_pictures(group, "picture", number)
     for name in ("change", "predicted", "confidence"):
         if group[name].shape != (number,):
             raise ValueError(f"{group.name}/{name} is of shape {group[name].shape}")
 
 
-def _check_pictures(group: h5py.Group, name: str) -> int:
-    """How many samples there are, with as many pictures."""
-    shape, number = group[name].shape, len(group["sample"])
+def check_pictures(group: h5py.Group, name: str, number: int) -> None:
+    """Whether there are so many pictures.
+
+    Raises:
+        ValueError: there are not, or they are none.
+    """
+    shape = group[name].shape
     if (
         len(shape) != 4
         or shape[0] != number
@@ -151,10 +157,14 @@ def _check_pictures(group: h5py.Group, name: str) -> int:
         or not 1 <= min(shape[1:3]) <= max(shape[1:3]) <= _LARGEST_SIDE
     ):
         raise ValueError(f"{group.name}/{name} is of shape {shape}")
-    return number
 
 
-def _check_kinds(group: h5py.Group, kinds: Mapping[str, str]) -> None:
+def check_kinds(group: h5py.Group, kinds: Mapping[str, str]) -> None:
+    """Whether arrays hold values of these kinds, in numpy's letters.
+
+    Raises:
+        ValueError: one does not.
+    """
     for name, kind in kinds.items():
         if name in group and group[name].dtype.kind not in kind:
             raise ValueError(f"{group.name}/{name} holds {group[name].dtype}")

@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeldoctor.errors import StoreError
-from modeldoctor.results.checked import DAMAGED, check_shapes, check_storage
+from modeldoctor.results.checked import DAMAGED, check_range, check_shapes, check_storage
 from modeldoctor.results.diagnosis import Bools, Floats, Ints
+from modeldoctor.results.hdf5_checks import BOOLS, FLOATS, WHOLE, check_kinds, check_pictures
 from modeldoctor.results.hdf5_file import new_hdf5, open_hdf5
 
 _BY_ARM = ("predicted", "confidence", "background_share")
+_MAPS = ("contribution", "derivative", "grad_cam")
+_FLOAT = ("confidence", "background_share", *_MAPS)
 SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
 _KINDS = {
@@ -76,8 +79,12 @@ def write_maps(maps: TrialMaps, path: Path) -> None:
             file.create_dataset(name, data=getattr(maps, name).astype(kind), compression="gzip")
 
 
-def read_maps(path: Path) -> TrialMaps:
+def read_maps(path: Path, classes: int | None = None) -> TrialMaps:
     """Read `maps.h5`.
+
+    Args:
+        path: of the file.
+        classes: N, where it is known.
 
     Raises:
         StoreError: it cannot be read, is of another schema, or damaged.
@@ -87,8 +94,7 @@ def read_maps(path: Path) -> TrialMaps:
             check_storage(file)
             if file.attrs.get("schema") != SCHEMA:
                 raise ValueError(f"schema {file.attrs.get('schema')}")
-            shape = file["label"].shape
-            check_shapes(file, {"path": shape} | {name: (len(file["arms"]), *shape) for name in _BY_ARM})
+            _check(file, classes)
             thumbnail = file["thumbnail"][()]
             arrays = {name: file[name][()] for name in _KINDS if name in file}
             return TrialMaps(
@@ -106,3 +112,27 @@ def read_maps(path: Path) -> TrialMaps:
             expected=f"an HDF5 file of schema {SCHEMA}",
             hint="remove it to report without maps",
         ) from error
+
+
+def _check(file: h5py.File, classes: int | None) -> None:
+    """Whether arrays and attributes are of the contract's kinds and shapes.
+
+    Raises:
+        ValueError: the first that is not.
+    """
+    for name in ("arms", "path"):
+        if h5py.check_string_dtype(file[name].dtype) is None or file[name].ndim != 1:
+            raise ValueError(f"{name} holds {file[name].dtype} of shape {file[name].shape} in place of texts")
+    if not all(isinstance(file.attrs[name], str) for name in ("layer", "split")):
+        raise ValueError("its layer or split is no text")
+    arms, images = len(file["arms"]), len(file["path"])
+    check_kinds(file, dict.fromkeys(("label", "predicted"), WHOLE) | dict.fromkeys(_FLOAT, FLOATS))
+    check_kinds(file, {"thumbnail": "u", "outline": BOOLS})
+    check_pictures(file, "thumbnail", images)
+    cells = file["contribution"].shape[2:]
+    if len(cells) != 2 or min(cells) < 1:
+        raise ValueError(f"contribution is of shape {file['contribution'].shape}")
+    check_shapes(file, {"label": (images,), "outline": file["thumbnail"].shape[:3]})
+    check_shapes(file, dict.fromkeys(_BY_ARM, (arms, images)) | dict.fromkeys(_MAPS, (arms, images, *cells)))
+    for name in ("label", "predicted"):
+        check_range(name, file[name][()], np.iinfo("i4").max if classes is None else classes)

@@ -21,6 +21,9 @@ from modeldoctor.errors import ModelDoctorError
 MEMORY = 2 << 30
 """Bytes of address space that a reader may take beside what the warm interpreter has."""
 SECONDS = 20
+"""Of work; a machine with more to do gives a reader its time later."""
+_WAITING = 20
+"""How many times as long may pass in all: who waits for a pipe does no work."""
 
 
 class Ending(NamedTuple):
@@ -41,7 +44,7 @@ def ending_of(read: Callable[[], object]) -> Ending:
     os.close(writing)
     said = b""
     try:
-        while select.select([reading], [], [], SECONDS)[0] and (part := os.read(reading, 1 << 16)):
+        while _has_said(reading, child) and (part := os.read(reading, 1 << 16)):
             said += part
         finished = bool(select.select([reading], [], [], 0)[0])
     finally:
@@ -52,6 +55,18 @@ def ending_of(read: Callable[[], object]) -> Ending:
     if not finished:
         return Ending(-signal.SIGKILL, f"still at work after {SECONDS} s")
     return Ending(*pickle.loads(said)) if said else Ending(status, "it died without a word")
+
+
+def _has_said(reading: int, child: int) -> bool:
+    """Whether there is something to read, or the child has ended, within its time."""
+    process = psutil.Process(child)
+    for _ in range(SECONDS * _WAITING):
+        if select.select([reading], [], [], 1)[0]:
+            return True
+        worked = process.cpu_times()
+        if worked.user + worked.system > SECONDS:
+            break
+    return False
 
 
 def _be_read(read: Callable[[], object], writing: int) -> None:
