@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
 
 def printable(text: str) -> str:
-    """Text from files without control characters, which would speak to a terminal: they are shown as escapes."""
+    """Text from files without control characters, which a terminal would obey: they are shown as escapes."""
     return "".join(
         char if char in "\n\t" or unicodedata.category(char) != "Cc" else char.encode("unicode_escape").decode()
         for char in text

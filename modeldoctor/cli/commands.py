@@ -53,10 +53,7 @@ def _commands(
         out.print(context.get_help())
 
 
-app.command()(diagnosing.diagnose)
-
-
-@app.command()
+@app.command(short_help="Name the architecture of a checkpoint.")
 def identify(
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, as for diagnose.")],
     download: Annotated[bool, typer.Option("--download", help="Fetch a checkpoint that is named.")] = False,
@@ -76,25 +73,11 @@ def identify(
     show_parts(render_identification(found))
 
 
-@app.command()
-def demo(
-    output: Annotated[Path, typer.Argument(help="The folder to make.")] = Path("modeldoctor-demo"),
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
-    """The whole job on an image set made on the spot: backgrounds mislead a network; diagnose, treat, report."""
-    from modeldoctor.cli.render import render_trial
-    from modeldoctor.demo import run_demo
-
-    with shown_progress() as progress:
-        result = run_demo(output, seed=seed, progress=progress)
-    diagnosing.show(result.diagnosis, result.output, json_only=False)
-    show_parts(render_trial(result.trial))
-    out.print(f"to read: {escape(str(result.report))}", highlight=False, soft_wrap=True)
+app.command(short_help="Why are images wrong? Which kernels count?")(diagnosing.diagnose)
+app.command(short_help="Pick the images most worth an object mask.")(diagnosing.annotate)
 
 
-@app.command()
+@app.command(short_help="Fine-tune under constraints; did it help?")
 def treat(
     context: typer.Context,
     checkpoint: Annotated[
@@ -119,6 +102,7 @@ def treat(
     resize_mode: options.ResizeMode = None,
     class_order: options.ClassOrder = None,
     model_options: options.ModelOption = None,
+    expect_accuracy: options.ExpectAccuracy = None,
     root: options.Root = None,
     download: Annotated[bool | None, typer.Option("--download", help="As for diagnose.", show_default=False)] = None,
     changes: Annotated[
@@ -131,7 +115,7 @@ def treat(
     log: Annotated[str | None, typer.Option(help="tensorboard, mlflow or wandb: tell it of every epoch, too.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted trial.")] = False,
     require_improvement: Annotated[
-        bool, typer.Option("--require-improvement", help="Exit with 4 unless the verdict is `improved`.")
+        bool, typer.Option("--require-improvement", help="Exit with 4 unless the outcome is `improved`.")
     ] = False,
     trust_pickle: options.TrustPickle = False,
     quiet: options.Quiet = False,
@@ -148,7 +132,7 @@ def treat(
         network__mean=numbers(mean, "--mean"), network__std=numbers(std, "--std"), network__crop_pct=crop_pct,
         network__interpolation=interpolation, network__resize_mode=resize_mode, network__download=download,
         network__model_options=options.read_model_options(model_options), network__class_order=class_order,
-        memory=memory, log=log, budget=budget,
+        memory=memory, log=log, budget=budget, expect_accuracy=expect_accuracy,
     )  # fmt: skip
     from modeldoctor.cli.render import render_trial
     from modeldoctor.treatment.pipeline import load_and_treat
@@ -160,14 +144,15 @@ def treat(
     show_parts(render_trial(trial))
     out.print(f"written: {escape(str(settings.output))}", highlight=False, soft_wrap=True)
     if require_improvement and trial.ruling.outcome != "improved":
-        raise GateError(f"the verdict is {trial.ruling.outcome}", where="--require-improvement", expected="improved")
+        raise GateError(f"the outcome is {trial.ruling.outcome}", where="--require-improvement", expected="improved")
 
 
-app.command()(texts.guide)
-app.command("config")(texts.print_config)
-
-
-@app.command()
+@app.command(
+    short_help="One page, JSON, Markdown; gates for CI.",
+    epilog="A FIGURE is accuracy, worst_class, worst_group, gain, gain_over_control, the share of a verdict (damaged, "
+    "isolated, background, foreign_kernels, unfamiliar, mislabelled, resembles_class, unclear), broken, "
+    "classes_without_samples, or the path of any number in report.json.",
+)
 def report(
     path: Annotated[Path, typer.Argument(help="A diagnosis, or a run directory at any stage.")],
     later: Annotated[Path | None, typer.Argument(help="A second diagnosis: what changed from the first?")] = None,
@@ -183,11 +168,7 @@ def report(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """One page for people, JSON and Markdown for CI jobs; gates for their exit code.
-
-    A FIGURE is accuracy, worst_class, worst_group, gain, gain_over_control, isolated, background, resembles_class,
-    foreign_kernels, unclear, broken, classes_without_samples, or the path of any number in report.json.
-    """
+    """One page for people, JSON and Markdown for CI jobs; gates for their exit code."""
     from modeldoctor.report import add_to_summary, github_annotations, make_report, require
 
     made = make_report(
@@ -202,4 +183,23 @@ def report(
     require(made.report.gates)
 
 
-app.command()(diagnosing.annotate)
+app.command("config", short_help="Print a configuration, each key explained.")(texts.print_config)
+app.command()(texts.guide)
+
+
+@app.command(short_help="The whole job on images that it draws.")
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")] = Path("modeldoctor-demo"),
+    seed: Annotated[int, typer.Option(help="Seed of images, training and trial.")] = 0,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """The whole job on an image set made on the spot: backgrounds mislead a network; diagnose, treat, report."""
+    from modeldoctor.cli.render import render_trial
+    from modeldoctor.demo import run_demo
+
+    with shown_progress() as progress:
+        result = run_demo(output, seed=seed, progress=progress)
+    diagnosing.show(result.diagnosis, result.output, json_only=False)
+    show_parts(render_trial(result.trial))
+    out.print(f"to read: {escape(str(result.report))}", highlight=False, soft_wrap=True)

@@ -34,7 +34,8 @@ def diagnose(
     data: Annotated[
         str | None,
         typer.Option(
-            help="An image folder, a CSV of path and label, torchvision:NAME, or timm's names (wds/..., hfds/...)."
+            help="An image folder, a CSV of path and label, torchvision:NAME, or timm's names (wds/..., hfds/...); "
+            "needed, here or in --config."
         ),
     ] = None,
     output: Annotated[
@@ -100,7 +101,9 @@ def diagnose(
     fgsm_epsilon: Annotated[
         float,
         typer.Option(
-            help="FGSM's step for pixels in [0, 1]; 0 leaves adversarial images out.", rich_help_panel=options.MEASURED
+            help="FGSM's step for pixels in [0, 1]; 0 leaves adversarial images out.",
+            rich_help_panel=options.MEASURED,
+            show_default="2/255",
         ),
     ] = _DEFAULTS.fgsm_epsilon,
     scan: Annotated[
@@ -142,13 +145,9 @@ def diagnose(
     seed: Annotated[
         int, typer.Option(help="Seed of samples and noise.", rich_help_panel=options.MACHINE)
     ] = _DEFAULTS.seed,
-    batch_size: Annotated[
-        int, typer.Option(help="Images at once; changes no figure.", rich_help_panel=options.MACHINE)
-    ] = _DEFAULTS.batch_size,
+    batch_size: options.BatchSize = _DEFAULTS.batch_size,
     workers: options.Workers = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=options.MACHINE)
-    ] = _DEFAULTS.device,
+    device: options.Device = _DEFAULTS.device,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -171,9 +170,7 @@ def diagnose(
             "--resume", help="Go on with the interrupted run of the same output.", rich_help_panel=options.MACHINE
         ),
     ] = False,
-    expect_accuracy: Annotated[
-        float | None, typer.Option(help="What your own evaluation gave, 0 to 1; exit with 3 where this differs.")
-    ] = None,
+    expect_accuracy: options.ExpectAccuracy = None,
     json_only: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on stdout, and nothing else.")
     ] = False,
@@ -200,7 +197,7 @@ def diagnose(
         )
     from modeldoctor import diagnosis as diagnosing
     from modeldoctor.cli.render import render_layers
-    from modeldoctor.results.expected import check_expected
+    from modeldoctor.results.expected import check_diagnosis
 
     network = _load(
         checkpoint, mean, std, model_options, arch=arch, num_classes=num_classes, channels=channels, head=head,
@@ -217,8 +214,7 @@ def diagnose(
         )  # fmt: skip
     if context.obj is None or context.obj.is_primary:
         show(diagnosis, output, json_only)
-    if expect_accuracy is not None:
-        check_expected(diagnosis, expect_accuracy)
+    check_diagnosis(diagnosis, expect_accuracy)
 
 
 def annotate(
@@ -244,14 +240,17 @@ def annotate(
     root: options.Root = None,
     download: Annotated[bool, typer.Option("--download", help="As for diagnose.")] = False,
     trust_pickle: options.TrustPickle = False,
-    batch_size: Annotated[int, typer.Option(help="Images at once; changes no figure.")] = _DEFAULTS.batch_size,
+    batch_size: options.BatchSize = _DEFAULTS.batch_size,
     workers: options.Workers = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _DEFAULTS.device,
+    device: options.Device = _DEFAULTS.device,
+    expect_accuracy: options.ExpectAccuracy = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Put the images worth annotating into a folder: wrong with confidence first, then right with doubt."""
-    config = diagnose_config(split=split, batch_size=batch_size, workers=workers, device=device)
+    config = diagnose_config(
+        split=split, batch_size=batch_size, workers=workers, device=device, expect_accuracy=expect_accuracy
+    )
     from modeldoctor.diagnosis import annotate as annotating
     from modeldoctor.results.expected import accuracy_doubt
 
@@ -266,7 +265,8 @@ def annotate(
             masks=masks, link=link, progress=progress,
         )  # fmt: skip
     out.print(
-        f"accuracy {plan.accuracy:.1%} on {escape(plan.split)}. {escape(accuracy_doubt(network.notes))}",
+        f"accuracy {plan.accuracy:.1%} on {escape(plan.split)}. "
+        f"{escape(accuracy_doubt(network.notes, expect_accuracy))}",
         highlight=False,
     )
     out.print(

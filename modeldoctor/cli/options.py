@@ -93,7 +93,7 @@ Verbose = Annotated[
 
 
 def _take_defaults(context: typer.Context, path: Path | None) -> None:
-    """Let a YAML file's values take the place of the defaults, so that options of the command line go before them."""
+    """Let a YAML file's values take the place of the defaults, so that the command line takes precedence."""
     if path is None:
         return
     content = read_mapping(path, ("checkpoint", "data", "masks", "root", "class_order"))
@@ -113,7 +113,7 @@ def _take_defaults(context: typer.Context, path: Path | None) -> None:
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
-        "--config", help="A YAML file of these options, such as noise_draws: 10; those given here go before it.",
+        "--config", help="A YAML file of these options, such as noise_draws: 10; the command line takes precedence.",
         callback=_take_defaults, is_eager=True, expose_value=False,
     ),
 ]  # fmt: skip
@@ -126,6 +126,11 @@ TrustPickle = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+ExpectAccuracy = Annotated[
+    float | None, typer.Option(help="What your own evaluation gave, 0 to 1; exit with 3 where this differs.")
+]
+BatchSize = Annotated[int, typer.Option(help="Images at once; changes no figure.", rich_help_panel=MACHINE)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=MACHINE)]
 Root = Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")]
 Workers = Annotated[
     int | None,

@@ -14,7 +14,7 @@ from rich.table import Table
 from modeldoctor.cli.sheet import Sheet
 from modeldoctor.errors import counted
 from modeldoctor.graph import Layer
-from modeldoctor.results.expected import accuracy_doubt
+from modeldoctor.results.expected import accuracy_doubt, trial_doubt
 from modeldoctor.results.trial import ArmResult, Trial
 from modeldoctor.results.verdicts import evidence_of, meaning_of
 
@@ -62,7 +62,8 @@ def render_trial(trial: Trial) -> Iterator[RenderableType]:
     yield f"[bold]{trial.ruling.outcome}[/]: {escape(trial.ruling.reason)}"
     yield from map(escape, trial.remarks)
     yield f"the treated checkpoint holds the weights of: {trial.handed_back}"
-    yield f"[dim]{escape(accuracy_doubt(trial.provenance.get('assumed')))}[/]"
+    if doubt := trial_doubt(trial):
+        yield f"[dim]{escape(doubt)}[/]"
 
 
 def _trial_cells(arm: ArmResult) -> list[str]:

@@ -251,7 +251,10 @@ class TreatConfig(Model):
     """Which remedies the budget stops: after so many `epochs` under the first seed, the best so many `remedies` on
     validation go on; null: planned from `budget` by measured times, and written into the run's config.yaml."""
     metric: Metric = Metric.ACCURACY
-    """What validation chooses by and the verdict is about; the groups' metrics need data.groups."""
+    """What validation chooses by and the outcome is about; the groups' metrics need data.groups."""
+    expect_accuracy: float | None = Field(default=None, ge=0, le=1)
+    """The share of right images that your own evaluation gave, of `val` (without one: of all images): the command ends
+    with 3 before any training where the accuracy is farther away than chance allows. Changes no figure."""
     log: LoggerName | None = None
     """tensorboard, mlflow or wandb: tell it of every epoch, too; each is an extra of that name. Changes no figure."""
     workers: int | None = Field(default=None, ge=0)
@@ -314,7 +317,7 @@ class TreatConfig(Model):
         if missing or not self.controls:
             raise ValueError(
                 f"arms must hold {' and '.join(sorted(missing)) or 'a remedy'}: without "
-                f"{'a control' if missing else 'a remedy'} there is no verdict"
+                f"{'a control' if missing else 'a remedy'} there is no outcome"
             )
         for name, values in (("arms", self.arms), ("seeds", self.seeds)):
             if len(set(values)) < len(values):

@@ -1,4 +1,4 @@
-"""Annotation formats with one file an image: each draws a file's shapes on a canvas.
+"""Annotation formats with one file per image: each draws a file's shapes on a canvas.
 
 Readers raise AnnotationError for what cannot be used, and whatever reading the file raises (OSError).
 """

@@ -13,9 +13,8 @@ from difflib import get_close_matches
 from unicodedata import normalize
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import random_table
 from timm.data import ImageNetInfo
 
 from modeldoctor.config.class_order import ORDERS, natural
@@ -53,7 +52,7 @@ def match_classes(
         folder_names: (F,) distinct class names of the data, in the order of its labels; empty where unknown.
         model_names: (N,) names of the outputs, or None.
         num_classes: N.
-        stated_order: of `ORDERS`: the order of the folders that the user says; it goes before all else.
+        stated_order: of `ORDERS`: the order of the folders that the user says; it takes precedence over all else.
 
     Raises:
         DataError: more folders than outputs, or some names match and others do not.
@@ -258,7 +257,7 @@ def order_warning(confusion: NDArray[np.int64], class_names: Sequence[str]) -> t
     if total == 0 or len(confusion) < 2:
         return None
     accuracy = float(np.trace(confusion)) / total
-    rows, columns = linear_sum_assignment(confusion, maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(confusion, maximize=True)
     best = float(confusion[rows, columns].sum()) / total
     if best - accuracy < _PERMUTATION_GAIN or best <= _best_by_chance(confusion):
         return None
@@ -297,7 +296,7 @@ def _known_order(confusion: NDArray[np.int64], class_names: Sequence[str], best:
 
 def _best_by_chance(confusion: NDArray[np.int64]) -> float:
     """Return what reordering classes could give to predictions that know nothing: mean + 4 deviations, same margins."""
-    tables, generator = random_table(confusion.sum(axis=1), confusion.sum(axis=0)), np.random.default_rng(0)
+    tables, generator = scipy.stats.random_table(confusion.sum(axis=1), confusion.sum(axis=0)), np.random.default_rng(0)
     drawn = (tables.rvs(random_state=generator) for _ in range(_NULL_DRAWS))  # one at a time: each is (N,N)
-    best = np.array([table[linear_sum_assignment(table, maximize=True)].sum() for table in drawn])
+    best = np.array([table[scipy.optimize.linear_sum_assignment(table, maximize=True)].sum() for table in drawn])
     return float(best.mean() + 4 * best.std()) / float(confusion.sum())

@@ -220,7 +220,7 @@ def open_masks(path: Path, image_paths: Sequence[str]) -> Masks:
 
     Args:
         path: COCO's JSON or a folder with it; or a folder, mirroring the images or their own, with a file an image:
-            LabelMe's .json, Pascal VOC's .xml, YOLO's .txt, or a PNG mask; an outline goes before a PNG.
+            LabelMe's .json, Pascal VOC's .xml, YOLO's .txt, or a PNG mask; an outline takes precedence over a PNG.
         image_paths: of all images, relative to the data's root.
 
     Raises:

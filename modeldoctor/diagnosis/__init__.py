@@ -184,7 +184,7 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     """All passes; the first process has the diagnosis then."""
     source, examined = read[0], read[-1]
     scanned = source is not examined and run.config.scan == "enough"
-    for images in read:
+    for images in reversed(read):  # the examined split first: its accuracy is what a person waits for
         if images is source and scanned:
             scan(run, images)
         else:

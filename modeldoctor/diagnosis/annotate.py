@@ -30,6 +30,7 @@ from modeldoctor.diagnosis.setup import splits_to_use, take_apart
 from modeldoctor.diagnosis.state import RunState
 from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError, counted, printable
 from modeldoctor.graph import select_layers
+from modeldoctor.results.expected import check_expected
 from modeldoctor.runtime.files import check_writable, locked, written_aside
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
@@ -66,7 +67,7 @@ class AnnotationPlan:
     """What was put into the folder.
 
     Attributes:
-        output: the folder; its `annotate.csv` holds a row a choice.
+        output: the folder; its `annotate.csv` holds a row per choice.
         split: where the images are from.
         choices: class after class, the most worthwhile first.
         accuracy: share of the split's images that are right; NaN without any.
@@ -118,13 +119,14 @@ def annotate(
         data: a folder, CSV or data set's name as in `open_data`, or the splits that it returned.
         output: the folder; new, empty, or made by an earlier call. Nothing in it is deleted.
         per_class: images per class; fewer where there are no more.
-        config: its `split` (train by default), `batch_size`, `workers` and `device` count here.
+        config: its `split` (train by default), `expect_accuracy`, `batch_size`, `workers` and `device` count here.
         root, download, masks: as in `open_data`; images that have a mask already are left out.
         link: make symbolic links instead of copies.
         progress: called with (stage, done, total or None).
 
     Raises:
-        DataError: the images cannot be used; they are a stream, or lie outside the data's root.
+        DataError: the images cannot be used; they are a stream, or lie outside the data's root; the accuracy is not
+            the expected one.
         MaskError: the masks cannot be used.
         UsageError: `output` holds something else, lies within the data, or cannot be written; no such split.
         InterruptedRunError: Ctrl-C.
@@ -154,6 +156,7 @@ def _annotate(
     images.masks = None
     run = _predicted(network, images, classes, config, progress)
     index, label, predicted, confidence = run.state.predictions[images.split].table()
+    check_expected(int((label == predicted).sum()), len(label), images.split, config.expect_accuracy)
     rows = choose_to_annotate(
         label, predicted, confidence, free[index], per_class=per_class, num_classes=network.num_classes
     )
@@ -295,7 +298,7 @@ def _write_table(table: Path, choices: list[Choice]) -> None:
 
 
 def _write_labels(labels: Path, classes: tuple[str, ...]) -> None:
-    """One name a line, as LabelMe reads it."""
+    """One name per line, as LabelMe reads it."""
     with written_aside(labels) as aside:
         aside.write_text("".join(f"{printable(name)}\n" for name in classes), encoding="utf-8", errors="replace")
 

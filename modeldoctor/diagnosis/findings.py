@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from modeldoctor.data import order_warning
 from modeldoctor.data.duplicates import find_duplicates
@@ -82,7 +82,7 @@ def _preprocessing(run: Run, total: int, wrong: int) -> Iterator[Finding]:
     name, (gained, lost, number) = best
     if number == 0 or gained - lost < max(_LEAST_GAIN * number, 1):
         return
-    if binomtest(gained, gained + lost, alternative="greater").pvalue >= _SIGNIFICANT:
+    if scipy.stats.binomtest(gained, gained + lost, alternative="greater").pvalue >= _SIGNIFICANT:
         return
     option = option_of(name)
     yield Finding(

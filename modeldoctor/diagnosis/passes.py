@@ -158,6 +158,7 @@ def read_predictions(
         enough: given the next rows (4,B), how many of them are the last that are needed, or None to go on.
     """
     prediction = run.state.predictions[images.split]
+    right, known = _counted_right(prediction.rows)
     total = len(images) if isinstance(images, ImageSet) else None
     if indices is not None:
         total = prediction.next + len(indices)
@@ -175,11 +176,20 @@ def read_predictions(
             if not filled:
                 prediction.rows += [part[:, :needed]] if part.shape[1] else []
                 prediction.broken += broken
+                hits, seen = _counted_right([part])
+                right, known = right + hits, known + seen
             filled = filled or needed is not None
             prediction.next += part.shape[1] + len(broken)
-        run.after_batch(f"predict {images.split}", prediction.next, total)
+        # The first answer that a person waits for; of a split that is read in part it would not be the accuracy.
+        said = f" · accuracy {right / known:.1%}" if known and enough is None else ""
+        run.after_batch(f"predict {images.split}{said}", prediction.next, total)
         if filled:
             return
+
+
+def _counted_right(rows: Sequence[NDArray[np.float64]]) -> tuple[int, int]:
+    """How many images of these parts (4,B) are right, and how many there are."""
+    return sum(int((part[1] == part[2]).sum()) for part in rows), sum(part.shape[1] for part in rows)
 
 
 def checked(prediction: Predictions, split: str) -> Predictions:

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 
 from modeldoctor.diagnosis.state import Looks
 from modeldoctor.evaluate.statistics import LEVEL, wilson
@@ -193,7 +193,7 @@ def _by_features(
         warnings.simplefilter("ignore", UserWarning)  # an empty cluster: fewer kinds of images than clusters
         directions = (looks.features / lengths).astype(np.float64)
         begin = np.random.default_rng([seed, 4]).choice(len(directions), _CLUSTERS, replace=False)
-        _, cluster = kmeans2(directions, directions[begin], minit="matrix")
+        _, cluster = scipy.cluster.vq.kmeans2(directions, directions[begin], minit="matrix")
     for number in range(_CLUSTERS):
         there = np.asarray(cluster == number)
         if there.any():

@@ -173,7 +173,7 @@ def _whose_harm(against_control: Comparison) -> str:
 
 
 def _said(comparison: Comparison) -> str:
-    word = "better than" if comparison.better else "worse than" if comparison.worse else "not set apart from"
+    word = "better than" if comparison.better else "worse than" if comparison.worse else "not proven different from"
     d = comparison.difference
     return (
         f"{word} {comparison.baseline} ({100 * d.value:+.2f} points, 95% interval {100 * d.low:+.2f} to "

@@ -77,7 +77,7 @@ class Predictions:
         """(R,S), which predictions are right.
 
         Raises:
-            ValueError: not one row a seed and one column an image.
+            ValueError: not one row per seed and one column per image.
         """
         if self.predicted.shape != (len(self.seeds), len(held_out.labels)):
             raise ValueError(

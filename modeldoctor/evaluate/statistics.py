@@ -27,14 +27,14 @@ Statistics, and why these:
   of each of the four outcomes. Centre and standard error are those of the images so completed, the interval is as wide
   as theirs; the value stays the images'.
 - **Verdict.** `improved` needs all comparisons to say so, each at 95%, which needs no correction (intersection-union,
-  Berger 1982); `harmed` needs one of them, which does (Bonferroni). The test speaks for the images, the interval for
+  Berger 1982); `harmed` needs one of them, which does (Bonferroni). The test is about the images, the interval about
   images and runs, and both must agree.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy import signal, stats
+import scipy
 
 from modeldoctor.evaluate.metrics import HeldOut, Patterns, Rule, by_run
 from modeldoctor.results.diagnosis import Bools, Floats, Ints
@@ -56,7 +56,7 @@ def wilson(hits: float, images: int, level: float = LEVEL) -> Estimate:
     """
     if not images:
         return UNDEFINED
-    share, z = hits / images, float(stats.norm.ppf(0.5 + level / 2))
+    share, z = hits / images, float(scipy.stats.norm.ppf(0.5 + level / 2))
     centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
     return Estimate(value=share, low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)))
@@ -102,7 +102,7 @@ def _interval(
     deviations = _with_runs(resampled - centre, by_seed, seed)
     tail = 0.5 + LEVEL / 2
     if small:  # quantiles would be steps
-        half = float(np.std(deviations) * stats.norm.ppf(tail))
+        half = float(np.std(deviations) * scipy.stats.norm.ppf(tail))
         low, high = min(centre - half, value), max(centre + half, value)
     else:
         low, high = value - np.quantile(deviations, [tail, 1 - tail])
@@ -115,7 +115,7 @@ def _with_runs(of_images: Floats, by_seed: Floats, seed: int) -> Floats:
     spread = np.var(by_seed, ddof=1) / runs if runs > 1 else 0.0
 
     def wider(freedom: float) -> float:
-        return float(stats.t.ppf(0.5 + LEVEL / 2, freedom) / stats.norm.ppf(0.5 + LEVEL / 2))
+        return float(scipy.stats.t.ppf(0.5 + LEVEL / 2, freedom) / scipy.stats.norm.ppf(0.5 + LEVEL / 2))
 
     if runs == 2:
         return of_images + of_runs * wider(1)
@@ -181,7 +181,7 @@ def _resampled_runs(by_seed: Floats, resamples: int, seed: int) -> Floats:
 def mcnemar(seed: int, right: Bools, baseline: Bools) -> McNemar:
     """McNemar's exact test: two-sided binomial on the discordant images (S,); p = 1 if there are none."""
     wins, losses = int((right & ~baseline).sum()), int((~right & baseline).sum())
-    p_value = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    p_value = float(scipy.stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
     return McNemar(seed=seed, wins=wins, losses=losses, p_value=p_value)
 
 
@@ -200,8 +200,8 @@ def sign_flip(right: Bools, baseline: Bools) -> float:
     for size, images in enumerate(np.bincount(np.abs(difference))):
         if size and images:
             spaced = np.zeros(size * images + 1)
-            spaced[::size] = stats.binom.pmf(np.arange(images + 1), images, 0.5)
-            total = signal.convolve(total, spaced)
+            spaced[::size] = scipy.stats.binom.pmf(np.arange(images + 1), images, 0.5)
+            total = scipy.signal.convolve(total, spaced)
     reachable = 2 * np.arange(len(total)) - (len(total) - 1)
     return float(np.clip(total[np.abs(reachable) >= abs(difference.sum())].sum(), 0, 1))
 

@@ -42,7 +42,7 @@ def open_network(
 
     Raises:
         UsageError: the selection names no layer.
-        GraphError: not even a plain forward pass gives one row of logits an image.
+        GraphError: not even a plain forward pass gives one row of logits per image.
     """
     hooked_because: str
     try:

@@ -77,7 +77,7 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
         example: images (B,C,H,W) with B >= 2, on the network's device and in its dtype.
 
     Raises:
-        GraphError: the network cannot be exported, or its output is not one row of logits an image.
+        GraphError: the network cannot be exported, or its output is not one row of logits per image.
     """
     if network.training:
         raise GraphError("the network is in training mode", expected="network.eval() before it is captured")
@@ -204,7 +204,7 @@ def _logits(graph: fx.Graph) -> list[fx.Node]:
     found = [node for node in outputs if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].ndim == 2]
     if found:
         return found
-    raise GraphError("the network's output is not one row of logits an image", expected="a tensor (B,N)")
+    raise GraphError("the network's output is not one row of logits per image", expected="a tensor (B,N)")
 
 
 def _descendants(starts: Iterable[fx.Node]) -> set[fx.Node]:
@@ -246,7 +246,7 @@ def _layer_nodes(graph: fx.Graph, image: fx.Node, logits: fx.Node, network: nn.M
 
 
 def _is_of_images(node: fx.Node, image: fx.Node) -> bool:
-    """Whether a value is a tensor with one row an image: windows and patches may be folded into its first dimension."""
+    """Whether a tensor has one row per image: windows and patches may be folded into its first dimension."""
     value, batch = node.meta.get("val"), image.meta["val"].shape[0]
     if not isinstance(value, Tensor) or not value.ndim:
         return False

@@ -24,7 +24,7 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     output = network(images)
     logits = next(iter(output), None) if isinstance(output, list | tuple) else output
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise GraphError("the network's output is not one row of logits an image", expected="a tensor (B,N)")
+        raise GraphError("the network's output is not one row of logits per image", expected="a tensor (B,N)")
     return logits
 
 

@@ -1,6 +1,6 @@
 """The channel and space constraints, Eq. 5 and 6, and the keep term, as pure functions of what is attributed to maps.
 
-Each gives one value an image; the caller averages over the images that it applies to, so that a weight means the same
+Each gives one value per image; the caller averages over the images that it applies to, so that a weight means the same
 at every batch size. All are differentiable in the maps and in the suffix's weights (double backward).
 
 Shapes: B images, J noise draws, K channels, H x W positions, N classes.

@@ -46,7 +46,7 @@ def line_chart(
         lines: drawn in this order.
         ticks: places on the x axis and what is written there.
         x_label: what x is.
-        label: what the chart shows, for who cannot see it.
+        label: alt text: what the chart shows.
         share: whether y is a share, written in percent.
         whole: whether the axis of a share runs from 0 to 100%, else over what there is.
         x_range: first and last x; those of the points without.

@@ -11,12 +11,13 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import scipy
 import yaml
 from markupsafe import Markup
-from scipy.cluster import hierarchy
 
 from modeldoctor.errors import counted
 from modeldoctor.report.charts import Line, line_chart, spread_ticks
+from modeldoctor.report.gallery import confusions, images_of_classes
 from modeldoctor.report.model import ClassFigures, DiagnosisFigures, Report
 from modeldoctor.report.pictures import heat_map, shrink
 from modeldoctor.report.results import HistoryRow, Results
@@ -38,7 +39,7 @@ from modeldoctor.results.summary import confusion
 from modeldoctor.results.trial import Estimate, Trial
 
 _CELLS = 4_000_000
-"""Cells of all heat maps together; a PNG of one takes at most a byte a cell."""
+"""Cells of all heat maps together; a PNG of one takes at most a byte per cell."""
 _ROWS, _COLUMNS = 300, 900
 _NAMED_ROWS = 40
 """Up to so many classes, a map's rows bear their names."""
@@ -80,6 +81,7 @@ def render_page(report: Report, results: Results) -> str:
         "loss_charts": history_charts(results.history),
         "maps": before_after(results.maps, class_names(report)) if results.maps else None,
         "depth_chart": None, "heat_maps": (), "pairs": None, "stability_chart": None, "shown": {}, "seen_at": None,
+        "row_names": [], "confusions": [], "of_classes": [],
     }  # fmt: skip
     if diagnosis is not None and report.diagnosis is not None:
         order = class_order(diagnosis)
@@ -91,6 +93,8 @@ def render_page(report: Report, results: Results) -> str:
             "stability_chart": _stability_chart(report.diagnosis),
             "firmness": firmness_sentence(report.diagnosis.stability) if report.diagnosis.stability else "",
             "shown": shown_images(diagnosis),
+            "confusions": confusions(diagnosis),
+            "of_classes": images_of_classes(diagnosis),
             "seen_at": _seen_at(diagnosis),
         }
     # The page's policy lets this one script run and no other, whatever names and paths hold.
@@ -189,7 +193,7 @@ def class_order(diagnosis: Diagnosis) -> Ints:
     if not diagnosis.layers or not 2 < number <= _MOST_CLUSTERED:
         return np.arange(number)
     profiles = np.nan_to_num(deepest(diagnosis).normalised.astype(np.float64))
-    return np.asarray(hierarchy.leaves_list(hierarchy.linkage(profiles, "average")))
+    return np.asarray(scipy.cluster.hierarchy.leaves_list(scipy.cluster.hierarchy.linkage(profiles, "average")))
 
 
 @dataclass(frozen=True)
@@ -296,7 +300,9 @@ def _stability_chart(found: DiagnosisFigures) -> Markup | None:
     if figures is None:
         return None
     ranges = figures.noise_ranges
-    curves = [("arm-1", figures.right.stability), ("arm-2", figures.wrong.stability)]
+    curves = [("arm-1", figures.right.stability)]
+    if figures.wrong.images:
+        curves.append(("arm-2", figures.wrong.stability))
     if figures.adversarial and figures.adversarial.images:
         curves.append(("arm-4", figures.adversarial.stability))
     # The ranges double or so from one to the next: they are set at even distances.

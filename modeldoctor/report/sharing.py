@@ -9,7 +9,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from modeldoctor.report.model import PairFigures, SharingFigures
 from modeldoctor.results.diagnosis import Bools, Diagnosis, Floats, Ints, LayerDiagnosis
@@ -100,4 +100,4 @@ def _spearman(first: Floats, other: Ints) -> float:
     """NaN where one of them does not vary."""
     if len(first) < 3 or not np.ptp(first) or not np.ptp(other):
         return math.nan
-    return float(stats.spearmanr(first, other).statistic)
+    return float(scipy.stats.spearmanr(first, other).statistic)

@@ -14,7 +14,7 @@ from modeldoctor.report.model import (
     StabilityFigures,
 )
 from modeldoctor.results.diagnosis import Verdict
-from modeldoctor.results.expected import accuracy_doubt
+from modeldoctor.results.expected import accuracy_doubt, trial_doubt
 from modeldoctor.results.trial import Comparison, Cost, Ruling, Trial
 from modeldoctor.results.verdicts import about_verdict, sentence_of, trust_in
 
@@ -87,14 +87,14 @@ def diagnosis_headline(found: DiagnosisFigures) -> str:
     said = (
         f"{found.arch} is right on {percent(found.accuracy)} of {counted(found.images, 'image')} of {found.examined}."
     )
-    if known:
-        worst = min(known, key=lambda row: row.accuracy)
+    if known and found.wrong:
+        worst = min(known, key=lambda row: (row.accuracy, row.name))
         said += f" The worst class is {worst.name} with {percent(worst.accuracy)}."
     if found.explained:
         verdict, count = max(found.verdicts.items(), key=lambda item: item[1])
         were = "was" if found.explained == 1 else "were"
         said += (
-            f" Of {counted(found.explained, 'wrong image')} that {were} explained, {count} got the verdict {verdict}."
+            f" Of {counted(found.explained, 'wrong image')} that {were} explained, {count:,} got the verdict {verdict}."
         )
     stays = found.limits.stays_without_object if found.limits else math.nan
     if not math.isnan(stays):
@@ -128,7 +128,7 @@ def progress_headline(progress: ProgressFigures) -> str:
     whole = sum(run.epochs >= progress.epochs > 0 for run in progress.runs)
     epochs = sum(run.epochs for run in progress.runs)
     return (
-        f"There is no verdict: the trial was interrupted or is still running. {whole} of "
+        f"There is no outcome yet: the trial was interrupted or is still running. {whole} of "
         f"{counted(progress.planned, 'run')} and {epochs} of {counted(progress.planned * progress.epochs, 'epoch')} "
         "are done. The test images have not been read. "
         "The same command with --resume goes on from here."
@@ -139,7 +139,7 @@ def doubt_sentence(report: Report) -> str:
     """What may be wrong where the user's own evaluation gives another accuracy; empty where that was checked."""
     found, trial = report.diagnosis, report.trial
     if trial:
-        return accuracy_doubt(trial.provenance.get("assumed"))
+        return trial_doubt(trial)
     return accuracy_doubt(found.assumed, found.config.expect_accuracy) if found else ""
 
 

@@ -59,7 +59,7 @@ def as_html(diagnosis: Diagnosis) -> str:
 
 
 def plot_kernels(diagnosis: Diagnosis, layer: str | None = None) -> Figure:
-    """Normalised correlation Â (N,K) of a layer: a row a class, a column a kernel, those used by most classes first.
+    """Normalised correlation Â (N,K) of a layer: rows are classes, columns kernels, those used by most classes first.
 
     Args:
         diagnosis: what was found.

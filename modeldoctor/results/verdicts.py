@@ -72,13 +72,14 @@ def _isolated(image: Image, limits: Image | None) -> str:
 def _background(image: Image, limits: Image | None) -> str:
     if image["stays_without_object"] != 1:
         return (
-            f"Before {_share(image['other_backgrounds'])} of other images' backgrounds its object is predicted right."
+            f"Put before other images' backgrounds, its object is predicted right before "
+            f"{_share(image['other_backgrounds'])} of them."
         )
     said = f"With the object removed it is still taken for “{image['predicted']}” ({_share(image['without_object'])})"
     share = None if limits is None else limits.get("stays_without_object")
     if share is None or math.isnan(share):
         return f"{said}."
-    return f"{said}; so are {_share(share)} of the right predictions that were tried."
+    return f"{said}; of the right predictions that were tried {_share(share)} stay the same, too."
 
 
 def _misled(image: Misdiagnosis) -> float:

@@ -279,7 +279,7 @@ def _with_masks(
 
 
 def _mixed(batch: TrainingBatch, alpha: float, rng: np.random.Generator) -> TrainingBatch:
-    """Mixup (Zhang et al., 2018) among the images that are not annotated, one share a batch."""
+    """Mixup (Zhang et al., 2018) among the images that are not annotated, one share per batch."""
     free = torch.nonzero(~batch.annotated)[:, 0]
     if not alpha or not len(free):
         return batch

@@ -9,6 +9,7 @@ from modeldoctor.config.treat import TreatConfig
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.results import run_directory
 from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.expected import check_diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.remarks import seen_images
 from modeldoctor.results.trial import Trial
@@ -67,6 +68,7 @@ def load_and_treat(
         say(annotation_note(prepared.splits.train, prepared.config))
     team.barrier()  # nobody writes before all have looked
     diagnosis = _diagnosis(config, network, _serving_masks(prepared), resume, progress, team)
+    check_diagnosis(diagnosis, config.expect_accuracy)
     return treat(prepared, network, diagnosis, resume=resume, progress=progress, team=team)
 
 

@@ -54,7 +54,7 @@ class Classifier:
     list where one is repeated."""
 
     class_order: str | None = None
-    """How the training sorted its class folders, `text` or `number`, if the user says it; it goes before the names."""
+    """How the training sorted its class folders, `text` or `number`, if the user says it; stronger than the names."""
 
     def example(self, device: torch.device) -> Tensor:
         """Two images (2,C,H,W) of noise; a generator of its own leaves the caller's random state alone."""

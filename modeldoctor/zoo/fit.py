@@ -113,8 +113,8 @@ def fitted(
     Args:
         plan: which architecture.
         tensors: of the file, by its own names.
-        metadata: of the file; it speaks where the tensors do not.
-        wanted: goes before both.
+        metadata: of the file; used where the tensors leave it open.
+        wanted: takes precedence over both.
         meta: build shapes alone.
 
     Raises:
@@ -295,7 +295,7 @@ def _in(name: str, layer: str | None) -> bool:
     return layer is not None and name.startswith(f"{layer}.")
 
 
-# The likeliest cause of a misfit and what to do: the first that recognises it speaks.
+# The likeliest cause of a misfit and what to do: the first that recognises it gives the message.
 CAUSES: tuple[Callable[[Fit], str | None], ...] = (
     _integers,
     _layered_head,

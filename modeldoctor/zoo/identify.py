@@ -97,7 +97,7 @@ def identify(checkpoint: Checkpoint, wanted: Wanted | None = None) -> Identifica
 
     Args:
         checkpoint: its metadata's word on the architecture is not asked.
-        wanted: options that go before what the tensors say.
+        wanted: options that take precedence over what the tensors say.
 
     Raises:
         ArchitectureError: no known network resembles it.

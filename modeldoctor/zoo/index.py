@@ -118,7 +118,7 @@ class Index:
         path.write_bytes(lzma.compress(content.getvalue(), preset=9 | lzma.PRESET_EXTREME))
 
     def joined(self, other: Index) -> Index:
-        """Both indices as one; what `other` says of an architecture goes before."""
+        """Both indices as one; what `other` says of an architecture takes precedence."""
         signatures: dict[str, Signature | None] = dict.fromkeys((*self.refused, *other.refused))
         for index in (self, other):
             rows = zip(

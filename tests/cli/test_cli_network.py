@@ -29,7 +29,7 @@ STATED += ("--resize-mode", "squash")
 def test_they_are_the_same_in_every_command_that_loads_a_network() -> None:
     names = set(NetworkConfig.model_fields) - {"download"}
     for command in (diagnosing.diagnose, diagnosing.annotate, commands.treat):
-        assert names <= set(inspect.signature(command).parameters), command
+        assert names | {"expect_accuracy"} <= set(inspect.signature(command).parameters), command
 
 
 def test_the_printed_command_gives_the_same_diagnosis(call: Call, clinic: Clinic) -> None:
@@ -118,6 +118,25 @@ def test_an_accuracy_that_chance_does_not_explain_ends_with_3(call: Call, clinic
     assert told[0] == 2
     assert "such as 0.787" in told[2]
     assert sorted(Path.cwd().iterdir()) == before  # refused before any work
+
+
+@pytest.mark.filterwarnings("always:.*have fewer than 100 images")
+def test_an_accuracy_that_is_not_the_expected_one_ends_annotation_and_treatment_before_they_begin(
+    call: Call, clinic: Clinic
+) -> None:
+    far = ("--data", clinic.data, "--expect-accuracy", "0.05")
+    code, _, err = call("annotate", clinic.checkpoint, *far, "-o", "todo", "--per-class", "1")
+    assert code == 3
+    assert "--model-option" in err
+    assert not list(Path.cwd().glob("todo/*"))
+    brief = ("--set", "seeds=[0]", "--set", "channel.layers=layer3.0.conv3", "--set", "device=cpu")
+    code, _, err = call("treat", clinic.checkpoint, *far, *brief, "-o", "run")
+    assert code == 3
+    assert "--expect-accuracy" in err
+    assert sorted(path.name for path in Path("run").iterdir()) == ["diagnosis.h5"]
+    said = call("treat", clinic.checkpoint, "--data", clinic.data, *brief, "-o", "run")
+    assert said[0] == 2  # it is of a network that was prepared in another way
+    assert "a new run directory" in said[2]
 
 
 def test_where_an_accuracy_is_not_expected_what_was_assumed_stands_beside_it(

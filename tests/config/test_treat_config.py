@@ -140,7 +140,7 @@ ELSEWHERE = {
     "pilot.ladder": "test_pilot.py", "pilot.epochs": "test_pilot.py", "arms": "test_treatment.py",
     "budget": "test_budget.py", "rounds": "test_budget.py",
     "metric": "test_treatment.py", "log": "test_loggers.py", "workers": "test_batches.py",
-    "device": "test_cuda.py", "memory": "test_memory.py",
+    "device": "test_cuda.py", "memory": "test_memory.py", "expect_accuracy": "test_cli_network.py",
 }  # fmt: skip
 
 

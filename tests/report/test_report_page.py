@@ -72,8 +72,9 @@ def test_a_table_of_markdown_has_as_many_cells_in_each_row(name: str, request: p
 def test_before_and_after_of_an_intervention_stand_beside_each_other(alone: Path) -> None:
     """By hand: image 1 is isolated and was altered twice; image 2 was right without kernel 3."""
     html = made(alone)[0]
-    assert "4 wrong images of <bdi>val</bdi> were examined, in 42 seconds" in html
-    first, second = (html.partition(f"<bdi>val/{number}.png")[2].partition("</article>")[0] for number in (1, 2))
+    assert "4 wrong images of <bdi>val</bdi> were explained" in html
+    assert "<dt>explaining wrong images took</dt><dd>42 seconds</dd>" in html
+    first, second = (html.partition(f'clamp"><bdi>val/{number}.png')[2].partition("</article>")[0] for number in (1, 2))
 
     def tried(card: str) -> list[tuple[str, str, str]]:
         tries = card.partition('class="tries')[2].partition("</div>")[0]
@@ -135,7 +136,8 @@ def test_the_map_of_confusions_keeps_their_direction(tmp_path: Path) -> None:
     """By hand: 0 is taken for 1 and for 2, 1 for 0, and 2 for 1, once each; nothing else is wrong."""
     write_diagnosis(make_diagnosis(), tmp_path / "a.h5")
     html = make_report(tmp_path / "a.h5", formats=["html"]).files[0].read_text(encoding="utf-8")
-    figure = html[html.index("Confusions, brightest: 1 image") :].partition("</figure>")[0]
+    figure = html[html.index("<figcaption>Confusions") :].partition("</figure>")[0]
+    assert "the brightest confusion is 1 image" in html
     assert "true class ↓" in figure
     assert "taken for →" in figure
     encoded = re.search(r"base64,([A-Za-z0-9+/=]+)", figure)

@@ -41,7 +41,7 @@ def test_every_verdict_has_a_row_but_the_one_for_what_is_left() -> None:
         ("isolated", "it turns to cat by 4.2 deviations", "more than right images of “dog” (limit 1.5)"),
         ("unfamiliar", "1.2 times as far from training images", "1.2 times as far from the training images as 99% of"),
         ("mislabelled", "looks like dog, doubt 0.50", "a usual “dog”, and no more like “cat” than others"),
-        ("background", "91.0% without the object", "taken for “dog” (91%); so are 83% of the right predictions"),
+        ("background", "91.0% without the object", "(91%); of the right predictions that were tried 83% stay the same"),
         ("resembles-class", "like fox, by +0.12", "like “fox” than like “cat”: cosine similarity is higher by 0.12."),
         ("foreign-kernels", "without kernel 7: right, 62.5%", "Without kernel 7 of the features it is right"),
         ("unclear", UNCLEAR, "Nothing measured"),
@@ -56,7 +56,7 @@ def test_evidence_is_in_the_words(verdict: str, short: str, long: str) -> None:
 def test_an_image_that_other_backgrounds_turn_right_says_so() -> None:
     image = IMAGE | {"verdict": "background", "stays_without_object": 0.0}
     assert evidence_of(image) == "right before 75% of other backgrounds"
-    assert "Before 75% of other images" in sentence_of(image, LIMITS)
+    assert "right before 75% of them" in sentence_of(image, LIMITS)
 
 
 def test_of_a_class_that_could_not_be_measured_it_is_said() -> None:

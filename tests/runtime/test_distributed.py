@@ -91,7 +91,7 @@ def test_shares_are_all_rows_once() -> None:
 
 
 def test_what_several_processes_cannot_do_is_refused_once(tmp_path: Path) -> None:
-    done = torchrun("-m", "modeldoctor", "demo", tmp_path / "demo")
+    done = torchrun("-m", "modeldoctor", "demo", "-o", tmp_path / "demo")
     assert done.returncode != 0
     assert done.stderr.count("2 processes for demo") == 1
     assert not (tmp_path / "demo").exists()

@@ -1,0 +1,100 @@
+"""The wrong images of a diagnosis for the page: which class is taken for which, and every class's images in turn."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from modeldoctor.results.diagnosis import Diagnosis, Misdiagnosis
+from modeldoctor.results.summary import confusion, image_record
+from modeldoctor.results.verdicts import most_telling, sentence_of
+
+_PAIRS = 8
+_MOST_OF_CLASS = 20
+"""Images of a class on the page; the table beside the diagnosis has all."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one class that are taken for another.
+
+    Attributes:
+        label, predicted: names.
+        wrong: how many there are.
+        images: of the class, right and wrong.
+        verdict: their most frequent verdict with its count; empty where none was explained.
+    """
+
+    label: str
+    predicted: str
+    wrong: int
+    images: int
+    verdict: str
+
+
+@dataclass(frozen=True)
+class WrongImage:
+    """One wrong image in words."""
+
+    path: str
+    predicted: str
+    confidence: float
+    verdict: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """The wrong images of a class that were explained, the most telling first.
+
+    Attributes:
+        name: of the class.
+        explained: how many there are; at most twenty are in `shown`.
+    """
+
+    name: str
+    explained: int
+    shown: tuple[WrongImage, ...]
+
+
+def confusions(diagnosis: Diagnosis) -> list[Confusion]:
+    """The pairs of classes that most images are taken for each other in, with their direction."""
+    counts = confusion(diagnosis, diagnosis.rows(diagnosis.examined))
+    images = counts.sum(axis=1)
+    np.fill_diagonal(counts, 0)
+    found = []
+    for place in np.argsort(-counts, axis=None, kind="stable")[:_PAIRS].tolist():
+        label, predicted = divmod(place, len(counts))
+        if not counts[label, predicted]:
+            break
+        verdicts = Counter(
+            image.verdict
+            for image in diagnosis.misdiagnosed
+            if (image.label, image.predicted) == (label, predicted)
+        )  # fmt: skip
+        said = "".join(f"{verdict} ({number})" for verdict, number in verdicts.most_common(1))
+        names = diagnosis.classes[label], diagnosis.classes[predicted]
+        found.append(Confusion(*names, int(counts[label, predicted]), int(images[label]), said))
+    return found
+
+
+def images_of_classes(diagnosis: Diagnosis) -> list[ClassImages]:
+    """The explained wrong images class by class; the class with most of them first."""
+    by_class: defaultdict[int, list[Misdiagnosis]] = defaultdict(list)
+    for image in diagnosis.misdiagnosed:
+        by_class[image.label].append(image)
+    limits = asdict(diagnosis.limits) if diagnosis.limits else None
+    found = []
+    for label, images in sorted(by_class.items(), key=lambda item: (-len(item[1]), item[0])):
+        records = [image_record(diagnosis, image) for image in most_telling(images, _MOST_OF_CLASS)]
+        shown = (
+            WrongImage(
+                record["path"], record["predicted"], record["confidence"], record["verdict"],
+                sentence_of(record, limits),
+            )
+            for record in records
+        )  # fmt: skip
+        found.append(ClassImages(diagnosis.classes[label], len(images), tuple(shown)))
+    return found
