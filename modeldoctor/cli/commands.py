@@ -112,7 +112,7 @@ def treat(
     budget: Annotated[
         str | None, typer.Option(help="Time for the trial, e.g. 30m: weak remedies are stopped on validation.")
     ] = None,
-    log: Annotated[str | None, typer.Option(help="tensorboard, mlflow or wandb: tell it of every epoch, too.")] = None,
+    log: Annotated[str | None, typer.Option(help="tensorboard, mlflow or wandb: log every epoch there, too.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted trial.")] = False,
     require_improvement: Annotated[
         bool, typer.Option("--require-improvement", help="Exit with 4 unless the outcome is `improved`.")

@@ -63,11 +63,11 @@ class DiagnoseConfig(Model):
     """T: images per class that go into the class correlation."""
     samples_precision: float | None = Field(default=None, gt=0)
     """In the place of `samples_per_class`, for each class as many images as bring the median relative standard error of
-    its correlated kernels to this share at every layer, by what 16 images per class show; None takes T as it is."""
+    its correlated kernels to this share at every layer, by what 16 images per class show; null takes T as it is."""
     min_confidence: float = Field(default=0.9, ge=0, le=1)
     """Only images predicted right with at least this softmax go into the class correlation."""
     threshold: float = Field(default=0.2, ge=0, le=1)
-    """v: a kernel is correlated with a class from this share of the class's range on."""
+    """v: minimum normalised correlation (0 to 1 within the class) of a kernel that counts as used by the class."""
     noise_ranges: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.1, 0.2, 0.5, 1.0, 2.0), min_length=1)
     """Ascending noise ranges at which an image's stability is measured, in units of each layer's standard deviation."""
     max_explained: int = Field(default=1000, ge=0)
@@ -75,8 +75,8 @@ class DiagnoseConfig(Model):
     shown: int = Field(default=10, ge=0, le=1000)
     """Wrong images of which maps are kept for the report: those with the clearest verdicts."""
     fgsm_epsilon: float = Field(default=2 / 255, ge=0, le=1)
-    """Step of FGSM, for pixels in [0, 1], that makes the adversarial images whose stability is measured; 0 leaves them
-    out."""
+    """Step of FGSM (2/255), for pixels in [0, 1], that makes the adversarial images whose stability is measured; 0
+    leaves them out."""
     scan: Literal["enough", "all"] = "enough"
     """`enough` stops reading a class of `split` once it has `samples_per_class` right, confident images; `all` reads
     every image, so that the split has an accuracy, too."""
@@ -91,6 +91,7 @@ class DiagnoseConfig(Model):
     """The share of right images of `examine` that your own evaluation gave: the command ends with 3 where the accuracy
     is farther away than chance allows. Changes no figure."""
     seed: int = Field(default=0, ge=0)
+    """Of all random choices: samples, noise, wrong images to explain."""
     batch_size: int = Field(default=16, ge=1)
     """Images that are read and run at once; changes no figure."""
     workers: int | None = Field(default=None, ge=0)

@@ -79,19 +79,19 @@ class NetworkConfig(Model):
     head: str | None = None
     """Layers of a head in the place of the network's own: Linear,ReLU,Linear; null: one linear layer is found."""
     input_size: int | None = Field(default=None, ge=1)
-    """Pixels; null: the file's, else the network's own."""
+    """Pixels; null: as recorded in the file, else the network's own."""
     mean: tuple[float, ...] | None = None
-    """One value, or one a channel, for pixels in [0, 1]; null: the file's, else the library's."""
+    """One value, or one per channel, for pixels in [0, 1]; null: as recorded in the file, else the library's."""
     std: tuple[float, ...] | None = None
     """As mean."""
     interpolation: Interpolation | None = None
-    """nearest, bilinear or bicubic; null: the file's, else the library's."""
+    """nearest, bilinear or bicubic; null: as recorded in the file, else the library's."""
     crop_pct: float | None = Field(default=None, gt=0, le=1)
-    """Crop size / resize size, as in timm; null: the file's, else the library's."""
+    """Crop size / resize size, as in timm; null: as recorded in the file, else the library's."""
     resize_mode: ResizeMode | None = None
-    """shortest, squash or pad; null: the file's, else the library's."""
+    """shortest, squash or pad; null: as recorded in the file, else the library's."""
     class_order: str | None = None
-    """text, number, names separated by commas, or a file of them: the order of the logits; null: the file's."""
+    """text, number, names separated by commas, or a file of them: the order of the logits; null: as recorded."""
     model_options: dict[str, Any] = Field(default={})
     """Further arguments for the network's constructor, such as output_stride: 8; for what no weight shows."""
 
@@ -149,13 +149,13 @@ class SpaceConfig(Model):
     annotated_share: float = Field(default=0.25, ge=0, le=1)
     """Share of each batch that is drawn from the annotated images, by `treat` and `hard-examples`."""
     propagated_per_class: int = Field(default=0, ge=0)
-    """Further training images per class that get a mask found from the annotated ones, if that works; chosen alike."""
+    """Further training images per class that get a mask found from the annotated ones, if that works."""
     most_repeats: int = Field(default=30, ge=1)
     """How often this share may hold one image per epoch, at most; of few images the share is smaller instead."""
 
 
 class AugmentationConfig(Model):
-    """How training pictures are changed, the same in every arm; a mask takes its picture's way."""
+    """How training pictures are changed, the same in every arm; a mask moves with its picture."""
 
     shift: float = Field(default=0.04, ge=0, le=0.5)
     """Random translation, as a share of the edge; edges are repeated."""
@@ -181,7 +181,7 @@ class TrainingConfig(Model):
     optimizer: str | None = None
     """A name of timm's optimizer factory; else sgd."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """At its highest; else 0.03."""
+    """The highest of the schedule; else 0.03."""
     schedule: Literal["cosine", "tanh", "poly", "none"] = "cosine"
     """A name of timm's scheduler factory, stepped with every update; none keeps the learning rate."""
     warmup_epochs: int = Field(default=0, ge=0)
@@ -195,7 +195,7 @@ class TrainingConfig(Model):
     mixup: float = Field(default=0.0, ge=0)
     """Beta distribution's parameter of mixup among images without a constraint; 0 mixes none."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of an average of the weights, which is then what validation judges and the arm hands on; 0 keeps none."""
+    """Decay of an average of the weights, which is then what validation judges and the arm returns; 0 keeps none."""
     amp: Literal["none", "bfloat16", "float16"] = "none"
     """Type of the forward pass where autocast reduces it, for GPUs; constraints are always in float32."""
     clip_norm: float = Field(default=5.0, gt=0)
@@ -256,7 +256,7 @@ class TreatConfig(Model):
     """The share of right images that your own evaluation gave, of `val` (without one: of all images): the command ends
     with 3 before any training where the accuracy is farther away than chance allows. Changes no figure."""
     log: LoggerName | None = None
-    """tensorboard, mlflow or wandb: tell it of every epoch, too; each is an extra of that name. Changes no figure."""
+    """tensorboard, mlflow or wandb: every epoch is logged there, too; each is an extra. Changes no figure."""
     workers: int | None = Field(default=None, ge=0)
     """Processes that read images; by default none beside a CPU, up to 8 beside a GPU. Changes no figure."""
     device: str = "auto"

@@ -15,6 +15,7 @@ from modeldoctor.config.treat import Metric, TreatConfig
 from modeldoctor.errors import ConfigError
 from modeldoctor.runtime.reading import SETTINGS_MOST, content, plain_yaml
 
+_MIB = 2**20
 _TO_FILL = "???"
 
 
@@ -148,7 +149,8 @@ def _range(metadata: Sequence[Any]) -> Iterator[str]:
     for mark, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
         for field in metadata:
             if getattr(field, mark, None) is not None:
-                yield f"{sign} {getattr(field, mark)}"
+                bound = getattr(field, mark)
+                yield f"{sign} {bound}" if bound < _MIB else f"{sign} {bound // _MIB} MiB"
 
 
 def _parsed(change: str) -> tuple[str, Any]:

@@ -136,7 +136,7 @@ def predict(run: Run, images: AnySet) -> Predictions:
         DataError: not one image can be read.
     """
     prediction = run.state.predictions.setdefault(images.split, Predictions())
-    read_predictions(run, images, rest_of(images, prediction))
+    read_predictions(run, images, rest_of(images, prediction), whole=True)
     return checked(prediction, images.split)
 
 
@@ -150,12 +150,15 @@ def read_predictions(
     images: AnySet,
     indices: NDArray[np.int64] | None,
     enough: Callable[[NDArray[np.float64]], int | None] | None = None,
+    *,
+    whole: bool = False,
 ) -> None:
     """Predict these images, None for all, and add them to the state.
 
     Args:
         indices: ascending.
         enough: given the next rows (4,B), how many of them are the last that are needed, or None to go on.
+        whole: whether these are all of the split, so that its accuracy can be told on the way.
     """
     prediction = run.state.predictions[images.split]
     right, known = _counted_right(prediction.rows)
@@ -180,8 +183,7 @@ def read_predictions(
                 right, known = right + hits, known + seen
             filled = filled or needed is not None
             prediction.next += part.shape[1] + len(broken)
-        # The first answer that a person waits for; of a split that is read in part it would not be the accuracy.
-        said = f" · accuracy {right / known:.1%}" if known and enough is None else ""
+        said = f" · accuracy {right / known:.1%}" if known and whole else ""
         run.after_batch(f"predict {images.split}{said}", prediction.next, total)
         if filled:
             return

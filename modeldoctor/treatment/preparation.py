@@ -34,11 +34,7 @@ UNSTATED = {
 }  # fmt: skip
 """Training settings where neither the configuration nor the checkpoint states one."""
 _EXPLAINED = 100
-<<<<<<< HEAD
-_CHANGE_NO_FIGURE = {"output", "workers", "device", "memory", "log", "budget"}
-=======
-_CHANGE_NO_FIGURE = {"output", "workers", "device", "memory", "log", "expect_accuracy"}
->>>>>>> a4a8656 (The page: what is taken for what, every class's wrong images with their evidence, figures folded; an expected accuracy in annotate and treat; scipy is loaded where it is used; demo -o)
+_CHANGE_NO_FIGURE = {"output", "workers", "device", "memory", "log", "budget", "expect_accuracy"}
 _RECORDED = {"optimizer": "opt", "learning_rate": "lr", "label_smoothing": "smoothing"}
 
 
