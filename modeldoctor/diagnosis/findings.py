@@ -140,7 +140,7 @@ def _wrong_reason(
         f"{worst}; {len(background)} of {len(images)} wrong images are misled by their background",
         action="treat with object masks (the space constraint), or collect images of each class before other "
         "backgrounds",
-        command="modeldoctor treat --masks MASKS",
+        command="modeldoctor treat CKPT --data DIR --masks MASKS",
         wrong=round(scale * len(background)),
         samples=tuple(image.sample for image in background[:_EXAMPLES]),
     )
