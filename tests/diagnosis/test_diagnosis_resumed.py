@@ -39,8 +39,9 @@ def stop_at(stage: str, batch: int) -> Callable[[str, int, int | None], None]:
 
     def progress(name: str, done: int, total: int | None) -> None:
         nonlocal told
-        told += name == stage
-        if name == stage and told == batch:
+        here = name.partition(" · ")[0] == stage
+        told += here
+        if here and told == batch:
             os.kill(os.getpid(), signal.SIGINT)
 
     return progress
@@ -69,13 +70,15 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert caught.value.exit_code == 130
     assert [path.name for path in tmp_path.iterdir()] == ["d.h5.partial"]
     stages: list[str] = []
-    resumed = diagnose(network, clinic.data, **run, resume=True, progress=lambda name, *_: stages.append(name))
+    resumed = diagnose(
+        network, clinic.data, **run, resume=True, progress=lambda name, *_: stages.append(name.partition(" · ")[0])
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["d.h5"]
     assert_equal_bits(resumed, noisy)
     assert_equal_bits(read_diagnosis(output), read_written(noisy, tmp_path))
     order = [
-        "predict train",
         "predict val",
+        "predict train",
         "scale",
         "correlate",
         "explain",
@@ -225,7 +228,7 @@ def test_a_network_in_training_mode_is_diagnosed_in_eval_mode(
 @pytest.mark.parametrize("stage", ["predict train", "correlate", "explain"])
 def test_an_exception_leaves_the_network_as_it_was(clinic: Clinic, untouched: Classifier, stage: str) -> None:
     def fail(name: str, done: int, total: int | None) -> None:
-        if name == stage:
+        if name.startswith(stage):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
