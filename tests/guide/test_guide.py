@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import shutil
@@ -48,6 +49,31 @@ def test_commands_name_only_what_exists(page: str, words: list[str]) -> None:
     options = {name for parameter in known[words[0]].params for name in parameter.opts}
     named = {word.partition("=")[0].strip("[]") for word in words if word.strip("[").startswith("-")}
     assert named <= options
+
+
+FOREIGN = {"--labels", "--nodata", "--autosave", "--nproc-per-node"}
+"""Options of LabelMe and torchrun."""
+
+
+def test_every_option_that_is_named_anywhere_exists() -> None:
+    """In messages, hints, help, the page and the guide: whoever follows a hint must not be told `no such option`."""
+    given = {
+        option
+        for command in typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    package, texts = ROOT / "modeldoctor", dict(PAGES)
+    for path in package.rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        said = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        texts[str(path)] = "\n".join(said)
+    for path in package.rglob("templates/*.html"):
+        # Custom properties of a style are written as options are.
+        texts[str(path)] = re.sub(r"--[a-z]+:", "", path.read_text(encoding="utf-8"))
+    named = {(word, page) for page, text in texts.items() for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
+    assert len(named) > 100
+    assert {(word, page) for word, page in named if word not in given | FOREIGN | {"--help", "--version"}} == set()
 
 
 def workflows() -> dict[str, list[str]]:
