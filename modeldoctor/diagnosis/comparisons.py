@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeldoctor.diagnosis.state import Looks
+from modeldoctor.results.altered import SLIGHT
 from modeldoctor.results.diagnosis import Floats
 
 NEIGHBOURS = 5
@@ -77,9 +78,10 @@ def label_doubt(looks: Looks, predicted: NDArray[np.int64], similarity: Floats) 
     A mislabelled image is a right image of the predicted class p whose label y says nothing about it. So it ranks
     anywhere among right images of p: by its margin over y, by its dissimilarity to training images of y, by its
     similarity to training images of p, and by its margin over the runner-up; an error ranks low in one of them. Doubt
-    is the geometric mean of the four ranks, each the share of right images of p that it exceeds or equals. Ranks need
-    no temperature, unlike confident learning's probabilities (Northcutt et al. 2021), and between classes that are
-    alike the usual is what they are measured by.
+    is the geometric mean of the four ranks, each the share of right images of p that it exceeds or equals. Margins are
+    those of the mean logits of the image and its slightly altered copies, which separate errors better than its own.
+    Ranks need no temperature, unlike confident learning's probabilities (Northcutt et al. 2021), and between classes
+    that are alike the usual is what they are measured by.
 
     Args:
         looks: the examined images, right and wrong.
@@ -89,8 +91,10 @@ def label_doubt(looks: Looks, predicted: NDArray[np.int64], similarity: Floats) 
     Returns:
         NaN for right images, and where class p has fewer than ten right images or y no training image.
     """
-    margins = looks.logits.max(axis=1, keepdims=True) - looks.logits
-    runner_up = np.partition(margins, 1, axis=1)[:, 1]
+    logits = (looks.logits + len(SLIGHT) * looks.altered) / (1 + len(SLIGHT))
+    margins = logits[np.arange(len(logits)), predicted][:, None] - logits
+    others = np.where(np.arange(logits.shape[1]) == predicted[:, None], np.inf, margins)
+    runner_up = others.min(axis=1)
     found = np.full(len(predicted), np.nan)
     for row, peers in _peers(looks, predicted):
         own, taken_for = int(looks.label[row]), int(predicted[row])

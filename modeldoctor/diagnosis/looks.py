@@ -26,6 +26,8 @@ from modeldoctor.method.noise import Noise
 PIXEL_NOISE = 14 / 255
 """Range of the noise on pixels in [0, 1]: a standard deviation of 8/255."""
 _SMALLER = 0.75
+_SHIFT = 1 / 16
+"""Of the width."""
 
 
 class Views(NamedTuple):
@@ -153,11 +155,13 @@ def _altered_logits(run: Run, images: Tensor, preprocessing: Preprocessing, keys
 
 def slight_alterations(
     images: Tensor, preprocessing: Preprocessing, keys: Sequence[int], seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Three copies (B,C,h,w) that a person takes for the same image, in the order of `altered.SLIGHT`.
+) -> tuple[Tensor, ...]:
+    """Seven copies (B,C,h,w) that a person takes for the same image, in the order of `altered.SLIGHT`.
 
     With noise on the pixels, through a median filter, and made smaller and large again: what hardly moves a right
-    image takes an adversarial one off its place (feature squeezing, Xu et al. 2018).
+    image takes an adversarial one off its place (feature squeezing, Xu et al. 2018). Shifted to either side by a
+    sixteenth, as it is and mirrored: an honest error often turns out otherwise then, an image with a wrong label
+    stays what it shows. Where mirrors are no copies (digits), right images turn as well, and are what is compared with.
 
     Args:
         images: (B,C,h,w), preprocessed.
@@ -171,4 +175,13 @@ def slight_alterations(
     around = pad(pixels, (1, 1, 1, 1), mode="replicate").unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
     noisy, again = pixels + noise, interpolate(small, size=pixels.shape[2:], mode="bicubic")
     median = around.sort(4).values[..., 4]  # CUDA has no repeatable operation for it
-    return tuple((copy.clamp(0, 1) - mean) / std for copy in (noisy, median, again))  # type: ignore[return-value]
+    squeezed = ((copy.clamp(0, 1) - mean) / std for copy in (noisy, median, again))
+    return (*squeezed, *_shifted(images), *_shifted(images.flip(3)))
+
+
+def _shifted(images: Tensor) -> tuple[Tensor, Tensor]:
+    """To the left and to the right; the edge that is left behind is carried on."""
+    width = images.shape[3]
+    step = max(1, round(_SHIFT * width))
+    wide = pad(images, (step, step, 0, 0), mode="replicate")
+    return wide[..., 2 * step :], wide[..., :width]

@@ -20,7 +20,7 @@ from torch import Tensor
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import noted, written_aside
 
-FORMAT = 10
+FORMAT = 11
 
 
 @dataclass

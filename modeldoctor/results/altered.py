@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 WITHOUT_OBJECT, OTHER_BACKGROUND = "object removed", "another background"
-SLIGHT = ("slight noise", "median filter", "smaller and large again")
+SLIGHT = (
+    "slight noise", "median filter", "smaller and large again",
+    "shifted left", "shifted right", "mirrored and shifted left", "mirrored and shifted right",
+)  # fmt: skip
 CHANGES = (WITHOUT_OBJECT, OTHER_BACKGROUND, *SLIGHT)
 """What is done to an image; a file holds places in this tuple."""
 

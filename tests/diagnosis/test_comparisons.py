@@ -14,9 +14,11 @@ from modeldoctor.data import open_data
 from modeldoctor.data.duplicates import find_duplicates
 from modeldoctor.diagnosis.comparisons import label_doubt, pull_to_label, similarities, unfamiliarity
 from modeldoctor.diagnosis.faulty import find_faulty, usual_values
+from modeldoctor.diagnosis.looks import PIXEL_NOISE, slight_alterations
 from modeldoctor.diagnosis.quality import damage_of, image_quality
 from modeldoctor.diagnosis.state import Looks
-from modeldoctor.results.verdicts import DAMAGE, DAMAGES
+from modeldoctor.results.altered import SLIGHT
+from modeldoctor.results.verdicts import DAMAGE, DAMAGES, LABEL_DOUBT
 
 PLAIN = Preprocessing(input_size=(3, 64, 64), mean=(0.0,) * 3, std=(1.0,) * 3)
 
@@ -108,6 +110,36 @@ def test_alterations_that_turn_an_image_to_its_label_are_counted_in_deviations_o
     assert pull[11] == pytest.approx(3.0)
     nine = looks(np.ones((10, 2)), [1] * 9 + [0], logits[2:], altered[2:])
     assert np.isnan(pull_to_label(nine, logits[2:].argmax(1))).all()
+
+
+def test_a_copy_is_what_a_person_takes_for_the_same_image() -> None:
+    """A ramp from 0.1 to 0.8: shifted by a sixteenth of 32 pixels, the edge carried on; and mirrored before that."""
+    ramp = torch.linspace(0.1, 0.8, 32).expand(1, 3, 32, 32)
+    used = PLAIN.model_copy(update={"mean": (0.25,) * 3, "std": (0.5,) * 3})
+    copies = dict(zip(SLIGHT, slight_alterations((ramp - 0.25) / 0.5, used, [0], 0), strict=True))
+    seen = {name: (copy[0, 1, 7] * 0.5 + 0.25).tolist() for name, copy in copies.items()}
+    row = ramp[0, 0, 0].tolist()
+    assert seen["shifted left"] == pytest.approx(row[2:] + row[-1:] * 2)
+    assert seen["shifted right"] == pytest.approx(row[:1] * 2 + row[:-2])
+    assert seen["mirrored and shifted left"] == pytest.approx(row[::-1][2:] + row[:1] * 2)
+    assert seen["mirrored and shifted right"] == pytest.approx(row[-1:] * 2 + row[::-1][:-2])
+    assert seen["median filter"] == pytest.approx(row, abs=1e-6)
+    assert seen["smaller and large again"][4:-4] == pytest.approx(row[4:-4], abs=2e-3)
+    assert 0 < np.abs(np.array(seen["slight noise"]) - row).max() <= PIXEL_NOISE + 1e-6
+
+
+def test_a_label_is_doubted_by_the_copies_too() -> None:
+    """Two images labelled 0 with the logits of a usual 1: the copies of one stay so, those of the other turn back."""
+    rng = np.random.default_rng(0)
+    features, label, logits = clusters(60, rng)
+    references = looks(*clusters(60, rng))
+    features[[0, 2]], logits[[0, 2]] = (0.0, 1.0), (0.0, 20.0)
+    altered = logits.copy()
+    altered[2] = (12.0, 8.0)
+    seen = looks(features, label, logits, altered)
+    doubt = label_doubt(seen, logits.argmax(1), similarities(seen.features, references, 2))
+    assert doubt[0] > 0.3
+    assert doubt[2] < LABEL_DOUBT
 
 
 def faulty_case(spoiled: int) -> tuple[Looks, np.ndarray, np.ndarray]:

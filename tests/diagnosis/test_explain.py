@@ -207,11 +207,11 @@ LIMITS = Limits(
 # What each verdict asks for, and the strength that the distance to its limit gives.
 ABNORMAL = {
     Verdict.DAMAGED: ({"damage": 0.999}, 0.5),
-    Verdict.ISOLATED: ({"pull_to_label": 3.0}, 0.5),
+    Verdict.ISOLATED: ({"pull_to_label": 3.5}, 0.5),
     Verdict.BACKGROUND: ({"without_object": 0.75, "stays_without_object": 1.0}, 0.75),
     Verdict.FOREIGN_KERNELS: ({"faulty_kernel": 3, "without_kernel": 0.6}, 0.6),
     Verdict.UNFAMILIAR: ({"unfamiliarity": 1.7}, (1.7 / 2.7 - 0.85 / 1.85) / (1 - 0.85 / 1.85)),
-    Verdict.MISLABELLED: ({"label_doubt": 0.6}, 0.5),
+    Verdict.MISLABELLED: ({"label_doubt": 0.575}, 0.5),
     Verdict.RESEMBLES_CLASS: ({"resemblance": 0.3}, 0.15),
 }
 
@@ -233,7 +233,7 @@ def test_one_abnormal_figure_gives_its_verdict(verdict: Verdict) -> None:
 @pytest.mark.parametrize(
     "figures",
     [
-        {"damage": 0.998, "unfamiliarity": 0.85, "label_doubt": 0.2, "pull_to_label": 1.5},
+        {"damage": 0.998, "unfamiliarity": 0.85, "label_doubt": 0.15, "pull_to_label": 1.75},
         {"stays_without_object": 0.0, "without_object": 0.9, "resemblance": -0.05},
     ],
 )
