@@ -18,9 +18,9 @@ from modeldoctor.diagnosis.interventions import Backgrounds, is_object, without_
 from modeldoctor.diagnosis.looks import slight_alterations
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.method.maps import thumbnails
-from modeldoctor.results.altered import CHANGES, OTHER_BACKGROUND, SLIGHT, WITHOUT_OBJECT, Altered
+from modeldoctor.results.altered import CHANGES, OTHER_BACKGROUND, OTHER_OBJECT, SLIGHT, WITHOUT_OBJECT, Altered
 from modeldoctor.results.diagnosis import Misdiagnosis, Verdict
-from modeldoctor.results.verdicts import MOST_BACKGROUNDS
+from modeldoctor.results.verdicts import MISLED_OTHERS, MOST_BACKGROUNDS
 
 
 class Alteration(NamedTuple):
@@ -58,9 +58,11 @@ def alter(
         changed = {name: copy[0] for name, copy in zip(SLIGHT, copies, strict=True)}
     elif explained.verdict is Verdict.BACKGROUND and is_object(mask):
         there = mask.to(image.device)
-        changed[WITHOUT_OBJECT] = without_objects(image[None], there[None, None])[0]
+        changed[WITHOUT_OBJECT] = empty = without_objects(image[None], there[None, None])[0]
         if (other := _usual_background(run, image, there, explained, backgrounds)) is not None:
             changed[OTHER_BACKGROUND] = other
+        if (other := _misled_object(run, empty, explained, backgrounds)) is not None:
+            changed[OTHER_OBJECT] = other
     for name, pixels in changed.items():
         confidence, predicted = run.network.logits(pixels[None]).float().softmax(1).max(1)
         (picture,) = thumbnails(pixels[None], preprocessing.mean, preprocessing.std)
@@ -78,6 +80,17 @@ def _usual_background(
         changed = torch.where(mask, image, picture)
         right = int(run.network.logits(changed[None]).argmax()) == explained.label
         if number != explained.predicted and right == usually_right:
+            return changed
+    return None
+
+
+def _misled_object(run: Run, empty: Tensor, explained: Misdiagnosis, backgrounds: Backgrounds | None) -> Tensor | None:
+    """The first other object that is taken for the same class before this background; None unless many are."""
+    if backgrounds is None or not explained.misleads_others > MISLED_OTHERS:
+        return None
+    for picture, there, number in zip(backgrounds.images, backgrounds.objects, backgrounds.label.tolist(), strict=True):
+        changed = torch.where(there, picture, empty)
+        if number != explained.predicted and int(run.network.logits(changed[None]).argmax()) == explained.predicted:
             return changed
     return None
 

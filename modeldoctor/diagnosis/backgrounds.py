@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modeldoctor.data.outputs import AnySet
-from modeldoctor.diagnosis.interventions import Backgrounds, is_object, without_objects
+from modeldoctor.diagnosis.interventions import Backgrounds, is_object
 from modeldoctor.diagnosis.passes import Run
 
 _BACKGROUNDS, _CLASSES = 16, 8
@@ -26,18 +26,17 @@ def read_backgrounds(run: Run, images: AnySet) -> Backgrounds | None:
     per_class = _BACKGROUNDS // len(classes)
     chosen = np.concatenate([order[label[order] == number][: per_class * _READ_PER_BACKGROUND] for number in classes])
     rank = {key: place for place, key in enumerate(index[chosen].tolist())}
-    found: list[tuple[int, int, Tensor]] = []
+    found: list[tuple[int, int, Tensor, Tensor]] = []
     for batch in run.batches(images, np.sort(index[chosen]), run.chunks.batch):
         for row, mask in enumerate(batch.masks or ()):
             if is_object(mask):
-                empty = without_objects(batch.images[row : row + 1], mask[None, None])[0]
-                found.append((rank[int(batch.indices[row])], int(batch.labels[row]), empty))
-    kept: list[tuple[int, Tensor]] = []
+                found.append((rank[int(batch.indices[row])], int(batch.labels[row]), batch.images[row], mask[None]))
+    kept: list[tuple[int, Tensor, Tensor]] = []
     everywhere = [background for part in run.team.all_gather(found) for background in part]
-    for _, number, picture in sorted(everywhere, key=lambda background: background[0]):
-        if sum(number == other for other, _ in kept) < per_class:
-            kept.append((number, picture))
+    for _, number, picture, there in sorted(everywhere, key=lambda background: background[0]):
+        if sum(number == other for other, *_ in kept) < per_class:
+            kept.append((number, picture, there))
     if not kept:
         return None
-    numbers, pictures = zip(*kept, strict=True)
-    return Backgrounds(torch.stack(pictures).to(run.device), torch.tensor(numbers))
+    numbers, pictures, objects = zip(*kept, strict=True)
+    return Backgrounds(torch.stack(pictures).to(run.device), torch.stack(objects).to(run.device), torch.tensor(numbers))

@@ -88,6 +88,7 @@ class Evidence(NamedTuple):
     without_object: float
     stays_without_object: float
     other_backgrounds: float
+    misleads_others: float
 
 
 def gather_evidence(

@@ -1,4 +1,4 @@
-"""What would have made an image right? Its object removed, or put before other images' backgrounds.
+"""What would have made an image right? Its object removed, put before other images' backgrounds, or others before its.
 
 Shapes: B images, C channels, h x w pixels, G backgrounds.
 """
@@ -15,14 +15,26 @@ from torch import Tensor
 from modeldoctor.graph import LayeredNetwork
 
 _LEAST = 2
-"""An image is tried before as many backgrounds at least."""
+"""An image is tried with as many others at least."""
 
 
 class Backgrounds(NamedTuple):
-    """Pictures (G,C,h,w) of right images without their objects (see `without_objects`); their classes (G,)."""
+    """Right images that lend their backgrounds and objects.
 
-    pictures: Tensor
+    Attributes:
+        images: (G,C,h,w).
+        objects: (G,1,h,w) bool, True on the object.
+        label: (G,) classes.
+    """
+
+    images: Tensor
+    objects: Tensor
     label: Tensor
+
+    @property
+    def pictures(self) -> Tensor:
+        """(G,C,h,w), without their objects (see `without_objects`)."""
+        return without_objects(self.images, self.objects)
 
 
 def without_objects(images: Tensor, objects: Tensor) -> Tensor:
@@ -40,58 +52,74 @@ def intervene(
     labels: Tensor,
     predicted: Tensor,
 ) -> list[dict[str, Any]]:
-    """What the prediction is without the object, and with the object before other backgrounds.
+    """What the prediction is without the object, with the object before other backgrounds, and of other objects here.
 
     Args:
         network: makes logits.
-        backgrounds: None: the second is not tried.
+        backgrounds: None: the first alone is tried.
         images: (B,C,h,w).
         masks: for each image (h,w) bool, True on the object, or None.
         labels, predicted: (B,) true and predicted classes.
 
     Returns:
-        `without_object`, `stays_without_object` and `other_backgrounds` of each image, as in `Misdiagnosis`; NaN
-        without a mask, and where the mask leaves no background or no object.
+        `without_object`, `stays_without_object`, `other_backgrounds` and `misleads_others` of each image, as in
+        `Misdiagnosis`; NaN without a mask, and where the mask leaves no background or no object.
     """
-    names = ("without_object", "stays_without_object", "other_backgrounds")
+    names = ("without_object", "stays_without_object", "other_backgrounds", "misleads_others")
     found: list[dict[str, Any]] = [dict.fromkeys(names, math.nan) for _ in range(len(images))]
     rows = [i for i, mask in enumerate(masks or ()) if is_object(mask)]
     if not rows or not masks:
         return found
     objects = torch.stack([mask for i in rows if (mask := masks[i]) is not None]).to(images.device)[:, None]
     pixels, classes = images[rows], predicted[rows]
-    probabilities = network.logits(without_objects(pixels, objects)).float().softmax(1)
+    empty = without_objects(pixels, objects)
+    probabilities = network.logits(empty).float().softmax(1)
     sure, same = probabilities.gather(1, classes[:, None])[:, 0], probabilities.argmax(1) == classes
-    others = _on_other_backgrounds(network, backgrounds, pixels, objects, labels[rows], classes)
-    for row, *values in zip(rows, sure.tolist(), same.float().tolist(), others, strict=True):
+    wrong = torch.nonzero(labels[rows] != classes)[:, 0]
+    others, misled = [math.nan] * len(rows), [math.nan] * len(rows)
+    if backgrounds is not None and len(wrong):
+        part = pixels[wrong], objects[wrong], labels[rows][wrong], classes[wrong]
+        turned = _before_other_backgrounds(network, backgrounds, *part)
+        taken = _others_before_it(network, backgrounds, empty[wrong], classes[wrong])
+        for row, share, share_of_others in zip(wrong.tolist(), turned, taken, strict=True):
+            others[row], misled[row] = share, share_of_others
+    for row, *values in zip(rows, sure.tolist(), same.float().tolist(), others, misled, strict=True):
         found[row] = dict(zip(names, values, strict=True))
     return found
 
 
-def _on_other_backgrounds(
+def _before_other_backgrounds(
     network: LayeredNetwork,
-    backgrounds: Backgrounds | None,
+    backgrounds: Backgrounds,
     images: Tensor,
     objects: Tensor,
     labels: Tensor,
     predicted: Tensor,
 ) -> list[float]:
     """The share of backgrounds, those of the predicted class aside, before which each wrong image is right."""
-    wrong = torch.nonzero(labels != predicted)[:, 0]
-    found = [math.nan] * len(images)
-    if backgrounds is None or not len(wrong):
-        return found
-    right = torch.stack(
-        [
-            network.logits(torch.where(objects[wrong], images[wrong], picture)).argmax(1) == labels[wrong]
-            for picture in backgrounds.pictures
-        ]
-    ).cpu()
-    for column, row in enumerate(wrong.tolist()):
-        other = backgrounds.label != int(predicted[row])
-        if int(other.sum()) >= _LEAST:
-            found[row] = float(right[other, column].float().mean())
-    return found
+    right = [
+        network.logits(torch.where(objects, images, picture)).argmax(1) == labels for picture in backgrounds.pictures
+    ]
+    return _shares(torch.stack(right), backgrounds, predicted)
+
+
+def _others_before_it(
+    network: LayeredNetwork, backgrounds: Backgrounds, empty: Tensor, predicted: Tensor
+) -> list[float]:
+    """The share of objects, those of the predicted class aside, that before each background (B,C,h,w) become it."""
+    taken = [
+        network.logits(torch.where(there, image, empty)).argmax(1) == predicted
+        for image, there in zip(backgrounds.images, backgrounds.objects, strict=True)
+    ]
+    return _shares(torch.stack(taken), backgrounds, predicted)
+
+
+def _shares(true: Tensor, backgrounds: Backgrounds, predicted: Tensor) -> list[float]:
+    """Of (G,B), per image: over the lenders that are not of its predicted class; NaN with fewer than two of them."""
+    asked = backgrounds.label[:, None] != predicted.cpu()
+    number = asked.sum(0)
+    shares = (true.cpu() & asked).sum(0) / number
+    return torch.where(number >= _LEAST, shares, math.nan).tolist()
 
 
 def is_object(mask: Tensor | None) -> TypeGuard[Tensor]:

@@ -45,6 +45,8 @@ class ImageFigures(Model):
     """1 if the prediction is the same then, else 0."""
     other_backgrounds: Number = math.nan
     """Share of other images' backgrounds before which it is right."""
+    misleads_others: Number = math.nan
+    """Share of other images' objects that before its background are taken for the same class."""
     foreign_share: Number
     resembles: str | None
     resemblance: Number

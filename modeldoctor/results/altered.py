@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WITHOUT_OBJECT, OTHER_BACKGROUND = "object removed", "another background"
+WITHOUT_OBJECT, OTHER_BACKGROUND, OTHER_OBJECT = "object removed", "another background", "another object"
 SLIGHT = (
     "slight noise", "median filter", "smaller and large again",
     "shifted left", "shifted right", "mirrored and shifted left", "mirrored and shifted right",
 )  # fmt: skip
-CHANGES = (WITHOUT_OBJECT, OTHER_BACKGROUND, *SLIGHT)
+CHANGES = (WITHOUT_OBJECT, OTHER_BACKGROUND, *SLIGHT, OTHER_OBJECT)
 """What is done to an image; a file holds places in this tuple."""
 
 

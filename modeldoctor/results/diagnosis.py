@@ -35,7 +35,7 @@ class Verdict(StrEnum):
     ISOLATED = "isolated"
     """Slight alterations turn it to its label, as they turn adversarial images (Discovery 2)."""
     BACKGROUND = "background"
-    """With the object removed the prediction stays the same. Needs a mask."""
+    """The background, not the object, carries the prediction. Needs a mask."""
     FOREIGN_KERNELS = "foreign-kernels"
     """Without one kernel, which costs more images than it serves, it is right."""
     UNFAMILIAR = "unfamiliar"
@@ -176,11 +176,10 @@ class Misdiagnosis:
         resembles: the other class whose mean activations the image's resemble most; -1 if there is none.
         resemblance: cosine similarity to those less that to its own class's.
         kernels: the largest foreign kernels, largest first.
-        without_object: softmax of the predicted class when the object's pixels are filled with the mean of its
-            background; NaN without a mask.
-        stays_without_object: whether that prediction is still the same, 1 or 0; NaN without a mask.
-        other_backgrounds: share of backgrounds of other images, those of the predicted class aside, before which its
-            object is predicted right; NaN without a mask.
+        without_object: softmax of the predicted class with its object's pixels filled with its background's mean.
+        stays_without_object: whether that prediction is still the same, 1 or 0; this and the next: NaN without a mask.
+        other_backgrounds: share of other images' backgrounds, none of the predicted class, before which it is right.
+        misleads_others: share of other images' objects, as well, that before its background are predicted as it is.
         damage: 1 less the share of training images that are at least as dark, noisy ...: of what it is most so.
         damage_kind: of what: a place in `verdicts.DAMAGES`; -1 if not measured.
         unfamiliarity: its distance from training images, where 99% of these are at most at 1 from the others.
@@ -207,6 +206,7 @@ class Misdiagnosis:
     without_object: float = math.nan
     stays_without_object: float = math.nan
     other_backgrounds: float = math.nan
+    misleads_others: float = math.nan
     damage: float = math.nan
     damage_kind: int = -1
     unfamiliarity: float = math.nan

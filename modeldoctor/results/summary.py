@@ -210,6 +210,7 @@ def image_record(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
         "without_object": image.without_object,
         "stays_without_object": image.stays_without_object,
         "other_backgrounds": image.other_backgrounds,
+        "misleads_others": image.misleads_others,
         "foreign_share": image.foreign_share,
         "resembles": names[image.resembles] if image.resembles >= 0 else None,
         "resemblance": image.resemblance,

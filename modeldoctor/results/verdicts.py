@@ -21,8 +21,9 @@ PULL, DAMAGE, UNFAMILIARITY, LABEL_DOUBT = 1.75, 0.998, 0.85, 0.15
 """From where on an image counts as isolated, damaged, unfamiliar, mislabelled; see `Misdiagnosis`."""
 BEYOND_DAMAGE = 2.6
 """An image that is more unfamiliar than this is no damaged image of a class."""
-MOST_BACKGROUNDS = 0.5
-"""An image that is right before more of other images' backgrounds than this was misled by its own."""
+MOST_BACKGROUNDS, MISLED_OTHERS = 0.5, 0.3
+"""An image was misled by its background if it is right before more than the first of other images' backgrounds, or if
+more than the second of other images' objects, put before it, are taken for the same class."""
 
 Image = Mapping[str, Any]
 """One wrong image in the summary's plain values; see `Misdiagnosis`. What was not measured is None or NaN."""
@@ -63,13 +64,18 @@ def _number(value: float | None) -> str:
 
 def _isolated(image: Image, limits: Image | None) -> str:
     return (
-        f"Slight noise, blur and shifts turn it towards “{image['label']}” by {_number(image['pull_to_label'])} standard "
-        f"deviations more than right images of “{image['predicted']}” (limit {PULL:g}), as they turn adversarial "
+        f"Slight noise, blur and shifts turn it towards “{image['label']}” by {_number(image['pull_to_label'])} "
+        f"standard deviations more than right images of “{image['predicted']}” (limit {PULL:g}), as they turn adversarial "
         "images."
     )
 
 
 def _background(image: Image, limits: Image | None) -> str:
+    if image["stays_without_object"] != 1 and not (image["other_backgrounds"] or 0) > MOST_BACKGROUNDS:
+        return (
+            f"{_share(image['misleads_others'])} of other images' objects, put before its background, are taken for "
+            f"“{image['predicted']}”, too."
+        )
     if image["stays_without_object"] != 1:
         return (
             f"Put before other images' backgrounds, its object is predicted right before "
@@ -85,12 +91,16 @@ def _background(image: Image, limits: Image | None) -> str:
 def _misled(image: Misdiagnosis) -> float:
     if image.stays_without_object == 1:
         return image.without_object
-    return image.other_backgrounds if image.other_backgrounds > MOST_BACKGROUNDS else 0.0
+    if image.other_backgrounds > MOST_BACKGROUNDS:
+        return image.other_backgrounds
+    return image.misleads_others if image.misleads_others > MISLED_OTHERS else 0.0
 
 
 def _background_figure(image: Image) -> str:
     if image["stays_without_object"] == 1:
         return f"{_share(image['without_object'], 1)} without the object"
+    if not (image["other_backgrounds"] or 0) > MOST_BACKGROUNDS:
+        return f"its background makes {_share(image['misleads_others'])} of other objects {image['predicted']}"
     return f"right before {_share(image['other_backgrounds'])} of other backgrounds"
 
 
@@ -170,8 +180,8 @@ VERDICTS: tuple[VerdictRow, ...] = (
         value=_misled,
         limit=lambda limits: 0.0,
         meaning="the background, not the object, carries the prediction",
-        about="With the object removed the prediction stays the same, or before most other backgrounds it turns right: "
-        "the background carries it.",
+        about="With the object removed the prediction stays the same, before most other backgrounds it turns right, or "
+        "other objects before its background are taken for the same class: the background carries it.",
         evidence=_background_figure,
         sentence=_background,
         exam=(0.69, 0.98),

@@ -157,7 +157,7 @@ def evidence(**figures: object) -> Evidence:
     usual = {
         "sample": 0, "label": 0, "predicted": 1, "confidence": 0.9, "stability": [1.0, 1.0], "fallback": [0.0, 0.0],
         "background_share": NAN, "foreign_share": 0.0, "resembles": 1, "resemblance": -0.5, "kernels": [],
-        "without_object": NAN, "stays_without_object": NAN, "other_backgrounds": NAN,
+        "without_object": NAN, "stays_without_object": NAN, "other_backgrounds": NAN, "misleads_others": NAN,
     }  # fmt: skip
     return Evidence(**(usual | figures))
 
@@ -281,19 +281,41 @@ def test_with_the_object_removed_the_background_alone_decides() -> None:
     )
 
 
+def lenders(pictures: Tensor, label: list[int]) -> Backgrounds:
+    """Each background is of one value; the object is the pixel in a corner, of value 4."""
+    there = torch.zeros(len(pictures), 1, 2, 2, dtype=torch.bool)
+    there[:, :, 0, 0] = True
+    return Backgrounds(torch.where(there, 4.0, pictures), there, torch.tensor(label))
+
+
+def test_a_background_that_misleads_others_is_to_blame() -> None:
+    """Their objects, a pixel of value 4, before its background of value -2 (sum -2) and of -0.5 (sum 2.5)."""
+    images = torch.tensor([[[[-2.0, -2.0], [3.0, 3.0]]], [[[-0.5, -0.5], [-9.0, -9.0]]]])
+    mask = torch.tensor([[False, False], [True, True]])
+    opened, zeros, ones = SimpleNamespace(logits=by_sum), torch.tensor([0, 0]), torch.tensor([1, 1])
+    others = lenders(torch.zeros(4, 1, 2, 2), [1, 1, 1, 0])
+    misled, not_misled = intervene(opened, others, images, [mask, mask], ones, zeros)
+    assert (misled["misleads_others"], not_misled["misleads_others"]) == (1.0, 0.0)
+    assert judged(misled | {"stays_without_object": 0.0, "other_backgrounds": 0.0}).verdict == Verdict.BACKGROUND
+    (right, _) = intervene(opened, others, images, [mask, mask], zeros, zeros)
+    assert math.isnan(right["misleads_others"])
+    (few, _) = intervene(opened, lenders(torch.zeros(3, 1, 2, 2), [0, 0, 1]), images, [mask, mask], ones, zeros)
+    assert math.isnan(few["misleads_others"])
+
+
 def test_before_other_backgrounds_the_object_decides() -> None:
     """Object of sum 2 with a background of sum 1: class 1. It is class 0, right, where a background's is below -2."""
     image = torch.tensor([[[[1.0, 1.0], [0.5, 0.5]]]])
     mask = torch.tensor([[True, True], [False, False]])
     pictures = torch.tensor([-2.0, -2.0, -0.5, -9.0, 9.0])[:, None, None, None].expand(-1, 1, 2, 2)
-    backgrounds = Backgrounds(pictures, torch.tensor([0, 0, 0, 1, 1]))
+    backgrounds = lenders(pictures, [0, 0, 0, 1, 1])
     opened, one, zero = SimpleNamespace(logits=by_sum), torch.tensor([1]), torch.tensor([0])
     (wrong,) = intervene(opened, backgrounds, image, [mask], zero, one)
     assert wrong["other_backgrounds"] == pytest.approx(2 / 3)  # those of class 1, the predicted one, do not count
     assert judged(wrong | {"stays_without_object": 0.0}).verdict == Verdict.BACKGROUND
     (right,) = intervene(opened, backgrounds, image, [mask], one, one)
     assert math.isnan(right["other_backgrounds"])
-    (few,) = intervene(opened, Backgrounds(pictures[2:4], torch.tensor([0, 1])), image, [mask], zero, one)
+    (few,) = intervene(opened, lenders(pictures[2:4], [0, 1]), image, [mask], zero, one)
     assert math.isnan(few["other_backgrounds"])
 
 

@@ -19,7 +19,7 @@ from modeldoctor.results.verdicts import (
 
 IMAGE = {
     "label": "cat", "predicted": "dog", "stability": 0.25, "fallback": 0.5, "without_object": 0.91,
-    "stays_without_object": 1.0, "other_backgrounds": 0.75,
+    "stays_without_object": 1.0, "other_backgrounds": 0.75, "misleads_others": 0.44,
     "foreign_share": 0.4, "resembles": "fox", "resemblance": 0.125, "damage": 0.999, "damage_kind": 3,
     "pull_to_label": 4.25, "unfamiliarity": 1.25, "label_doubt": 0.5, "faulty_kernel": 7, "without_kernel": 0.625,
     "kernels": [{"channel": 42, "size": 0.5, "own_class": 0.25}],
@@ -57,6 +57,15 @@ def test_an_image_that_other_backgrounds_turn_right_says_so() -> None:
     image = IMAGE | {"verdict": "background", "stays_without_object": 0.0}
     assert evidence_of(image) == "right before 75% of other backgrounds"
     assert "right before 75% of them" in sentence_of(image, LIMITS)
+
+
+def test_an_image_whose_background_misleads_other_objects_says_so() -> None:
+    image = IMAGE | {"verdict": "background", "stays_without_object": 0.0, "other_backgrounds": 0.5}
+    assert evidence_of(image) == "its background makes 44% of other objects dog"
+    assert "44% of other images' objects, put before its background, are taken for “dog”, too." in sentence_of(
+        image, LIMITS
+    )
+    assert evidence_of(image | {"other_backgrounds": math.nan}) == evidence_of(image)
 
 
 def test_of_a_class_that_could_not_be_measured_it_is_said() -> None:
