@@ -19,8 +19,8 @@ DAMAGES = ("darker", "brighter", "lower in contrast", "blurrier", "noisier", "bl
 """What damage makes of an image, compared with training images."""
 PULL, DAMAGE, UNFAMILIARITY, LABEL_DOUBT = 1.75, 0.998, 0.85, 0.15
 """From where on an image counts as isolated, damaged, unfamiliar, mislabelled; see `Misdiagnosis`."""
-BEYOND_DAMAGE = 2.6
-"""An image that is more unfamiliar than this is no damaged image of a class."""
+BEYOND_DAMAGE, BEYOND_ATTACK = 2.6, 1.25
+"""An image that is more unfamiliar than this is no damaged image of a class, and none that was altered slightly."""
 MOST_BACKGROUNDS, MISLED_OTHERS = 0.5, 0.3
 """An image was misled by its background if it is right before more than the first of other images' backgrounds, or if
 more than the second of other images' objects, put before it, are taken for the same class."""
@@ -65,8 +65,8 @@ def _number(value: float | None) -> str:
 def _isolated(image: Image, limits: Image | None) -> str:
     return (
         f"Slight noise, blur and shifts turn it towards “{image['label']}” by {_number(image['pull_to_label'])} "
-        f"standard deviations more than right images of “{image['predicted']}” (limit {PULL:g}), as they turn adversarial "
-        "images."
+        f"standard deviations more than right images of “{image['predicted']}” (limit {PULL:g}), as they turn "
+        "adversarial images."
     )
 
 
@@ -166,7 +166,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
     VerdictRow(
         verdict=Verdict.ISOLATED,
         # Deviations have no most; so their reciprocal's.
-        value=lambda image: 1 - 1 / max(image.pull_to_label, 1.0),
+        value=lambda image: 0.0 if image.unfamiliarity > BEYOND_ATTACK else 1 - 1 / max(image.pull_to_label, 1.0),
         limit=lambda limits: 1 - 1 / PULL,
         meaning="slight alterations turn it to its label, as adversarial images",
         about="Slight alterations of its pixels turn it towards its label far more than they turn right images.",

@@ -246,6 +246,11 @@ def test_what_no_damage_makes_of_an_image_is_unfamiliar() -> None:
     assert judged({"damage": 0.9999, "unfamiliarity": 2.7}).verdict == Verdict.UNFAMILIAR
 
 
+def test_what_no_slight_alteration_makes_of_an_image_is_unfamiliar() -> None:
+    assert judged({"pull_to_label": 5.0, "unfamiliarity": 1.2}).verdict == Verdict.ISOLATED
+    assert judged({"pull_to_label": 5.0, "unfamiliarity": 1.3}).verdict == Verdict.UNFAMILIAR
+
+
 def test_the_first_verdict_of_the_order_wins() -> None:
     order = list(ABNORMAL)
     for first in range(len(order)):
