@@ -210,7 +210,7 @@ ABNORMAL = {
     Verdict.ISOLATED: ({"pull_to_label": 3.5}, 0.5),
     Verdict.BACKGROUND: ({"without_object": 0.75, "stays_without_object": 1.0}, 0.75),
     Verdict.FOREIGN_KERNELS: ({"faulty_kernel": 3, "without_kernel": 0.6}, 0.6),
-    Verdict.UNFAMILIAR: ({"unfamiliarity": 1.7}, (1.7 / 2.7 - 0.85 / 1.85) / (1 - 0.85 / 1.85)),
+    Verdict.UNFAMILIAR: ({"unfamiliarity": 1.2}, (1.2 / 2.2 - 0.85 / 1.85) / (1 - 0.85 / 1.85)),
     Verdict.MISLABELLED: ({"label_doubt": 0.575}, 0.5),
     Verdict.RESEMBLES_CLASS: ({"resemblance": 0.3}, 0.15),
 }
