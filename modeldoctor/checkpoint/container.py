@@ -100,6 +100,7 @@ def refuse(path: Path, found: str, hint: str, *, expected: str | None = None) ->
 
 
 def _read_file(path: Path, trust_pickle: bool) -> Contents:
+    before = _stamp(path)
     container = _identify(path)
     described: Mapping[str, Any] = {}
     storages: dict[str, torch.storage.TypedStorage] = {}
@@ -110,9 +111,20 @@ def _read_file(path: Path, trust_pickle: bool) -> Contents:
         root = _unpickle(path, trust_pickle, storages)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if _stamp(path) != before:  # the hash would be of other weights
+        refuse(path, "the file was changed or replaced while it was read", "run this again when it is written")
     return Contents(
         container=container, weights_path=path, sha256=sha256, root=root, described=described, storages=storages
     )
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What is another number when a file is written to or replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _identify(path: Path) -> Container:

@@ -47,6 +47,22 @@ def identify_data(sets: Iterable[AnySet], tables: Iterable[Path | None] = ()) ->
     return {name: digest.hexdigest()[:16] for name, digest in digests.items()}
 
 
+def stamps_of(images: AnySet) -> list[bytes]:
+    """Sizes and times of a split's image files and masks, in order; none where images are no files."""
+    if not isinstance(images, ImageSet) or not isinstance(images.pictures, PictureFiles):
+        return []
+    root, masks = images.pictures.root, images.masks
+    return [_stamp(root / path) + (b"" if masks is None else _stamp(masks.find(path))) for path in images.paths]
+
+
+def altered_since(images: AnySet, before: list[bytes]) -> list[str]:
+    """Paths of the images that were there, are there still, and whose file or mask is another now."""
+    if not before or not isinstance(images, ImageSet):
+        return []
+    pairs = zip(images.paths, before, stamps_of(images), strict=True)
+    return [path for path, old, new in pairs if new != old and not (old.startswith(b"-") or new.startswith(b"-"))]
+
+
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """What differs, in words; empty if nothing does. What an older run did not note is not compared."""
     return ", ".join(WHAT[name] for name in WHAT if name in before and before[name] != now[name])

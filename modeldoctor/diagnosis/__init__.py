@@ -12,6 +12,7 @@ from torch import nn
 
 from modeldoctor.config.diagnose import DiagnoseConfig, Preprocessing
 from modeldoctor.data import open_data
+from modeldoctor.data.identity import stamps_of
 from modeldoctor.data.outputs import AnySet, in_network_classes
 from modeldoctor.diagnosis.alternatives import try_alternatives
 from modeldoctor.diagnosis.attack import adversarial, attack
@@ -25,6 +26,7 @@ from modeldoctor.diagnosis.build import (
     layer_diagnosis,
     make_probe,
     only_right,
+    warn_of_altered,
     warn_of_predictions,
     warn_of_vanished,
 )
@@ -154,7 +156,9 @@ def diagnose(
             chunks=open_chunks(layered, layers, network.example(device), config, state, team),
             team=team,
         )
+        before = {images.split: stamps_of(images) for images in read}
         found = _run_passes(run, network, classes, read)
+        warn_of_altered(run, read, before)
         found = team.broadcast(replace(found, warnings=tuple(said), command=command) if found else None)
         assert found is not None
         if output is not None and team.is_primary:

@@ -6,7 +6,7 @@ Shapes: S samples, N classes, K channels, D noise ranges.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeldoctor.data import ImageSet, accuracy_warning, choose_confident
+from modeldoctor.data.identity import altered_since
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.compare import Compared
 from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, judge
@@ -61,6 +62,24 @@ def warn_of_vanished(run: Run, before: dict[str, int]) -> None:
             warnings.warn(
                 f"{split}: {counted(len(gone), 'image')} could be read at first and later not any more; the figures "
                 f"are without them. The first: {path} ({reason})",
+                ModelDoctorWarning,
+                stacklevel=3,
+            )
+
+
+def warn_of_altered(run: Run, read: Sequence[AnySet], before: Mapping[str, list[bytes]]) -> None:
+    """Warn of images that were replaced or written to while they were read: the figures mix old and new.
+
+    Args:
+        before: stamps of each split's images when the run began.
+    """
+    for images in read:
+        unread = {path for path, _ in run.state.predictions[images.split].broken}
+        altered = [path for path in altered_since(images, before[images.split]) if path not in unread]
+        if altered:
+            warnings.warn(
+                f"{images.split}: {counted(len(altered), 'image')}, or their masks, changed while this run read them, "
+                f"so that its figures may mix old and new: {shortened(altered)}; run it again",
                 ModelDoctorWarning,
                 stacklevel=3,
             )

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from modeldoctor.checkpoint import read_checkpoint
+from modeldoctor.errors import CheckpointError
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -191,3 +192,25 @@ def test_allowed_globals_do_not_outlive_the_read(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1), "b": Eval(tmp_path / "s")}, tmp_path / "evil.pt")
     refused(tmp_path / "evil.pt")
     assert set(torch.serialization.get_safe_globals()) == before
+
+
+@pytest.mark.parametrize("fate", ["written to", "replaced"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    path, other = tmp_path / "net.pt", tmp_path / "other.pt"
+    torch.save({"state_dict": {"a": torch.ones(2)}}, path)
+    torch.save({"state_dict": {"a": torch.zeros(3)}}, other)
+    load = torch.load
+
+    def slow(*args: Any, **options: Any) -> object:
+        found = load(*args, **options)
+        if fate == "replaced":
+            other.replace(path)
+        else:
+            path.write_bytes(other.read_bytes() + b" ")
+        return found
+
+    monkeypatch.setattr(torch, "load", slow)
+    with pytest.raises(CheckpointError, match="changed or replaced while it was read"):
+        read_checkpoint(path)

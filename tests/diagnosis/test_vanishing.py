@@ -123,3 +123,23 @@ def test_when_everything_vanishes_it_is_said(clinic: Clinic, network: Classifier
 
     with pytest.raises(DataError, match="none can be read any more"):
         diagnose(network, data, config=DiagnoseConfig(**QUICK), progress=during("predict train", 56, vanish))
+
+
+def test_images_and_masks_that_are_replaced_meanwhile_are_named(
+    clinic: Clinic, network: Classifier, data: Path, tmp_path: Path
+) -> None:
+    masks = tmp_path / "masks"
+    shutil.copytree(clinic.masks, masks)
+    images = sorted((data / "train" / "amber").glob("*.png"))
+    mask = next(path for path in sorted((masks / "val").rglob("*.png")))
+
+    def replace() -> None:
+        images[0].write_bytes(images[1].read_bytes() + b" ")
+        mask.write_bytes(mask.read_bytes() + b" ")
+
+    config = DiagnoseConfig(**QUICK)
+    with pytest.warns(ModelDoctorWarning) as caught:
+        diagnose(network, data, config=config, masks=masks, progress=during("correlate", 4, replace))
+    said = [str(warning.message) for warning in caught if "changed while this run read them" in str(warning.message)]
+    assert sorted(text.partition(":")[0] for text in said) == ["train", "val"]
+    assert images[0].relative_to(data).as_posix() in " ".join(said)
