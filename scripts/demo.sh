@@ -1,5 +1,5 @@
 #!/bin/sh
-# scripts/demo.sh [-o FOLDER]: from a clone to a first diagnosis. Installs what is missing, then runs `modeldoctor demo`.
+# scripts/demo.sh [FOLDER]: from a clone to a first diagnosis. Installs what is missing, then runs `modeldoctor demo`.
 set -eu
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
 

@@ -189,7 +189,8 @@ app.command()(texts.guide)
 
 @app.command(short_help="The whole job on images that it draws.")
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")] = Path("modeldoctor-demo"),
+    folder: Annotated[Path | None, typer.Argument(help="The folder to make.", show_default="modeldoctor-demo")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The same, as in other commands.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of images, training and trial.")] = 0,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -198,8 +199,12 @@ def demo(
     from modeldoctor.cli.render import render_trial
     from modeldoctor.demo import run_demo
 
+    if folder and output:
+        raise UsageError(
+            f"two folders: {folder} and -o {output}", where="modeldoctor demo", expected="one", hint="leave one out"
+        )
     with shown_progress() as progress:
-        result = run_demo(output, seed=seed, progress=progress)
+        result = run_demo(folder or output or Path("modeldoctor-demo"), seed=seed, progress=progress)
     diagnosing.show(result.diagnosis, result.output, json_only=False)
     show_parts(render_trial(result.trial))
     out.print(f"to read: {escape(str(result.report))}", highlight=False, soft_wrap=True)

@@ -131,7 +131,7 @@ def _clear(folder: Path) -> None:
                 "the folder is not empty, and nothing in it is of an earlier demo",
                 where=str(folder),
                 expected="a new or empty folder, or an earlier demo, which is replaced",
-                hint="name another folder: modeldoctor demo -o FOLDER",
+                hint="name another folder: modeldoctor demo FOLDER",
             )
         marker.write_text("Made by `modeldoctor demo`, which replaces what is here when it is run again.\n")
         for tree in (folder / "data", folder / "data-masks", folder / "arms"):
@@ -144,7 +144,7 @@ def _clear(folder: Path) -> None:
             f"the folder cannot be made: {error.strerror or error}",
             where=str(error.filename or folder),
             expected="a folder that can be written to",
-            hint="name another folder: modeldoctor demo -o FOLDER",
+            hint="name another folder: modeldoctor demo FOLDER",
         ) from error
 
 

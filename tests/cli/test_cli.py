@@ -213,6 +213,16 @@ def test_missing_data_is_wrong_usage(call: Call, clinic: Clinic) -> None:
     assert "--data" in err
 
 
+@pytest.mark.parametrize("words", [("full",), ("-o", "full")])
+def test_the_demos_folder_is_named_with_or_without_an_option(call: Call, words: tuple[str, ...]) -> None:
+    Path("full").mkdir()
+    Path("full/mine.txt").write_text("1")
+    code, _, err = call("demo", *words)
+    assert (code, "full" in err, "not empty" in err) == (2, True, True)
+    assert call("demo", "here", "-o", "there")[0] == 2
+    assert not Path("here").exists()
+
+
 def test_bad_input_is_said_and_nothing_is_written(call: Call, clinic: Clinic, tmp_path: Path) -> None:
     text, empty, masks = tmp_path / "text.pt", tmp_path / "empty", tmp_path / "none"
     text.write_text("no checkpoint")
