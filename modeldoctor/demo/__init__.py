@@ -39,7 +39,7 @@ class DemoPlan:
     """The size of a demo; the default takes a minute or two on two cores."""
 
     images: ImageSetPlan = field(default_factory=ImageSetPlan)
-    input_edge: int = 96
+    input_edge: int = 72
     """Pixels: the network's last maps are 3x3."""
     epochs: int = 10
     treatment_epochs: int = 4

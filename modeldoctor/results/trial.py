@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from modeldoctor.config.treat import Metric
 from modeldoctor.errors import StoreError
 from modeldoctor.results.remarks import provenance_remarks
+from modeldoctor.results.run_directory import TRIAL
 from modeldoctor.runtime.files import written_aside
 from modeldoctor.runtime.reading import content
 
@@ -320,7 +321,7 @@ def write_trial(trial: Trial, path: Path) -> None:
 
 
 def read_trial(path: str | Path) -> Trial:
-    """Read `trial.json`.
+    """Read `trial.json`, by its own path or that of the run directory.
 
     >>> from modeldoctor import read_trial
     >>> trial = read_trial("treatment/trial.json")
@@ -330,8 +331,11 @@ def read_trial(path: str | Path) -> Trial:
     Raises:
         StoreError: it cannot be read, is of another schema, or damaged.
     """
+    path = Path(path)
+    if path.is_dir():
+        path /= TRIAL
     try:
-        stored = json.loads(content(Path(path)).decode())
+        stored = json.loads(content(path).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"it cannot be read ({error})", where=str(path), hint="run the trial again") from error
     return Trial.from_json(stored, where=str(path))

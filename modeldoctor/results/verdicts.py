@@ -115,8 +115,13 @@ def _resembles(image: Image, limits: Image | None) -> str:
     )
 
 
+def _damage(image: Image, of: str) -> str:
+    share = "all" if image["damage"] == 1 else _share(image["damage"], 1)
+    return f"{DAMAGES[image['damage_kind']]} than {share} of {of}"
+
+
 def _damaged(image: Image, limits: Image | None) -> str:
-    return f"It is {DAMAGES[image['damage_kind']]} than {_share(image['damage'], 1)} of the training images."
+    return f"It is {_damage(image, 'the training images that it was compared with')}."
 
 
 def _without_kernel(image: Image) -> str:
@@ -159,7 +164,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         limit=lambda limits: DAMAGE,
         meaning="it is darker, blurrier, noisier ... than the training images",
         about="Its pixels are darker, brighter, blurrier, noisier ... than those of nearly all training images.",
-        evidence=lambda image: f"{DAMAGES[image['damage_kind']]} than {_share(image['damage'], 1)} of training images",
+        evidence=lambda image: _damage(image, "the training images"),
         sentence=_damaged,
         exam=(0.93, 0.91),
     ),

@@ -98,6 +98,7 @@ def test_a_trial_survives_its_file(tmp_path: Path) -> None:
         "label": None, "group": "air", "images": 0, "accuracy": {"value": None, "low": None, "high": None}
     }  # fmt: skip
     again = read_trial(tmp_path / "trial.json")
+    assert read_trial(tmp_path).to_json() == trial.to_json()
     assert again.to_json() == trial.to_json()
     assert again.ruling == trial.ruling
     assert math.isnan(again.arms[0].groups[0].accuracy.low)

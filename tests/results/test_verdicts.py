@@ -37,7 +37,7 @@ def test_every_verdict_has_a_row_but_the_one_for_what_is_left() -> None:
 @pytest.mark.parametrize(
     ("verdict", "short", "long"),
     [
-        ("damaged", "blurrier than 99.9% of training images", "It is blurrier than 99.9% of the training images."),
+        ("damaged", "blurrier than 99.9% of the training images", "It is blurrier than 99.9% of the training"),
         ("isolated", "it turns to cat by 4.2 deviations", "more than right images of “dog” (limit 1.75)"),
         ("unfamiliar", "1.2 times as far from training images", "1.2 times as far from the training images as 99% of"),
         ("mislabelled", "looks like dog, doubt 0.50", "a usual “dog”, and no more like “cat” than others"),
@@ -66,6 +66,11 @@ def test_an_image_whose_background_misleads_other_objects_says_so() -> None:
         image, LIMITS
     )
     assert evidence_of(image | {"other_backgrounds": math.nan}) == evidence_of(image)
+
+
+def test_beyond_every_training_image_is_said_in_a_word() -> None:
+    image = IMAGE | {"verdict": "damaged", "damage": 1.0}
+    assert evidence_of(image) == "blurrier than all of the training images"
 
 
 def test_of_a_class_that_could_not_be_measured_it_is_said() -> None:
