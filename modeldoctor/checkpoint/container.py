@@ -23,7 +23,7 @@ from torch.torch_version import TorchVersion
 
 from modeldoctor.checkpoint import folder, foreign
 from modeldoctor.checkpoint.foreign import SAVE_WEIGHTS
-from modeldoctor.checkpoint.inert import pickle_module
+from modeldoctor.checkpoint.inert import STRUCT_CODES, pickle_module
 from modeldoctor.errors import CheckpointError
 
 MAX_ENTRIES = 1_000_000
@@ -213,8 +213,7 @@ def _unpickle(path: Path, trust_pickle: bool, storages: dict[str, torch.storage.
     except MemoryError:
         raise
     except Exception as error:  # a damaged stream raises whatever its bytes lead to
-        refused = REFUSED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if refused is None:
+        if not (isinstance(error, pickle.UnpicklingError) and _NOT_READ.search(str(error))):
             refuse(path, f"a truncated or damaged checkpoint ({_last_line(error)})", DOWNLOAD_AGAIN)
         if not trust_pickle:
             return _load_inert(path, storages)
@@ -324,15 +323,14 @@ class _Interpolation(str):
         return InterpolationMode, (str(self),)
 
 
-STRUCT_CODES = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "b1": "?"}
-
-
 def _scalar(dtype: _Dtype, data: bytes = b"") -> float | int | bool | None:
     code = STRUCT_CODES.get(dtype.code)
     return struct.unpack("<" + code, data)[0] if code and len(data) == struct.calcsize(code) else None
 
 
 REFUSED = re.compile(r"(?:GLOBAL|class|function|but got) (?:<class ')?([\w.]+)")
+# What torch's reader of weights does not know: other classes, and the codes of pickle's protocols 3 to 5.
+_NOT_READ = re.compile(f"{REFUSED.pattern}|Unsupported operand")
 # What training scripts store beside the weights, each with a stand-in that can do nothing but hold values.
 SAFE_GLOBALS: tuple[Callable[..., Any] | tuple[Callable[..., Any], str], ...] = (
     argparse.Namespace,

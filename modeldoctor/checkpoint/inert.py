@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import builtins
 import pickle
+import re
+import struct
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import IO, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -27,8 +29,11 @@ TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2")
 PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 # Under what name quantized layers keep their weights.
 PACKED = "_packed_params"
+# What numpy calls its types of numbers, and what `struct` does.
+STRUCT_CODES = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "b1": "?"}
 # A pickle may name one object below itself, so that following modules must end somewhere.
 MAX_DEPTH = 200
+_PIECE = 2**24
 # Python's own, since the one in C cannot be overridden step by step.
 _Reader: Any = pickle._Unpickler
 
@@ -57,6 +62,25 @@ class StandIn(dict[Any, Any]):
         return dict(_tensors_of(self, "", 0))
 
 
+class _Array(list[Any]):
+    """A numpy array of one dimension, such as class names or a mean, as a list; empty where it holds anything else."""
+
+    def fill(self, state: object) -> None:
+        """Take what numpy pickles: version, shape, type, order of dimensions, and bytes or, for objects, a list."""
+        if not (isinstance(state, tuple) and len(state) == 5 and isinstance(state[1], tuple) and len(state[1]) == 1):
+            return
+        code, data = str(getattr(state[2], "code", "")), state[4]
+        if isinstance(data, list):
+            self[:] = data if all(isinstance(value, str | int | float) for value in data) else []
+        elif isinstance(data, bytes) and code in STRUCT_CODES:
+            size = struct.calcsize(STRUCT_CODES[code])
+            self[:] = struct.unpack(f"<{len(data) // size}{STRUCT_CODES[code]}", data[: len(data) // size * size])
+        elif isinstance(data, bytes) and re.fullmatch(r"U[1-9]\d{0,4}", code):
+            size = 4 * int(code[1:])
+            texts = (data[at : at + size].decode("utf-32-le", "replace") for at in range(0, len(data), size))
+            self[:] = [text.rstrip("\0") for text in texts]
+
+
 class _Name:
     """A class or function that the file asks for: its name alone."""
 
@@ -77,6 +101,10 @@ class _Unpickler(_Reader):  # type: ignore[misc]
     """Python's own reader, with every step that would call something of the file's replaced."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(_Reader.dispatch)
+
+    def __init__(self, file: IO[bytes], **options: Any) -> None:
+        super().__init__(file, **options)
+        self._file_read = lambda size: _read(file, size)
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] in CODE_MODULES or (
@@ -114,10 +142,16 @@ class _Unpickler(_Reader):  # type: ignore[misc]
         held = self.stack[-1]
         if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
             state = {**(state[0] or {}), **state[1]}
-        if isinstance(held, StandIn) and type(state) in (dict, OrderedDict):
+        if isinstance(held, _Array):
+            held.fill(state)
+        elif isinstance(held, StandIn) and type(state) in (dict, OrderedDict):
             held.state = dict(state)
         elif isinstance(held, argparse.Namespace) and type(state) is dict:
             held.__dict__.update(state)
+
+    def load_bytearray8(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))  # of what is there: Python's own takes the memory first
 
     def load_append(self) -> None:
         value = self.stack.pop()
@@ -144,6 +178,7 @@ class _Unpickler(_Reader):  # type: ignore[misc]
         (pickle.APPEND, load_append),
         (pickle.APPENDS, load_appends),
         (pickle.ADDITEMS, load_additems),
+        (pickle.BYTEARRAY8, load_bytearray8),
     ):
         dispatch[_code[0]] = _load
 
@@ -180,6 +215,17 @@ def pickle_module(
     return module
 
 
+def _read(file: IO[bytes], size: int) -> bytes:
+    """Up to `size` bytes, in pieces: a length that lies takes no memory for what is not there."""
+    if size <= _PIECE:
+        return file.read(size)
+    pieces = []
+    while size > 0 and (piece := file.read(min(size, _PIECE))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
 def _made(what: Any, args: Any) -> Any:
     """What a call in the file stands for: a tensor, a plain container, one of our stand-ins, or a `StandIn`."""
     if not isinstance(args, tuple):
@@ -200,6 +246,12 @@ def _made(what: Any, args: Any) -> Any:
         return OrderedDict(*args)
     if what.full in ("builtins.set", "__builtin__.set"):
         return set(*args)
+    if what.name == "_reconstruct" and what.module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        return _Array()
+    if what.name == "_frombuffer" and what.module in ("numpy.core.numeric", "numpy._core.numeric") and len(args) == 4:
+        array = _Array()
+        array.fill((1, args[2], args[1], False, bytes(args[0]) if isinstance(args[0], bytes | bytearray) else b""))
+        return array
     if what.full == "_codecs.encode" and len(args) == 2 and args[1] == "latin1":
         return str(args[0]).encode("latin1")  # how protocol 2 writes bytes
     if what.name == "_reconstructor" and args and isinstance(args[0], _Name):
