@@ -91,7 +91,7 @@ def test_broken_images_are_counted_named_and_skipped(
     with one, other:
         found = diagnose(network, tmp_path / "data", config=DiagnoseConfig(**PLAIN), masks=clinic.masks)
     assert [path for path, _ in found.broken] == [
-        "train/amber/0-text.png", "train/birch/zz-half.png", "val/coral/05-empty.jpg"
+        "val/coral/05-empty.jpg", "train/amber/0-text.png", "train/birch/zz-half.png"
     ]  # fmt: skip
     assert "empty" in found.broken[2][1]
     assert_close(found, plain)
