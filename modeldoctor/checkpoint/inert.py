@@ -65,11 +65,11 @@ class StandIn(dict[Any, Any]):
 class _Array(list[Any]):
     """A numpy array of one dimension, such as class names or a mean, as a list; empty where it holds anything else."""
 
-    def fill(self, state: object) -> None:
-        """Take what numpy pickles: version, shape, type, order of dimensions, and bytes or, for objects, a list."""
-        if not (isinstance(state, tuple) and len(state) == 5 and isinstance(state[1], tuple) and len(state[1]) == 1):
+    def fill(self, shape: object, dtype: object, data: object) -> None:
+        """Take what numpy pickles: the values as bytes or, for objects, in a list."""
+        if not (isinstance(shape, tuple) and len(shape) == 1):
             return
-        code, data = str(getattr(state[2], "code", "")), state[4]
+        code = str(getattr(dtype, "code", ""))
         if isinstance(data, list):
             self[:] = data if all(isinstance(value, str | int | float) for value in data) else []
         elif isinstance(data, bytes) and code in STRUCT_CODES:
@@ -143,7 +143,8 @@ class _Unpickler(_Reader):  # type: ignore[misc]
         if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
             state = {**(state[0] or {}), **state[1]}
         if isinstance(held, _Array):
-            held.fill(state)
+            if isinstance(state, tuple) and len(state) == 5:  # version, shape, type, order of dimensions, values
+                held.fill(state[1], state[2], state[4])
         elif isinstance(held, StandIn) and type(state) in (dict, OrderedDict):
             held.state = dict(state)
         elif isinstance(held, argparse.Namespace) and type(state) is dict:
@@ -250,7 +251,7 @@ def _made(what: Any, args: Any) -> Any:
         return _Array()
     if what.name == "_frombuffer" and what.module in ("numpy.core.numeric", "numpy._core.numeric") and len(args) == 4:
         array = _Array()
-        array.fill((1, args[2], args[1], False, bytes(args[0]) if isinstance(args[0], bytes | bytearray) else b""))
+        array.fill(args[2], args[1], bytes(args[0]) if isinstance(args[0], bytearray) else args[0])
         return array
     if what.full == "_codecs.encode" and len(args) == 2 and args[1] == "latin1":
         return str(args[0]).encode("latin1")  # how protocol 2 writes bytes

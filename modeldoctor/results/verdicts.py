@@ -70,16 +70,20 @@ def _isolated(image: Image, limits: Image | None) -> str:
     )
 
 
+def _is_right_before_most(image: Image) -> bool:
+    return (image["other_backgrounds"] or 0) > MOST_BACKGROUNDS
+
+
 def _background(image: Image, limits: Image | None) -> str:
-    if image["stays_without_object"] != 1 and not (image["other_backgrounds"] or 0) > MOST_BACKGROUNDS:
-        return (
-            f"{_share(image['misleads_others'])} of other images' objects, put before its background, are taken for "
-            f"“{image['predicted']}”, too."
-        )
-    if image["stays_without_object"] != 1:
+    if image["stays_without_object"] != 1 and _is_right_before_most(image):
         return (
             f"Put before other images' backgrounds, its object is predicted right before "
             f"{_share(image['other_backgrounds'])} of them."
+        )
+    if image["stays_without_object"] != 1:
+        return (
+            f"{_share(image['misleads_others'])} of other images' objects, put before its background, are taken for "
+            f"“{image['predicted']}”, too."
         )
     said = f"With the object removed it is still taken for “{image['predicted']}” ({_share(image['without_object'])})"
     share = None if limits is None else limits.get("stays_without_object")
@@ -99,9 +103,9 @@ def _misled(image: Misdiagnosis) -> float:
 def _background_figure(image: Image) -> str:
     if image["stays_without_object"] == 1:
         return f"{_share(image['without_object'], 1)} without the object"
-    if not (image["other_backgrounds"] or 0) > MOST_BACKGROUNDS:
-        return f"its background makes {_share(image['misleads_others'])} of other objects {image['predicted']}"
-    return f"right before {_share(image['other_backgrounds'])} of other backgrounds"
+    if _is_right_before_most(image):
+        return f"right before {_share(image['other_backgrounds'])} of other backgrounds"
+    return f"its background makes {_share(image['misleads_others'])} of other objects {image['predicted']}"
 
 
 def _resembles(image: Image, limits: Image | None) -> str:
