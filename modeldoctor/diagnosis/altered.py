@@ -5,7 +5,7 @@ Shapes: C channels, h x w pixels, A altered pictures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -76,22 +76,30 @@ def _usual_background(
     if backgrounds is None or np.isnan(explained.other_backgrounds):
         return None
     usually_right = explained.other_backgrounds > MOST_BACKGROUNDS
-    for picture, number in zip(backgrounds.pictures, backgrounds.label.tolist(), strict=True):
-        changed = torch.where(mask, image, picture)
-        right = int(run.network.logits(changed[None]).argmax()) == explained.label
-        if number != explained.predicted and right == usually_right:
-            return changed
-    return None
+    pictures = (torch.where(mask, image, picture) for picture in backgrounds.pictures)
+    return _first(run, pictures, backgrounds, explained, lambda answer: (answer == explained.label) == usually_right)
 
 
 def _misled_object(run: Run, empty: Tensor, explained: Misdiagnosis, backgrounds: Backgrounds | None) -> Tensor | None:
     """The first other object that is taken for the same class before this background; None unless many are."""
     if backgrounds is None or not explained.misleads_others > MISLED_OTHERS:
         return None
-    for picture, there, number in zip(backgrounds.images, backgrounds.objects, backgrounds.label.tolist(), strict=True):
-        changed = torch.where(there, picture, empty)
-        if number != explained.predicted and int(run.network.logits(changed[None]).argmax()) == explained.predicted:
-            return changed
+    lenders = zip(backgrounds.images, backgrounds.objects, strict=True)
+    pictures = (torch.where(there, picture, empty) for picture, there in lenders)
+    return _first(run, pictures, backgrounds, explained, lambda answer: answer == explained.predicted)
+
+
+def _first(
+    run: Run,
+    pictures: Iterable[Tensor],
+    backgrounds: Backgrounds,
+    explained: Misdiagnosis,
+    fits: Callable[[int], bool],
+) -> Tensor | None:
+    """The first picture (C,h,w) that is predicted to be what fits, from lenders of other classes than the predicted."""
+    for picture, number in zip(pictures, backgrounds.label.tolist(), strict=True):
+        if number != explained.predicted and fits(int(run.network.logits(picture[None]).argmax())):
+            return picture
     return None
 
 

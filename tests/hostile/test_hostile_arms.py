@@ -13,6 +13,7 @@ import pytest
 import torch
 from command_line import Call
 from conftest import Clinic
+from kept_states import EXECUTED, Hostile, changed
 
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.errors import ModelDoctorWarning, StoreError
@@ -20,21 +21,6 @@ from modeldoctor.treatment.arm_state import load_state
 from modeldoctor.treatment.pipeline import load_and_treat
 
 HINT = "delete it: with --resume this run is trained anew"
-EXECUTED: list[str] = []
-
-
-class Hostile:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (EXECUTED.append, ("executed",))
-
-
-def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    def apply(path: Path) -> None:
-        content = torch.load(path, weights_only=True)
-        change(content)
-        torch.save(content, path)
-
-    return apply
 
 
 def epochs(**values: Any) -> Callable[[Path], None]:

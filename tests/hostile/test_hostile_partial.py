@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kept_states import EXECUTED, Hostile, changed
 
 from modeldoctor.diagnosis.kept import Expected, load_state
 from modeldoctor.diagnosis.state import Draws, KeptChunks, Looks, Predictions, RunState
@@ -19,15 +20,9 @@ from modeldoctor.errors import StoreError
 from modeldoctor.method.correlation import empty_state
 from modeldoctor.results.diagnosis import Kernel
 
-EXECUTED: list[str] = []
 EXPECTED = Expected(
     fingerprint="f", data={"names": "n"}, splits={"train": 5, "val": 4}, classes=2, channels={"layer": 3}, ranges=2
 )
-
-
-class Hostile:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (EXECUTED.append, ("executed",))
 
 
 def state() -> RunState:
@@ -60,15 +55,6 @@ def state() -> RunState:
         alternatives={"mean": (1, 0, 4)},
         chunks=KeptChunks(4, None, 2, {"layer": 8}),
     )  # fmt: skip
-
-
-def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    def apply(path: Path) -> None:
-        content = torch.load(path, weights_only=True)
-        change(content)
-        torch.save(content, path)
-
-    return apply
 
 
 def flipped(path: Path) -> None:
