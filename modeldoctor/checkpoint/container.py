@@ -148,6 +148,8 @@ def _identify(path: Path) -> Container:
         return Container.SAFETENSORS
     if re.match(rb"\x80[\x00-\x05]", head):
         refuse(path, "a pickle that torch.save did not write, or a truncated one", SAVE_WEIGHTS, expected=expected)
+    if kind := foreign.of_unknown(path):
+        refuse(path, *kind, expected=expected)
     what = "a text file" if PRINTABLE.fullmatch(head) else f"an unknown kind of file, beginning with {head[:8]!r}"
     refuse(path, what, f"check that this is the right file, or {DOWNLOAD_AGAIN}", expected=expected)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -24,6 +25,8 @@ PREPROCESSOR = "preprocessor_config.json"
 """How Hugging Face's image processors say what is done to images; optional."""
 MAX_CONFIG_BYTES = 32 * 2**20
 _EXPECTED = f"a folder of {CONFIG} beside {' or '.join(WEIGHTS)}, or their shards with an index"
+_WHOLE = (*WEIGHTS, *INDEX)
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
 _AGAIN = "copy or download the folder again and compare it with the source"
 
 Refuse = Callable[..., NoReturn]
@@ -94,6 +97,14 @@ def _read_json(path: Path, refuse: Refuse) -> dict[str, Any]:
 def _pass_instead(path: Path) -> str:
     endings = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".tar")
     files = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in endings)
+    if shards := [name for name in files if _SHARD.search(name)]:
+        stem, _, ending = _SHARD.sub("", shards[0]).rpartition(".")
+        return f"{len(shards)} shards without their index: copy {stem}.{ending}.index.json from the source, too"
+    below = sorted(
+        entry.name for entry in path.iterdir() if entry.is_dir() and any((entry / name).exists() for name in _WHOLE)
+    )
+    if below and not files:
+        return f"pass the folder in it that holds the weights, such as {path / below[-1]}"
     return f"pass the checkpoint file itself{f', such as {files[0]}' if files else ''}"
 
 

@@ -20,6 +20,7 @@ MERGE = (
     ".save_pretrained(OUT), and pass OUT"
 )
 JOIN_DCP = "join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER ckpt.pt"
+MERGE_FSDP = "join it: accelerate merge-weights FOLDER/pytorch_model_fsdp_0 OUT, and pass the file in OUT"
 JOIN_DEEPSPEED = "join it with the script that DeepSpeed put there: python zero_to_fp32.py . ckpt.pt"
 ADAPTER = re.compile(r"\.(lora_[AB]|lora_(up|down)|lora_embedding_[AB]|lora_magnitude_vector|hada_w1_a)(\.|$)")
 
@@ -71,6 +72,25 @@ SUFFIXES = {
 }
 """Told by a file's ending, since the bytes say less."""
 
+_UNKNOWN = {
+    ".onnx": ("an ONNX model", OTHER_FRAMEWORK),
+    ".caffemodel": ("weights of Caffe", PORT),
+    ".prototxt": ("a network's description of Caffe, without its weights", PORT),
+    ".weights": ("weights of Darknet", PORT),
+    ".cfg": ("a configuration, such as Darknet's", PORT),
+    ".params": ("weights of MXNet", PORT),
+    ".index": ("a part of a TensorFlow checkpoint", PORT),
+    ".plan": ("a TensorRT engine", OTHER_FRAMEWORK),
+    ".py": ("code, not its weights", "pass the checkpoint, and the code as --arch FILE.py:FUNCTION"),
+    ".yaml": ("a configuration, not a checkpoint", "pass the checkpoint, and the file with --config"),
+    ".json": ("JSON, not a checkpoint", "pass the file of the weights, or the folder of both"),
+    ".csv": ("a table, not a checkpoint", "pass the checkpoint, and the table with --data"),
+}
+"""Told by the ending of a file whose bytes say nothing."""
+
+_PARTNERS = {".xml": ("the weights of an OpenVINO model", OTHER_FRAMEWORK), ".param": ("ncnn weights", OTHER_FRAMEWORK)}
+"""Told by the file of the same name beside it."""
+
 ARCHIVES = (
     Foreign(re.compile(r"(^|/)(constants\.pkl|code/.*)$"), "a TorchScript archive", SAVE_EAGER),
     Foreign(
@@ -88,6 +108,7 @@ ARCHIVES = (
 _FOLDERS = (
     (r"adapter_config\.json", "a PEFT adapter, which holds only what changes in another network", MERGE),
     (r".*\.distcp|\.metadata", "a distributed checkpoint (torch.distributed.checkpoint)", JOIN_DCP),
+    (r"pytorch_model_fsdp_\d+", "a distributed checkpoint of accelerate", MERGE_FSDP),
     (r"zero_to_fp32\.py|.*_(model|optim)_states\.pt|global_step\d+", "a DeepSpeed checkpoint", JOIN_DEEPSPEED),
     (
         r"data\.pkl",
@@ -107,6 +128,8 @@ _FOLDERS_WITHOUT_TORCH = (
     (r"checkpoint|.*\.ckpt\.index", "a TensorFlow checkpoint", PORT),
     (r".*\.pdparams", "weights of PaddlePaddle", PORT),
     (r".*\.gguf", "a GGUF file of quantized weights", OTHER_FRAMEWORK),
+    (r"_CHECKPOINT_METADATA|_METADATA|_sharding", "an Orbax checkpoint of JAX", PORT),
+    (r".*\.(engine|plan)", "a TensorRT engine", OTHER_FRAMEWORK),
 )
 _NESTED = ("Data", "archive", "checkpoint")
 
@@ -124,6 +147,14 @@ def of_file(path: Path, head: bytes) -> tuple[str, str] | None:
     if path.suffix.lower() in SUFFIXES:
         return SUFFIXES[path.suffix.lower()]
     return next(((foreign.what, foreign.hint) for foreign in FILES if foreign.pattern.match(head)), None)
+
+
+def of_unknown(path: Path) -> tuple[str, str] | None:
+    """What a file is and what to do where its bytes say nothing, by its name and what lies beside it."""
+    if ".data-0" in path.name and path.with_name(f"{path.name.partition('.data-0')[0]}.index").exists():
+        return _UNKNOWN[".index"]
+    beside = (kind for ending, kind in _PARTNERS.items() if path.suffix == ".bin" and path.with_suffix(ending).exists())
+    return next(beside, None) or _UNKNOWN.get(path.suffix.lower().replace(".yml", ".yaml"))
 
 
 def of_folder(path: Path, *, weights: bool) -> tuple[str, str] | None:

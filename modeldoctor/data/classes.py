@@ -268,7 +268,9 @@ def order_warning(confusion: NDArray[np.int64], class_names: Sequence[str]) -> t
             f"The network was trained in that order: pass --class-order {kind.partition(' ')[0]}, or save it with the"
             " weights, torch.save({'state_dict': ..., 'class_to_idx': train_set.class_to_idx}, FILE)",
         )
-    moved = [pair for pair in zip(rows.tolist(), columns.tolist(), strict=True) if pair[0] != pair[1]]
+    moved = [
+        pair for pair in zip(rows.tolist(), columns.tolist(), strict=True) if pair[0] != pair[1] and confusion[pair]
+    ]
     moved.sort(key=lambda pair: -int(confusion[pair]))
     pairs = ", ".join(
         f"images of {class_names[row]} are predicted as {class_names[column]}" for row, column in moved[:3]

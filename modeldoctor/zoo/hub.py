@@ -7,6 +7,7 @@ fetched twice; nothing is fetched at all unless the user says so.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from urllib.parse import urlparse
 import huggingface_hub
 import timm
 import torch
+import torchvision
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 from torch.hub import HASH_REGEX
@@ -28,6 +30,7 @@ from modeldoctor.errors import ArchitectureError, CheckpointError
 from modeldoctor.zoo.libraries import Plan, find_plans, torchvision_preprocessing
 
 HUB = ("hf-hub:", "hf_hub:")
+ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".th", ".pkl", ".safetensors")
 LIBRARIES = ("timm/", "torchvision/")
 
 
@@ -75,9 +78,33 @@ def read_named(
     """
     named = find_named(str(path), download=download)
     if named is None:
+        if not Path(path).exists() and (meant := _meant(str(path))):
+            raise CheckpointError(
+                "no such file",
+                where=str(path),
+                expected="a PyTorch checkpoint, a .safetensors file, a timm folder, or a name with its library",
+                hint=meant,
+            )
         return read_checkpoint(path, trust_pickle=trust_pickle), None
     checkpoint = read_checkpoint(named.path)
     return replace(checkpoint, metadata=replace(checkpoint.metadata, **named.said)), named.arch
+
+
+def _meant(name: str) -> str | None:
+    """The next step where a name was given without its library, or a web address."""
+    if address := re.match(r"(https?|hf|s3|gs):/+(.*)", name):
+        host = re.match(r"(?:huggingface\.co/)?([\w.-]+/[\w.-]+)/?$", address[2])
+        of_hub = address[1] == "hf" or address[2].startswith("huggingface.co/")
+        return f"pass hf-hub:{host[1]}" if host and of_hub else "download the file and pass its path"
+    bare = re.split(r"[.:]", name)[0]
+    known = [f"timm/{name.partition(':')[0]}"] if bare in timm.list_models() else []
+    if bare in torchvision.models.list_models(module=torchvision.models):
+        known.append(f"torchvision/{bare}" + (f":{name.partition(':')[2]}" if ":" in name else ""))
+    if known:
+        return f"for a library's weights pass {' or '.join(known)}, otherwise check the path"
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and Path(name).suffix.lower() not in ENDINGS:
+        return f"for a model of the Hugging Face hub pass hf-hub:{name}, otherwise check the path"
+    return None
 
 
 def _of_timm(name: str, download: bool) -> Named:

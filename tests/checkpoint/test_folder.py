@@ -96,6 +96,12 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "flax": ("flax_model.msgpack", b"\x81\xa6" + bytes(64), "Flax"),
     "tensorflow": ("frozen.pb", b"\n\x0f" + bytes(64), "TensorFlow"),
     "7z": ("net.7z", b"7z\xbc\xaf\x27\x1c" + bytes(64), "unpack"),
+    "caffe": ("net.caffemodel", b"\n\x05mynet" + bytes(64), "weights of Caffe"),
+    "darknet": ("net.weights", bytes(4) + b"\x02" + bytes(64), "weights of Darknet"),
+    "mxnet": ("net-0000.params", b"\x12\x01" + bytes(64), "weights of MXNet"),
+    "onnx without a producer": ("net.onnx", b"\x08\x0a:\x10abcdefgh" + bytes(64), "ONNX"),
+    "code": ("net.py", b"def make_model(): ...\n", "--arch FILE.py:FUNCTION"),
+    "configuration": ("net.yml", b"checkpoint: net.pt\n", "--config"),
     "picture": ("net.pt", b"\x89PNG\r\n\x1a\n" + bytes(64), "picture"),
 }
 
@@ -104,6 +110,20 @@ FILES: dict[str, tuple[str, bytes, str]] = {
 def test_files_of_other_tools(tmp_path: Path, kind: str) -> None:
     name, content, said = FILES[kind]
     (tmp_path / name).write_bytes(content)
+    assert said in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "said"),
+    [
+        ("net.bin", "net.xml", "OpenVINO"),
+        ("net.bin", "net.param", "ncnn"),
+        ("net.ckpt-5.data-00000-of-00001", "net.ckpt-5.index", "TensorFlow checkpoint"),
+    ],
+)
+def test_a_file_that_its_neighbour_explains(tmp_path: Path, name: str, beside: str, said: str) -> None:
+    (tmp_path / name).write_bytes(b"\x01\x02\x03" * 50)
+    (tmp_path / beside).write_bytes(b"x")
     assert said in refused(tmp_path / name)
 
 
@@ -151,6 +171,13 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "flax": (touched("config.json", "flax_model.msgpack"), "Flax"),
     "onnx": (touched("config.json", "model.onnx"), "ONNX"),
     "tensorflow": (touched("checkpoint", "net.ckpt.index", "net.ckpt.data-00000-of-00001"), "TensorFlow"),
+    "accelerate": (touched("pytorch_model_fsdp_0/__0_0.distcp", "scheduler.bin"), "accelerate merge-weights"),
+    "orbax": (touched("_CHECKPOINT_METADATA", "d/0"), "Orbax"),
+    "shards alone": (
+        touched("config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+        "2 shards without their index: copy model.safetensors.index.json",
+    ),
+    "folders of checkpoints": (touched("checkpoint-5/model.safetensors", "checkpoint-5/config.json"), "checkpoint-5"),
     "plain": (touched("best.pt", "log.txt"), "such as best.pt"),
     "empty": (lambda folder: (folder / "model").mkdir(), "without a weights file"),
 }

@@ -182,6 +182,13 @@ def test_an_untrained_network_is_not_mistaken_for_a_permuted_one(classes, total,
     assert "weights that were not loaded" in text
 
 
+def test_classes_without_images_are_in_no_pair():
+    counts = np.zeros((6, 6), dtype=np.int64)
+    counts[0, 4] = counts[1, 3] = 50
+    text = accuracy_warning(counts, ["ant", "bee", "cat", "dog", "elk", "fox"])
+    assert "images of ant are predicted as elk, images of bee are predicted as dog. " in text
+
+
 def test_few_images_may_not_tell_a_network_from_chance():
     text = accuracy_warning(np.array([[4, 1, 1], [1, 4, 1], [1, 1, 4]]))
     assert "accuracy is 66.7%, on 18 images not clearly better than chance (33.3%)" in text

@@ -183,6 +183,26 @@ def test_names_of_nothing(caches: Path, name: str, said: str) -> None:
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet50", "timm/resnet50 or torchvision/resnet50"),
+        ("resnet18:IMAGENET1K_V1", "torchvision/resnet18:IMAGENET1K_V1"),
+        ("vit_tiny_patch16_224.augreg_in21k", "timm/vit_tiny_patch16_224.augreg_in21k"),
+        ("someone/model", "hf-hub:someone/model"),
+        ("https://huggingface.co/someone/model", "hf-hub:someone/model"),
+        ("https://example.org/net.pth", "download the file"),
+        ("runs/best.pt", "check the path"),
+    ],
+)
+def test_a_name_without_its_library(caches: Path, name: str, said: str) -> None:
+    for command in ("identify", "diagnose"):
+        caught = CliRunner().invoke(app, [command, name] + ["--data", "x"] * (command == "diagnose")).exception
+        assert isinstance(caught, CheckpointError)
+        assert "no such file" in str(caught)
+        assert said in (caught.hint or "")
+
+
 @pytest.mark.parametrize("name", ["hf-hub:/etc/passwd", "hf-hub:a b/c", "hf-hub:"])
 def test_names_that_the_hub_cannot_have(caches: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="no name of a model") as caught:
