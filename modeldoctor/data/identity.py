@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,45 +22,57 @@ WHAT = {
 """What each digest is of, in words."""
 
 
-def identify_data(sets: Iterable[AnySet], tables: Iterable[Path | None] = ()) -> dict[str, str]:
+Stamps = list[tuple[bytes, bytes]]
+"""For each image of a split: size and time of its file and of its mask."""
+
+
+def identify_data(sets: Iterable[tuple[AnySet, Stamps]], tables: Iterable[Path | None] = ()) -> dict[str, str]:
     """A short digest of each of `WHAT`, over all splits.
 
     Args:
-        sets: the splits, in order. Of a stream nothing is known but its name.
+        sets: the splits, in order, with their stamps. Of a stream nothing is known but its name.
         tables: further files that count.
     """
     digests = {name: hashlib.sha256() for name in WHAT}
-    for images in sets:
+    for images, stamps in sets:
         digests["names"].update(f"{images.split}\n".encode())
         if not isinstance(images, ImageSet):
             continue
         digests["labels"].update(np.asarray(images.labels, dtype=np.int64).tobytes())
-        root = images.pictures.root if isinstance(images.pictures, PictureFiles) else None
         for path in images.paths:
             digests["names"].update(f"{path}\n".encode(errors="surrogateescape"))
-            if root is not None:
-                digests["files"].update(_stamp(root / path))
-            if images.masks is not None:
-                digests["masks"].update(_stamp(images.masks.find(path)))
+        for file, mask in stamps:
+            digests["files"].update(file)
+            digests["masks"].update(mask)
     for table in tables:
         digests["tables"].update(_stamp(table))
     return {name: digest.hexdigest()[:16] for name, digest in digests.items()}
 
 
-def stamps_of(images: AnySet) -> list[bytes]:
-    """Sizes and times of a split's image files and masks, in order; none where images are no files."""
-    if not isinstance(images, ImageSet) or not isinstance(images.pictures, PictureFiles):
+def stamps_of(images: AnySet, indices: Sequence[int] | None = None) -> Stamps:
+    """Stamps of these images of a split (all if None), in order; none where images are no files and have no masks."""
+    if not isinstance(images, ImageSet):
         return []
-    root, masks = images.pictures.root, images.masks
-    return [_stamp(root / path) + (b"" if masks is None else _stamp(masks.find(path))) for path in images.paths]
+    root = images.pictures.root if isinstance(images.pictures, PictureFiles) else None
+    if root is None and images.masks is None:
+        return []
+    paths = images.paths if indices is None else [images.paths[index] for index in indices]
+    return [
+        (b"" if root is None else _stamp(root / path), b"" if images.masks is None else _stamp(images.masks.find(path)))
+        for path in paths
+    ]
 
 
-def altered_since(images: AnySet, before: list[bytes]) -> list[str]:
-    """Paths of the images that were there, are there still, and whose file or mask is another now."""
+def altered_since(images: AnySet, before: Stamps, indices: Sequence[int]) -> list[str]:
+    """Which of these images' files were there, are there still, and differ now, or have another mask: their paths."""
     if not before or not isinstance(images, ImageSet):
         return []
-    pairs = zip(images.paths, before, stamps_of(images), strict=True)
-    return [path for path, old, new in pairs if new != old and not (old.startswith(b"-") or new.startswith(b"-"))]
+    pairs = zip(indices, stamps_of(images, indices), strict=True)
+    return [
+        images.paths[index]
+        for index, new in pairs
+        if new != before[index] and not before[index][0].startswith(b"-") and not new[0].startswith(b"-")
+    ]
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:

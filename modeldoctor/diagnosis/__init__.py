@@ -137,7 +137,8 @@ def diagnose(
         layers = select_layers(layered.layers, config.layers)
         parts = [source] if source is examined else [source, examined]
         read = with_usable_masks(parts, propagated=config.propagate_masks)
-        state, state_path = open_state(network, config, read, layers, output, resume)
+        stamped = [(images, stamps_of(images)) for images in read]
+        state, state_path = open_state(network, config, stamped, layers, output, resume)
         if not team.is_primary:
             state.correlations = {}  # the first process holds what was summed before
         if config.propagate_masks:
@@ -156,9 +157,9 @@ def diagnose(
             chunks=open_chunks(layered, layers, network.example(device), config, state, team),
             team=team,
         )
-        before = {images.split: stamps_of(images) for images in read}
         found = _run_passes(run, network, classes, read)
-        warn_of_altered(run, read, before)
+        if team.is_primary:
+            warn_of_altered(run, stamped)
         found = team.broadcast(replace(found, warnings=tuple(said), command=command) if found else None)
         assert found is not None
         if output is not None and team.is_primary:

@@ -6,7 +6,7 @@ Shapes: S samples, N classes, K channels, D noise ranges.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeldoctor.data import ImageSet, accuracy_warning, choose_confident
-from modeldoctor.data.identity import altered_since
+from modeldoctor.data.identity import Stamps, altered_since
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.compare import Compared
 from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, judge
@@ -67,16 +67,15 @@ def warn_of_vanished(run: Run, before: dict[str, int]) -> None:
             )
 
 
-def warn_of_altered(run: Run, read: Sequence[AnySet], before: Mapping[str, list[bytes]]) -> None:
+def warn_of_altered(run: Run, read: Sequence[tuple[AnySet, Stamps]]) -> None:
     """Warn of images that were replaced or written to while they were read: the figures mix old and new.
 
     Args:
-        before: stamps of each split's images when the run began.
+        read: the splits, with their stamps of when the run began.
     """
-    for images in read:
-        unread = {path for path, _ in run.state.predictions[images.split].broken}
-        altered = [path for path in altered_since(images, before[images.split]) if path not in unread]
-        if altered:
+    for images, before in read:
+        indices = run.state.predictions[images.split].table()[0].tolist()
+        if altered := altered_since(images, before, indices):
             warnings.warn(
                 f"{images.split}: {counted(len(altered), 'image')}, or their masks, changed while this run read them, "
                 f"so that its figures may mix old and new: {shortened(altered)}; run it again",

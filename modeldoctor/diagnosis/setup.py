@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.data import ImageSet
-from modeldoctor.data.identity import identify_data
+from modeldoctor.data.identity import Stamps, identify_data
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.chunks import Chunks, measure_costs, plan_chunks
 from modeldoctor.diagnosis.kept import Expected, load_state
@@ -151,12 +151,15 @@ def open_chunks(
 def open_state(
     network: Classifier,
     config: DiagnoseConfig,
-    used: list[AnySet],
+    used: Sequence[tuple[AnySet, Stamps]],
     layers: Sequence[Layer],
     output: Path | None,
     resume: bool,
 ) -> tuple[RunState, Path | None]:
     """A fresh state, or that of the interrupted run to resume, and where it is kept: beside the output.
+
+    Args:
+        used: the splits that are read, with their stamps.
 
     Raises:
         StoreError: the state to resume is damaged or of another run.
@@ -173,7 +176,7 @@ def open_state(
         expected = Expected(
             fingerprint=fingerprint,
             data=data,
-            splits={images.split: len(images) if isinstance(images, ImageSet) else None for images in used},
+            splits={images.split: len(images) if isinstance(images, ImageSet) else None for images, _ in used},
             classes=network.num_classes,
             channels={layer.name: layer.channels for layer in layers},
             ranges=len(config.noise_ranges),

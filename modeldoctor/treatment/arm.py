@@ -241,7 +241,9 @@ class Arm:
         for step, batch in zip(range(_START_BATCHES), self._batches(0), strict=False):
             logits, cuts = self.context.trainable.training_pass(batch.images, penalty.layers)
             for key, term in penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
-                sums.setdefault(key, []).append(float(self.context.team.all_reduce(term)))
+                value = float(self.context.team.all_reduce(term))
+                if key[0] != "keep":  # which begins at 0
+                    sums.setdefault(key, []).append(value)
         self.context.network.load_state_dict(self.context.original)  # the passes moved BatchNorm's statistics
         return {key: max(float(np.mean(values)), 1e-12) for key, values in sums.items()}
 

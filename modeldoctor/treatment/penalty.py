@@ -41,7 +41,8 @@ class Penalty:
         rows: how many noise copies run at once, by layer; none for one with a closed form.
         keep: the original, where what it gets right is kept near it; None leaves that out.
         team: processes that each hold a share of every batch; means are over the images of all.
-        start: each constraint's value when treatment began, by (constraint, layer); 1 until it is measured.
+        start: each constraint's value when treatment began, by (constraint, layer); 1 until it is measured, and for the
+            keep term, which is 0 there.
     """
 
     config: TreatConfig
@@ -118,7 +119,7 @@ class Penalty:
         """Eq. 7 without the original loss."""
         weights = {"channel": self.config.channel.weight, "space": self.config.space.weight}
         weights["keep"] = self.keep.weight / len(self.space_layers) if self.keep else 0.0
-        parts = [float(weights[key[0]]) * term / self._start(key) for key, term in terms.items()]
+        parts = [float(weights[key[0]]) * term / self.start.get(key, 1.0) for key, term in terms.items()]
         return torch.stack(parts).sum() if parts else torch.zeros(())
 
     def relative(self, terms: dict[tuple[str, str], Tensor]) -> tuple[float, float]:
@@ -126,11 +127,8 @@ class Penalty:
         found = {"channel": math.nan, "space": math.nan}
         for key, term in ((key, term) for key, term in terms.items() if key[0] in found):
             before = 0.0 if math.isnan(found[key[0]]) else found[key[0]]
-            found[key[0]] = before + float(term.detach()) / self._start(key)
+            found[key[0]] = before + float(term.detach()) / self.start.get(key, 1.0)
         return found["channel"], found["space"]
-
-    def _start(self, key: tuple[str, str]) -> float:
-        return 1.0 if key[0] == "keep" else self.start.get(key, 1.0)
 
     def _noise(self, cut: Cut, keys: Sequence[int], seed: int) -> Tensor | None:
         if not self.config.noise_draws:

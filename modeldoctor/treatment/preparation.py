@@ -14,7 +14,7 @@ from modeldoctor.config.arms import ARMS
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import TrainingConfig, TreatConfig
 from modeldoctor.data import open_data
-from modeldoctor.data.identity import changed, identify_data
+from modeldoctor.data.identity import changed, identify_data, stamps_of
 from modeldoctor.data.outputs import in_network_classes
 from modeldoctor.errors import DataError, ModelDoctorWarning, StoreError, UsageError
 from modeldoctor.results import run_directory
@@ -165,7 +165,7 @@ def begin(prepared: Prepared, network: Classifier, resume: bool) -> TreatConfig:
     if path.exists() and config.rounds is None:
         config = _with_rounds(config, _settings(_read_before(path)).get("rounds"))
     sets = {id(part.images): part.images for part in (splits.train, splits.val, splits.test)}
-    data = identify_data(sets.values(), (config.data.groups,))
+    data = identify_data([(images, stamps_of(images)) for images in sets.values()], (config.data.groups,))
     text = run_directory.identity_line(network.checkpoint_sha256) + run_directory.data_line(data)
     text += _as_yaml(config)
     if path.exists():

@@ -10,7 +10,7 @@ import pytest
 from conftest import Clinic
 
 from modeldoctor.data import open_data
-from modeldoctor.data.identity import WHAT, changed, identify_data
+from modeldoctor.data.identity import WHAT, changed, identify_data, stamps_of
 from modeldoctor.results.run_directory import data_in, data_line
 from modeldoctor.zoo import load_model
 
@@ -18,7 +18,7 @@ from modeldoctor.zoo import load_model
 def digests(folder: Path) -> dict[str, str]:
     network = load_model(folder / "net.pt")
     sets = open_data(folder / "data", preprocessing=network.preprocessing, masks=folder / "masks")
-    return identify_data((sets["train"], sets["val"]), (folder / "groups.csv",))
+    return identify_data([(sets[name], stamps_of(sets[name])) for name in ("train", "val")], (folder / "groups.csv",))
 
 
 @pytest.fixture
