@@ -286,24 +286,37 @@ def exam_of_backgrounds(
 ) -> dict[str, Any]:  # fmt: skip
     """How often is `background` said of wrong images on misleading backgrounds, in either half, and of others?
 
-    Backgrounds are as they are in the data; `groups` says by path which mislead (its columns `path` and `group`).
+    Backgrounds are as they are in the data; `groups` says by path which mislead (its columns `path` and `group`). With
+    the columns `class` and `background`, too, the images are told apart that are taken for a class whose images of
+    other groups have this background: what else an image is taken for, its background need not have caused.
     """
     with groups.open(newline="", encoding="utf-8") as file:
-        group = {row["path"]: row["group"] for row in csv.DictReader(file)}
+        of_path = {row["path"]: row for row in csv.DictReader(file)}
+    usual = {(row.get("class"), row.get("background")) for row in of_path.values() if row["group"] not in misleading}
     found = diagnose(classifier, {"train": splits["train"], split: splits[split]}, config=config)
     held_back = np.random.default_rng(seed).permutation(len(found.samples.path)) % 2 == 1
     result: dict[str, Any] = {"accuracy": found.accuracy}
     for half in Half:
         of_half = [i for i in found.misdiagnosed if held_back[i.sample] == (half is Half.HELD_BACK)]
-        meant = np.array([group[found.samples.path[image.sample].decode()] in misleading for image in of_half])
+        rows = [of_path[found.samples.path[image.sample].decode()] for image in of_half]
+        meant = np.array([row["group"] in misleading for row in rows])
         said = np.array([image.verdict is Verdict.BACKGROUND for image in of_half])
+        taken = meant & [
+            "background" in row and (found.classes[image.predicted], row["background"]) in usual
+            for image, row in zip(of_half, rows, strict=True)
+        ]
         result[half] = {
             "wrong": len(of_half), "misled": int(meant.sum()), "said": int(said.sum()),
             "recall": float(said[meant].mean()), "precision": float(meant[said].mean()),
-            "of others": float(said[~meant].mean()) if not meant.all() else float("nan"),
+            "taken for its background's class": int(taken.sum()), "recall of these": _mean(said[taken]),
+            "of others": _mean(said[~meant]),
             "verdicts of misled": dict(Counter(str(i.verdict) for i, m in zip(of_half, meant, strict=True) if m)),
         }  # fmt: skip
     return result
+
+
+def _mean(values: NDArray[np.bool_]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
 
 
 # -- a kernel of the network -------------------------------------------------------------------------------------------

@@ -89,8 +89,11 @@ def test_misleading_backgrounds_are_counted_in_either_half(clinic: Clinic, tmp_p
     paths = splits["val"].paths
     misled = {path for path in paths if int(Path(path).stem) % 2 == 0}
     groups = tmp_path / "groups.csv"
-    rows = "".join(f"{path},{'conflicting' if path in misled else 'aligned'}\n" for path in paths)
-    groups.write_text(f"path,group\n{rows}")
+    of_group = {path: "conflicting" if path in misled else "aligned" for path in paths}
+    # Each class has a background of its own in its aligned images; in all others there is amber's.
+    behind = {path: "amber" if path in misled else path.split("/")[1] for path in paths}
+    rows = "".join(f"{path},{path.split('/')[1]},{behind[path]},{of_group[path]}\n" for path in paths)
+    groups.write_text(f"path,class,background,group\n{rows}")
     halves = planted_faults.exam_of_backgrounds(network, splits, "val", groups, {"conflicting"}, config, 0)
     found = diagnose(network, splits, config=config)
     of = [
@@ -103,3 +106,11 @@ def test_misleading_backgrounds_are_counted_in_either_half(clinic: Clinic, tmp_p
     right = sum(meant and said for meant, said in of)
     assert sum(part["precision"] * part["said"] for part in parts if part["said"]) == pytest.approx(right)
     assert sum(part["recall"] * part["misled"] for part in parts if part["misled"]) == pytest.approx(right)
+    amber = [
+        i.verdict is Verdict.BACKGROUND
+        for i in found.misdiagnosed
+        if found.samples.path[i.sample].decode() in misled and found.classes[i.predicted] == "amber"
+    ]
+    name = "taken for its background's class"
+    assert sum(part[name] for part in parts) == len(amber) > 0
+    assert sum(part["recall of these"] * part[name] for part in parts if part[name]) == pytest.approx(sum(amber))

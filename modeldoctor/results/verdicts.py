@@ -21,6 +21,8 @@ PULL, DAMAGE, UNFAMILIARITY, LABEL_DOUBT = 1.75, 0.998, 0.85, 0.15
 """From where on an image counts as isolated, damaged, unfamiliar, mislabelled; see `Misdiagnosis`."""
 BEYOND_DAMAGE, BEYOND_ATTACK = 2.6, 1.25
 """An image that is more unfamiliar than this is no damaged image of a class, and none that was altered slightly."""
+PULL_OVER_BACKGROUND = 2.5
+"""From where on an image counts as isolated that its background misled, too: an attack changes backgrounds as well."""
 MOST_BACKGROUNDS, MISLED_OTHERS = 0.5, 0.3
 """An image was misled by its background if it is right before more than the first of other images' backgrounds, or if
 more than the second of other images' objects, put before it, are taken for the same class."""
@@ -68,6 +70,12 @@ def _isolated(image: Image, limits: Image | None) -> str:
         f"standard deviations more than right images of “{image['predicted']}” (limit {PULL:g}), as they turn "
         "adversarial images."
     )
+
+
+def _isolation(image: Misdiagnosis) -> float:
+    if image.unfamiliarity > BEYOND_ATTACK or (_misled(image) and image.pull_to_label <= PULL_OVER_BACKGROUND):
+        return 0.0
+    return 1 - 1 / max(image.pull_to_label, 1.0)  # deviations have no most; so their reciprocal's
 
 
 def _is_right_before_most(image: Image) -> bool:
@@ -174,8 +182,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
     ),
     VerdictRow(
         verdict=Verdict.ISOLATED,
-        # Deviations have no most; so their reciprocal's.
-        value=lambda image: 0.0 if image.unfamiliarity > BEYOND_ATTACK else 1 - 1 / max(image.pull_to_label, 1.0),
+        value=_isolation,
         limit=lambda limits: 1 - 1 / PULL,
         meaning="slight alterations turn it to its label, as adversarial images",
         about="Slight alterations of its pixels turn it towards its label far more than they turn right images.",

@@ -251,6 +251,13 @@ def test_what_no_slight_alteration_makes_of_an_image_is_unfamiliar() -> None:
     assert judged({"pull_to_label": 5.0, "unfamiliarity": 1.3}).verdict == Verdict.UNFAMILIAR
 
 
+def test_a_background_that_misleads_is_named_unless_alterations_turn_the_image_strongly() -> None:
+    misled = {"without_object": 0.75, "stays_without_object": 1.0}
+    assert judged({"pull_to_label": 2.5} | misled).verdict == Verdict.BACKGROUND
+    assert judged({"pull_to_label": 2.6} | misled).verdict == Verdict.ISOLATED
+    assert judged({"pull_to_label": 2.5, "stays_without_object": 0.0}).verdict == Verdict.ISOLATED
+
+
 def test_the_first_verdict_of_the_order_wins() -> None:
     order = list(ABNORMAL)
     for first in range(len(order)):
