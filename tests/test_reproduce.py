@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
+from conftest import Clinic
 from typer.testing import CliRunner
+
+from modeldoctor.data import open_data
+from modeldoctor.zoo import load_model
 
 REPRODUCE = Path(__file__).parent.parent / "scripts" / "reproduce"
 sys.path.insert(0, str(REPRODUCE))
 
+import discovery  # noqa: E402
 import pieces  # noqa: E402
 import run  # noqa: E402
 import store  # noqa: E402
@@ -64,6 +70,53 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
     pairs = [(a > b) + (a == b) / 2 for a, b in itertools.product(positive, negative)]
     assert pieces.roc_area(positive, negative) == pytest.approx(np.mean(pairs))
     assert np.isnan(pieces.roc_area(positive, negative[:0]))
+
+
+def test_images_are_like_their_class_by_correlation_and_by_the_kernels_above_the_threshold() -> None:
+    """By numpy, image by image: its class's mean leaves it out, another class's does not hold it."""
+    rng = np.random.default_rng(0)
+    classes, values = np.repeat([0, 1, 2], 4), rng.random((12, 6))
+    classes[-4:] = [2, 2, 0, 1]
+    found = discovery.agreement(values, classes, 3, 0.2)
+    own, other, jaccard = [], [], []
+    for row, (label, image) in enumerate(zip(classes, values, strict=True)):
+        rest = np.delete(values, row, 0)[np.delete(classes, row) == label].mean(0)
+        own.append(np.corrcoef(image, rest)[0, 1])
+        other.append(np.corrcoef(image, values[classes == (label + 1) % 3].mean(0))[0, 1])
+        used = [{k for k in range(6) if part[k] >= part.min() + 0.2 * np.ptp(part)} for part in (image, rest)]
+        jaccard.append(len(used[0] & used[1]) / len(used[0] | used[1]))
+    assert found["pearson"] == pytest.approx(np.mean(own))
+    assert found["pearson_other"] == pytest.approx(np.mean(other))
+    assert found["jaccard"] == pytest.approx(np.mean(jaccard))
+    assert np.isnan(discovery.profiles(values, classes, 4)[3]).all()
+
+
+def test_correlations_are_derivatives_of_the_true_class_at_right_images(clinic: Clinic) -> None:
+    network = load_model(clinic.checkpoint)
+    images = open_data(clinic.data, preprocessing=network.preprocessing)["val"]
+    layers, classes = discovery.correlations(network, images)
+    taken = []
+    for index in np.random.default_rng(0).permutation(len(images)):
+        sample = images[int(index)]
+        if int(network.module(sample.image[None]).argmax()) == sample.label:
+            taken.append(sample)
+    assert sorted(classes.tolist()) == sorted(sample.label for sample in taken)
+    name, (_, values) = list(layers.items())[-2]  # the last is where features are pooled
+    maps: list[Any] = []
+    network.module.get_submodule(name).register_forward_hook(lambda _, __, output: maps.append(output))
+    sums = []
+    for sample in taken:
+        logit = network.module(sample.image[None])[0, sample.label]
+        sums.append(torch.autograd.grad(logit, maps[-1])[0].abs().sum((0, 2, 3)).numpy())
+    order = np.lexsort(np.array(sums).T)
+    assert values[np.lexsort(values.T)] == pytest.approx(np.array(sums)[order], rel=1e-4, abs=1e-5)
+
+
+def test_a_part_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
+    place, calls = pieces.Place(tmp_path, tmp_path), []
+    for _ in range(2):
+        assert place.once("part", lambda: calls.append(1) or {"value": 0.5}) == {"value": 0.5}
+    assert calls == [1]
 
 
 def test_without_a_piece_the_list_is_printed(tmp_path: Path) -> None:

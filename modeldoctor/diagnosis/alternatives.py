@@ -6,10 +6,13 @@ Shapes: B images, C channels, h x w pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from modeldoctor.config.diagnose import Preprocessing
@@ -18,9 +21,13 @@ from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.graph import logits_of
 
-IMAGES = 200
+IMAGES, MOST_IMAGES = 200, 800
+"""So many images are tried with every alternative, and with the best, where it may be chance, up to so many."""
 GOOD_ENOUGH = 0.95
 """At this accuracy nothing is tried."""
+_LEAST_GAIN, _SIGNIFICANT, _HINT = 0.03, 0.001, 0.05
+"""An alternative is better that turns so large a share of images right, net, and is chance with so small a
+probability; with the second probability more images are worth a try."""
 
 # What networks are usually trained with, by the option that says it: mean and standard deviation for pixels in [0, 1].
 _NORMALISATIONS = {
@@ -34,34 +41,77 @@ _SIDES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 299, 384)
 BGR = "channels in the order BGR"
 
 
+class Trial(NamedTuple):
+    """One alternative: its name, the images, and what is done to a batch (B,C,h,w) of them."""
+
+    name: str
+    images: AnySet
+    transform: Callable[[Tensor], Tensor]
+
+
 def try_alternatives(run: Run, images: AnySet) -> None:
     """Predict up to 200 images with each alternative, and count those that turn right and those that turn wrong.
 
-    Only where accuracy leaves room for it. A network that does not take another input size is left alone.
+    Where that hints at the best of them without being sure, up to 600 further images decide. Only where accuracy leaves
+    room for it. A network that does not take another input size is left alone.
     """
     index, label, predicted, _ = run.state.predictions[images.split].table()
     if not len(index) or np.mean(label == predicted) >= GOOD_ENOUGH:
         return
-    spread = np.unique(np.linspace(0, len(index) - 1, min(IMAGES, len(index))).astype(int))
-    chosen, right = np.sort(index)[spread], dict(zip(index.tolist(), (label == predicted).tolist(), strict=True))
-    trials = list(_trials(images))
-    for done, (name, changed, transform) in enumerate(trials):
-        if name in run.state.alternatives:
+    order, right = np.sort(index), dict(zip(index.tolist(), (label == predicted).tolist(), strict=True))
+    first, more = _spread(order, IMAGES), _spread(order, MOST_IMAGES)
+    trials = {trial.name: trial for trial in _trials(images)}
+    found = run.state.alternatives
+    for done, trial in enumerate(trials.values()):
+        if trial.name not in found:
+            run.after_batch("preprocessing", done, len(trials))
+            found[trial.name] = _count(run, trial, first, right)
+    best = best_of(found)
+    if best and _chance(*found[best][:2]) < _HINT and not is_better(*found[best]) and found[best][2] <= len(first):
+        run.after_batch("preprocessing", len(trials), len(trials))
+        counts = _count(run, trials[best], np.setdiff1d(more, first), right)
+        gained, lost, number = np.add(found[best], counts).tolist()
+        found[best] = (gained, lost, number)
+
+
+def best_of(alternatives: Mapping[str, tuple[int, int, int]]) -> str | None:
+    """The alternative that turns most images right, net; None without any."""
+    return max(alternatives, key=lambda name: alternatives[name][0] - alternatives[name][1], default=None)
+
+
+def is_better(gained: int, lost: int, number: int) -> bool:
+    """Whether what an alternative turns right, of a number of images, is much and no chance."""
+    return number > 0 and gained - lost >= max(_LEAST_GAIN * number, 1) and _chance(gained, lost) < _SIGNIFICANT
+
+
+def _chance(gained: int, lost: int) -> float:
+    """How probable it is that as many of the images that turn turn right, were both equally likely (a sign test)."""
+    if not gained + lost:
+        return 1.0
+    return float(scipy.stats.binomtest(gained, gained + lost, alternative="greater").pvalue)
+
+
+def _spread(indices: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+    """At most as many indices, evenly spread."""
+    places = np.unique(np.linspace(0, len(indices) - 1, min(number, len(indices))).astype(int))
+    return np.asarray(indices[places])
+
+
+def _count(run: Run, trial: Trial, chosen: NDArray[np.int64], right: Mapping[int, bool]) -> tuple[int, int, int]:
+    """How many of these images turn right, turn wrong, and could be predicted; zeros where the network refuses them."""
+    counts = np.zeros(3, dtype=np.int64)
+    for batch in run.batches(trial.images, chosen, run.chunks.batch):
+        keys = batch.indices.tolist()
+        if not keys:
             continue
-        run.after_batch("preprocessing", done, len(trials))
-        counts = np.zeros(3, dtype=np.int64)
-        for batch in run.batches(changed, chosen, run.chunks.batch):
-            keys = batch.indices.tolist()
-            if not keys:
-                continue
-            now = _predicted(run, transform(batch.images.to(run.device)))
-            if now is None:
-                break
-            fits = (now == batch.labels).numpy()
-            before = np.array([right[key] for key in keys])
-            counts += [np.sum(fits & ~before), np.sum(~fits & before), len(keys)]
-        gained, lost, number = np.sum(run.team.all_gather(counts), axis=0).tolist()
-        run.state.alternatives[name] = (gained, lost, number)
+        now = _predicted(run, trial.transform(batch.images.to(run.device)))
+        if now is None:
+            break
+        fits = (now == batch.labels).numpy()
+        before = np.array([right[key] for key in keys])
+        counts += [np.sum(fits & ~before), np.sum(~fits & before), len(keys)]
+    gained, lost, number = np.sum(run.team.all_gather(counts), axis=0).tolist()
+    return gained, lost, number
 
 
 def option_of(name: str) -> str:
@@ -79,19 +129,19 @@ def option_of(name: str) -> str:
     return ""
 
 
-def _trials(images: AnySet) -> Iterator[tuple[str, AnySet, Callable[[Tensor], Tensor]]]:
-    """Each alternative: its name, the images, and what is done to a batch of them."""
+def _trials(images: AnySet) -> Iterator[Trial]:
+    """Each alternative."""
     used = images.preprocessing
     channels = used.input_size[0]
     for name, (mean, std) in _NORMALISATIONS.items():
         if not np.allclose([mean[:channels], std[:channels]], [used.mean, used.std], atol=0.01):
-            yield name, images, _renormalise(used, mean[:channels], std[:channels])
+            yield Trial(name, images, _renormalise(used, mean[:channels], std[:channels]))
     if channels == 3:
-        yield BGR, images, _renormalise(used, used.mean, used.std, flip=True)
+        yield Trial(BGR, images, _renormalise(used, used.mean, used.std, flip=True))
     if not isinstance(images, ImageSet):
         return
     for name, preprocessing in _geometries(used):
-        yield name, images.preprocessed_as(preprocessing), _as_it_is
+        yield Trial(name, images.preprocessed_as(preprocessing), _as_it_is)
 
 
 def _geometries(used: Preprocessing) -> Iterator[tuple[str, Preprocessing]]:

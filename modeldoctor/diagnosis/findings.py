@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
 from modeldoctor.data import order_warning
 from modeldoctor.data.duplicates import find_duplicates
 from modeldoctor.data.outputs import AnySet
-from modeldoctor.diagnosis.alternatives import option_of
+from modeldoctor.diagnosis.alternatives import best_of, is_better, option_of
 from modeldoctor.diagnosis.compare import Compared
 from modeldoctor.diagnosis.explain import Evidence
 from modeldoctor.diagnosis.faulty import FaultyKernel
@@ -27,7 +26,6 @@ from modeldoctor.results.diagnosis import Finding, LayerDiagnosis, Misdiagnosis,
 from modeldoctor.results.summary import count_pairs
 
 _EXAMPLES = 20
-_SIGNIFICANT, _LEAST_GAIN = 0.001, 0.03
 _WRONG_REASON = 1 / 3
 _CONFUSED = 0.15
 _PAIRS = 2
@@ -76,14 +74,10 @@ def find_findings(
 
 def _preprocessing(run: Run, total: int, wrong: int) -> Iterator[Finding]:
     """The alternative that turns most images right, where that is no chance."""
-    best = max(run.state.alternatives.items(), key=lambda item: item[1][0] - item[1][1], default=None)
-    if best is None:
+    name = best_of(run.state.alternatives)
+    if name is None or not is_better(*run.state.alternatives[name]):
         return
-    name, (gained, lost, number) = best
-    if number == 0 or gained - lost < max(_LEAST_GAIN * number, 1):
-        return
-    if scipy.stats.binomtest(gained, gained + lost, alternative="greater").pvalue >= _SIGNIFICANT:
-        return
+    gained, lost, number = run.state.alternatives[name]
     option = option_of(name)
     yield Finding(
         name="preprocessing",

@@ -5,14 +5,17 @@ Data lie in one folder: `menagerie`, `waterbirds`, `cifar10` (class folders), `c
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import discovery
 import numpy as np
 import torch
 from heads import FROM_GROUPS, FROM_TRAINING, Features, choose
@@ -23,11 +26,12 @@ from torch import nn
 from modeldoctor.config.treat import DataConfig, Metric
 from modeldoctor.data import open_data
 from modeldoctor.data.loader import make_loader
-from modeldoctor.data.outputs import in_network_classes
+from modeldoctor.data.outputs import in_network_classes, random_access
 from modeldoctor.evaluate.metrics import RULES, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.trial import ArmResult, Trial, read_trial
+from modeldoctor.runtime.files import written_aside
 from modeldoctor.treatment.subsets import Subset, split_subsets, with_groups
 from modeldoctor.zoo import load_model
 
@@ -54,6 +58,15 @@ class Place:
             subprocess.run(words, check=True)
         return made
 
+    def once(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A part of a piece, kept as JSON, so that an interrupted piece goes on behind it."""
+        path = self.work / f"{name}.json"
+        if not path.exists():
+            with written_aside(path) as aside:
+                aside.write_text(json.dumps(measure()), encoding="utf-8")
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
     def diagnosis(self, name: str, checkpoint: Path, data: str, *words: object) -> Diagnosis:
         """A diagnosis of every layer, on the split `test`."""
         output = self.work / f"{name}.h5"
@@ -69,14 +82,54 @@ class Place:
         return read_trial(run / "trial.json")
 
 
+def _menagerie_network(place: Place) -> Path:
+    return place.script(
+        "train_classifier.py", "--data", place.data / "menagerie", "--arch", "test_resnet", "--output-stride", 16,
+        "--epochs", 20, "--batch-size", 64, "--learning-rate", 0.05, "--workers", 0,
+        "--out", place.work / "menagerie.pt", made=place.work / "menagerie.pt",
+    )  # fmt: skip
+
+
+def discovery_1(place: Place) -> dict[str, Any]:
+    """Fig. 2a and Discovery 1: six networks on four data sets, sparsity by depth, and images beside their class."""
+    checkpoints = place.data / "checkpoints"
+    networks: dict[str, tuple[Callable[[], Path], str]] = {
+        "ResNet-20, CIFAR-10": (lambda: checkpoints / "cifar10-resnet20.th", "cifar10"),
+        "ResNet-56, CIFAR-10": (lambda: checkpoints / "cifar10-resnet56.th", "cifar10"),
+        "SqueezeNet, CIFAR-10": (lambda: checkpoints / "squeezenet1_0-cifar10.pth", "cifar10"),
+        "SqueezeNet, Waterbirds": (lambda: checkpoints / "squeezenet1_0-waterbirds.pt", "waterbirds"),
+        "test_resnet, Fashion-MNIST": (lambda: _fashion_network(place), _FASHION),
+        "test_resnet, Menagerie": (lambda: _menagerie_network(place), "menagerie"),
+    }
+    found = {}
+    for name, (checkpoint, data) in networks.items():
+        root = place.data / "fashion-mnist" if data == _FASHION else None
+        where = data if root else str(place.data / data)
+        found[name] = place.once(f"discovery-1 {name}", partial(_discovery_of, checkpoint, where, root))
+    return found
+
+
+_FASHION = "torchvision:FashionMNIST"
+
+
+def _fashion_network(place: Place) -> Path:
+    return place.script(
+        "train_classifier.py", "--data", _FASHION, "--root", place.data / "fashion-mnist", "--arch", "test_resnet",
+        "--channels", 1, "--input-size", 32, "--epochs", 3, "--workers", 0, "--out", place.work / "fashion.pt",
+        made=place.work / "fashion.pt",
+    )  # fmt: skip
+
+
+def _discovery_of(checkpoint: Callable[[], Path], data: str, root: Path | None) -> dict[str, Any]:
+    network = load_model(checkpoint())
+    splits = open_data(data, preprocessing=network.preprocessing, root=root)
+    matched, _ = in_network_classes(splits, network.class_names, network.num_classes)
+    return discovery.figures(network, random_access(matched["test"]))
+
+
 def menagerie_arms(place: Place) -> dict[str, Any]:
     """Menagerie, 20 masks per class: which remedy mends the reliance on backgrounds?"""
-    data = place.data / "menagerie"
-    network = place.script(
-        "train_classifier.py", "--data", data, "--arch", "test_resnet", "--output-stride", 16, "--epochs", 20,
-        "--batch-size", 64, "--learning-rate", 0.05, "--workers", 0, "--out", place.work / "menagerie.pt",
-        made=place.work / "menagerie.pt",
-    )  # fmt: skip
+    data, network = place.data / "menagerie", _menagerie_network(place)
     trial = place.trial(
         "menagerie-arms", network, "--config", _SCRIPTS.parent / "configs" / "menagerie.yaml", "--data", data,
         "--masks", data / "masks", "--groups", data / "metadata.csv", "--set", "training.epochs=3",
@@ -247,6 +300,7 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
 
 
 PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
+    "discovery-1": discovery_1,
     "menagerie-arms": menagerie_arms,
     "waterbirds-arms": waterbirds_arms,
     "waterbirds-unannotated": waterbirds_unannotated,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -11,6 +12,8 @@ import matplotlib as mpl
 from matplotlib import pyplot
 from pieces import PIECES
 from store import kept
+
+from modeldoctor.graph.layers import FEATURES
 
 HERE = Path(__file__).parent
 Found = Mapping[str, Mapping[str, Any]]
@@ -32,6 +35,7 @@ def results(found: Found) -> str:
     """The page, a section for each piece that has run."""
     sections = {
         "cifar-resnets": _cifar_resnets,
+        "discovery-1": _discovery,
         "cifar-channels": _trial,
         "menagerie-arms": _trial,
         "waterbirds-arms": _trial,
@@ -117,6 +121,35 @@ def _cifar_resnets(figures: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+_LIKENESS = ("pearson", "pearson_other", "jaccard", "jaccard_other")
+
+
+def _discovery(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        "Up to 20 right test images per class, Eq. 3 without noise, all layers. How much is a single image's |∂y/∂m| "
+        "per kernel like the mean of the others of its class, and like another class's? ![](figures/discovery1.svg)"
+    )
+    yield ""
+    yield from _table(
+        ("network, layer", "Â ≥ 0.2", "correlation, own class", "another class", "Jaccard, own class", "another class"),
+        [
+            (f"{name}: {layer['name']}", _percent(layer["correlated"]), *(_two(layer[key]) for key in _LIKENESS))
+            for name, of in figures.items()
+            for layer in _first_middle_last(of["layers"])
+        ],
+    )
+
+
+def _first_middle_last(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of the layers that are the network's own; `features` are read in front of its head."""
+    own = [layer for layer in layers if layer["name"] != FEATURES]
+    return [own[0], own[len(own) // 2], own[-1]]
+
+
+def _two(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 def _stability(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     yield ("right images stay", *map(_percent, figures["right_stability"]))
     yield ("wrong images stay", *map(_percent, figures["wrong_stability"]))
@@ -190,12 +223,38 @@ def _whole(value: float | None) -> str:
 
 
 def draw(found: Found, folder: Path) -> None:
-    """Fig. 2a and 3 as SVG, the same from the same figures."""
-    if "cifar-resnets" not in found:
-        return
-    figures = found["cifar-resnets"]["figures"]
-    folder.mkdir(exist_ok=True)
+    """Figures as SVG, the same from the same JSON."""
     mpl.rcParams["svg.hashsalt"] = "modeldoctor"
+    folder.mkdir(exist_ok=True)
+    for piece, drawn in {"cifar-resnets": _draw_resnets, "discovery-1": _draw_discovery}.items():
+        if piece in found:
+            drawn(found[piece]["figures"], folder)
+
+
+def _draw_discovery(figures: Mapping[str, Any], folder: Path) -> None:
+    """Sparsity, and likeness of images to their own class (lines) and to another (dotted), by depth."""
+    _, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for number, (name, of) in enumerate(figures.items()):
+        depth, colour = [layer["depth"] for layer in of["layers"]], f"C{number}"
+        left.plot(depth, _shares(of), colour, marker=".", label=name)
+        for key, line in (("pearson", "-"), ("pearson_other", ":")):
+            right.plot(depth, [_or_nan(layer[key]) for layer in of["layers"]], colour + line, marker=".")
+    left.set(xlabel="depth of the layer (0 input, 1 output)", ylabel="share of kernels with Â ≥ 0.2", ylim=(0, 1))
+    right.set(
+        xlabel="depth of the layer (0 input, 1 output)",
+        ylabel="correlation of an image with\nits own class; dotted: another",
+        ylim=(-0.2, 1.02),
+    )
+    left.legend(fontsize=7)
+    pyplot.savefig(folder / "discovery1.svg", metadata={"Date": None})
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _draw_resnets(figures: Mapping[str, Any], folder: Path) -> None:
+    """Fig. 2a and 3."""
     _, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
     for name, of in figures.items():
         axes.plot([layer["depth"] for layer in of["layers"]], _shares(of), marker=".", label=name)
