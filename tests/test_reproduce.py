@@ -16,6 +16,7 @@ import typer
 from conftest import Clinic
 from typer.testing import CliRunner
 
+from modeldoctor.config.treat import SpaceConfig
 from modeldoctor.data import open_data
 from modeldoctor.zoo import load_model
 
@@ -117,6 +118,43 @@ def test_a_part_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
     for _ in range(2):
         assert place.once("part", lambda: calls.append(1) or {"value": 0.5}) == {"value": 0.5}
     assert calls == [1]
+
+
+def test_a_setting_is_varied_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings are ones that a treatment takes, and the page has a row for each value."""
+    commands: dict[str, list[str]] = {}
+
+    def trial(place: Any, name: str, *words: object) -> str:
+        commands[name] = [str(word) for word in words]
+        return name
+
+    def figures(name: str) -> dict[str, Any]:
+        metrics = {metric: [0.5, 0.4, 0.6] for metric in ("accuracy", "worst_group")}
+        return {"arms": [{"arm": arm, "metrics": metrics} for arm in ("original", name)]}
+
+    monkeypatch.setattr(pieces.Place, "trial", trial)
+    monkeypatch.setattr(pieces, "trial_figures", figures)
+    (tmp_path / "menagerie.pt").touch()
+    place = pieces.Place(tmp_path, tmp_path)
+    for piece, key, values in (
+        (pieces.table_2, "annotated_per_class", (3, 10, 20, 60)),
+        (pieces.table_3, "expand_px", (0, 10, 20, 30, 40)),
+        (pieces.figure_6, "layers", pieces._DEPTHS),
+    ):
+        commands.clear()
+        found = piece(place)
+        assert list(found["values"]) == [str(value) for value in values]
+        common = set.intersection(*(set(words) for words in commands.values()))
+        for (name, words), value in zip(commands.items(), values, strict=True):
+            assert set(words) - common == {f"space.{key}={value}"}, name
+            given = [word for word, before in zip(words[1:], words, strict=False) if before == "--set"]
+            assert getattr(SpaceConfig(**{key: value}), key) == value
+            assert given[-1] == f"space.{key}={value}"
+        page = write.results({piece.__name__.replace("_", "-"): HOW | {"figures": found}})
+        assert page.count("| 50.00 (40.00 to 60.00) |") == 2 * len(values)
+
+
+HOW = {"command": "run", "date": "today", "machine": "any", "minutes": 1, "versions": {}}
 
 
 def test_without_a_piece_the_list_is_printed(tmp_path: Path) -> None:

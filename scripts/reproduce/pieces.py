@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -137,6 +137,45 @@ def menagerie_arms(place: Place) -> dict[str, Any]:
         "--set", "arms=[treat,swap-background,hard-examples,continue]",
     )  # fmt: skip
     return trial_figures(trial)
+
+
+def _varied(place: Place, name: str, values: Sequence[object], *settings: str) -> dict[str, Any]:
+    """Short trials of the space constraint on Menagerie that differ in one setting, one seed and two epochs each.
+
+    Args:
+        name: of the piece and its runs.
+        values: of the setting, in the order of the page.
+        settings: `KEY={}` for each key that takes the value.
+    """
+    data, network = place.data / "menagerie", _menagerie_network(place)
+    given = [
+        network, "--config", _SCRIPTS.parent / "configs" / "menagerie.yaml", "--data", data,
+        "--masks", data / "masks", "--groups", data / "metadata.csv", "--set", "training.epochs=2",
+        "--set", "space.annotated_share=0.5", "--set", "seeds=[0]", "--set", "arms=[treat,hard-examples,continue]",
+    ]  # fmt: skip
+    found = {}
+    for value in values:
+        changed = [word for setting in settings for word in ("--set", setting.format(value))]
+        found[str(value)] = trial_figures(place.trial(f"{name}-{value}", *given, *changed))
+    return {"setting": settings[0].partition("=")[0], "values": found}
+
+
+def table_2(place: Place) -> dict[str, Any]:
+    """Table 2 on Menagerie: how many annotated images per class does the space constraint want?"""
+    return _varied(place, "table-2", (3, 10, 20, 60), "space.annotated_per_class={}")
+
+
+def table_3(place: Place) -> dict[str, Any]:
+    """Table 3 on Menagerie: by how many pixels (at 224) is the object grown?"""
+    return _varied(place, "table-3", (0, 10, 20, 30, 40), "space.expand_px={}")
+
+
+_DEPTHS = ("layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2", "features")
+
+
+def figure_6(place: Place) -> dict[str, Any]:
+    """Fig. 6 on Menagerie: the gain by the depth of the constrained layer."""
+    return _varied(place, "figure-6", _DEPTHS, "space.layers={}")
 
 
 def waterbirds_arms(place: Place) -> dict[str, Any]:
@@ -293,6 +332,7 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
         "seeds": len(arm.seeds),
         "metrics": {name: [figure.value, figure.low, figure.high] for name, figure in arm.metrics.items()},
         "by_seed": {name: list(values) for name, values in arm.by_seed.items()},
+        "classes": {str(cell.label): cell.accuracy.value for cell in arm.classes},
         "groups": {str(group.group): group.accuracy.value for group in arm.groups},
         "seconds": arm.cost.seconds,
         "annotations": arm.cost.annotations,
@@ -302,6 +342,9 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
 PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "discovery-1": discovery_1,
     "menagerie-arms": menagerie_arms,
+    "table-2": table_2,
+    "table-3": table_3,
+    "figure-6": figure_6,
     "waterbirds-arms": waterbirds_arms,
     "waterbirds-unannotated": waterbirds_unannotated,
     "waterbirds-heads": waterbirds_heads,

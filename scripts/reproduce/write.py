@@ -38,6 +38,9 @@ def results(found: Found) -> str:
         "discovery-1": _discovery,
         "cifar-channels": _trial,
         "menagerie-arms": _trial,
+        "table-2": _variation,
+        "table-3": _variation,
+        "figure-6": _variation,
         "waterbirds-arms": _trial,
         "waterbirds-unannotated": _trial,
         "waterbirds-heads": _heads,
@@ -175,6 +178,20 @@ def _trial(figures: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield f"**{figures['outcome']}**: {figures['reason']}."
+
+
+def _variation(figures: Mapping[str, Any]) -> Iterator[str]:
+    """One row for each value of a setting: every arm's accuracy and that of its worst group."""
+    trials = figures["values"]
+    arms = [arm["arm"] for arm in next(iter(trials.values()))["arms"]]
+    metrics = ("accuracy", "worst_group")
+    yield from _table(
+        (figures["setting"], *(f"{arm}: {metric.replace('_', ' ')}" for arm in arms for metric in metrics)),
+        [
+            (value, *(_interval(arm["metrics"][metric]) for arm in trial["arms"] for metric in metrics))
+            for value, trial in trials.items()
+        ],
+    )
 
 
 def _heads(figures: Mapping[str, Any]) -> Iterator[str]:
