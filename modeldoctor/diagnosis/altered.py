@@ -82,7 +82,7 @@ def _usual_background(
 
 def _misled_object(run: Run, empty: Tensor, explained: Misdiagnosis, backgrounds: Backgrounds | None) -> Tensor | None:
     """The first other object that is taken for the same class before this background; None unless many are."""
-    if backgrounds is None or not explained.misleads_others > MISLED_OTHERS:
+    if backgrounds is None or not explained.misleads_others >= MISLED_OTHERS:
         return None
     lenders = zip(backgrounds.images, backgrounds.objects, strict=True)
     pictures = (torch.where(there, picture, empty) for picture, there in lenders)

@@ -118,7 +118,7 @@ def _shares(true: Tensor, backgrounds: Backgrounds, predicted: Tensor) -> list[f
     """Of (G,B), per image: over the lenders that are not of its predicted class; NaN with fewer than two of them."""
     asked = backgrounds.label[:, None] != predicted.cpu()
     number = asked.sum(0)
-    shares = (true.cpu() & asked).sum(0) / number
+    shares = (true.cpu() & asked).sum(0).double() / number  # 3 of 10 are 0.3
     return torch.where(number >= _LEAST, shares, math.nan).tolist()
 
 

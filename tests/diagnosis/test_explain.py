@@ -251,6 +251,13 @@ def test_what_no_slight_alteration_makes_of_an_image_is_unfamiliar() -> None:
     assert judged({"pull_to_label": 5.0, "unfamiliarity": 1.3}).verdict == Verdict.UNFAMILIAR
 
 
+def test_three_of_ten_other_objects_are_at_least_the_limit() -> None:
+    """In a file's float32, too, where 0.3 becomes a little more."""
+    for share in (3 / 10, float(np.float32(3 / 10))):
+        assert judged({"misleads_others": share}).verdict == Verdict.BACKGROUND
+    assert judged({"misleads_others": 0.29}).verdict == Verdict.UNCLEAR
+
+
 def test_a_background_that_misleads_is_named_unless_alterations_turn_the_image_strongly() -> None:
     misled = {"without_object": 0.75, "stays_without_object": 1.0}
     assert judged({"pull_to_label": 2.5} | misled).verdict == Verdict.BACKGROUND
