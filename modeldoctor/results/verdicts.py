@@ -200,7 +200,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         "other objects before its background are taken for the same class: the background carries it.",
         evidence=_background_figure,
         sentence=_background,
-        exam=(0.73, 0.99),
+        exam=(0.76, 0.99),
     ),
     VerdictRow(
         verdict=Verdict.FOREIGN_KERNELS,
