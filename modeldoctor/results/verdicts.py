@@ -24,8 +24,8 @@ BEYOND_DAMAGE, BEYOND_ATTACK = 2.6, 1.25
 PULL_OVER_BACKGROUND = 2.5
 """From where on an image counts as isolated that its background misled, too: an attack changes backgrounds as well."""
 MOST_BACKGROUNDS, MISLED_OTHERS = 0.5, 0.3
-"""An image was misled by its background if it is right before more than the first of other images' backgrounds, or if at
-least the second of other images' objects, put before it, are taken for the same class."""
+"""An image was misled by its background if it is right before more than the first of other images' backgrounds, or if
+at least the second of other images' objects, put before it, are taken for the same class."""
 
 Image = Mapping[str, Any]
 """One wrong image in the summary's plain values; see `Misdiagnosis`. What was not measured is None or NaN."""
