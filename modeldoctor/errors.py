@@ -5,10 +5,15 @@ Only `modeldoctor.cli.main` turns an exception into text and an exit code; libra
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Collection
 from enum import IntEnum
 from itertools import islice
+
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_FORMULA = re.compile(r"[=+\-@]")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+_LINE_END = re.compile(r"[ \t]*[\r\n]+[ \t]*")
 
 
 class ExitCode(IntEnum):
@@ -23,11 +28,35 @@ class ExitCode(IntEnum):
 
 
 def printable(text: str) -> str:
-    """Text from files without control characters, which a terminal would obey: they are shown as escapes."""
-    return "".join(
-        char if char in "\n\t" or unicodedata.category(char) != "Cc" else char.encode("unicode_escape").decode()
-        for char in text
-    )
+    r"""Text from files without signs that a terminal or page would obey: they are shown as escapes.
+
+    Control characters, ends of lines, and what turns the direction of writing.
+
+    >>> printable("a\x1b[31mb\nc")
+    'a\\x1b[31mb\\nc'
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_page(text: str) -> str:
+    """As `printable`, of a text of several lines."""
+    return re.sub(r"[^\n]+", lambda line: printable(line[0].replace("\t", " ")), text)
+
+
+def one_line(text: str) -> str:
+    """A message in one line, so that no name in it looks like a message of its own."""
+    return printable(_LINE_END.sub(" ", text.strip()))
+
+
+def in_table(value: object) -> object:
+    """A cell of a CSV: a text that a spreadsheet would run as a formula gets the sign that keeps it a text.
+
+    >>> in_table("=1+1"), in_table("-1"), in_table("cat"), in_table(-0.5)
+    ("'=1+1", '-1', 'cat', -0.5)
+    """
+    if not isinstance(value, str) or not _FORMULA.match(value) or _NUMBER.fullmatch(value):
+        return value
+    return f"'{value}"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -59,7 +88,7 @@ def shortened(names: Collection[str], limit: int = 5) -> str:
     'a, b and 1 more'
     """
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(islice(names, limit)) + more
+    return ", ".join(map(printable, islice(names, limit))) + more
 
 
 class ModelDoctorError(Exception):
@@ -82,7 +111,7 @@ class ModelDoctorError(Exception):
 
     def __str__(self) -> str:
         parts = [("found", self.found), ("where", self.where), ("expected", self.expected), ("next", self.hint)]
-        return "\n".join(f"{name}: {printable(text)}" for name, text in parts if text)
+        return "\n".join(f"{name}: {one_line(text)}" for name, text in parts if text)
 
 
 class UsageError(ModelDoctorError):

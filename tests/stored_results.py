@@ -19,7 +19,7 @@ from modeldoctor.results.trial import Trial, write_trial
 HOSTILE = (
     "</script><script>alert(1)</script>",
     "\"><img src=x onerror=alert(1)> 'q' & |pipe| `tick` [a](b) *b* _u_",
-    "🐈‍⬛ naïve \u202eright-to-left " + "very long " * 60,
+    "🐈‍⬛ naïve \x1b[31m\u202eright-to-left " + "very long " * 60,
 )
 
 

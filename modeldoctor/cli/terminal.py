@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from modeldoctor.errors import ModelDoctorWarning, printable
+from modeldoctor.errors import ModelDoctorWarning, one_line, printable
 from modeldoctor.runtime.progress import Progress, silent
 
 out = Console()
@@ -47,7 +47,7 @@ def show_parts(parts: Iterable[RenderableType]) -> None:
 def note(text: str) -> None:
     """Say what was assumed, unless nobody wants to know."""
     if not volume.quiet:
-        err.print(f"[dim]note: {escape(printable(text))}[/]", highlight=False, soft_wrap=True)
+        err.print(f"[dim]note: {escape(one_line(text))}[/]", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -56,11 +56,12 @@ def shown_progress() -> Iterator[Progress]:
     if volume.quiet or not err.is_terminal:
         yield silent if volume.quiet else _lines()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=err) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int | None) -> None:
+            stage = printable(stage)
             name = stage.partition(" · ")[0]
             if name not in tasks:
                 tasks[name] = bars.add_task(stage, total=total)
@@ -83,7 +84,7 @@ def _lines() -> Progress:
         if done == total or time.monotonic() - said >= _LINE_EVERY_S:
             said = time.monotonic()
             place = f"{done}" if total is None else f"{done} of {total}"
-            err.print(f"{stage}: {place}", markup=False, highlight=False, soft_wrap=True)
+            err.print(f"{printable(stage)}: {place}", markup=False, highlight=False, soft_wrap=True)
 
     return show
 
@@ -91,4 +92,4 @@ def _lines() -> Progress:
 def show_warning(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
     """Our warnings are for the user; other libraries' are not, unless they are asked for."""
     if volume.verbose or issubclass(category, ModelDoctorWarning):
-        err.print(f"[yellow]warning:[/] {escape(printable(str(message)))}", highlight=False, soft_wrap=True)
+        err.print(f"[yellow]warning:[/] {escape(one_line(str(message)))}", highlight=False, soft_wrap=True)

@@ -28,7 +28,7 @@ from modeldoctor.diagnosis.chunks import Chunks
 from modeldoctor.diagnosis.passes import Run, predict
 from modeldoctor.diagnosis.setup import splits_to_use, take_apart
 from modeldoctor.diagnosis.state import RunState
-from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError, counted, printable
+from modeldoctor.errors import DataError, ModelDoctorWarning, UsageError, counted, in_table, printable
 from modeldoctor.graph import select_layers
 from modeldoctor.results.expected import check_expected
 from modeldoctor.runtime.files import check_writable, locked, written_aside
@@ -292,9 +292,8 @@ def _write_table(table: Path, choices: list[Choice]) -> None:
         writer.writerow(_COLUMNS)
         for choice in choices:
             confidence = f"{choice.confidence:.4f}"
-            writer.writerow(
-                [choice.path, choice.class_name, choice.predicted, confidence, choice.reason, choice.source]
-            )
+            cells = [choice.path, choice.class_name, choice.predicted, confidence, choice.reason, choice.source]
+            writer.writerow(map(in_table, cells))
 
 
 def _write_labels(labels: Path, classes: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from modeldoctor.errors import printable
+from modeldoctor.errors import one_line, printable
 from modeldoctor.report.gates import outcome_of
 from modeldoctor.report.markdown import render_markdown
 from modeldoctor.report.model import GateResult, Report
@@ -36,7 +36,7 @@ def write_junit(report: Report, path: Path) -> None:
 def _case(gate: GateResult) -> ElementTree.Element:
     case = ElementTree.Element("testcase", _named(gate.gate))
     if not gate.met:
-        ElementTree.SubElement(case, "failure", message=printable(outcome_of(gate)))
+        ElementTree.SubElement(case, "failure", message=one_line(outcome_of(gate)))
     return case
 
 
@@ -48,9 +48,9 @@ def github_annotations(report: Report) -> Iterator[str]:
     """Lines that GitHub shows beside a job: an error for each gate not met, a warning for each of the report's."""
     for gate in report.gates:
         if not gate.met:
-            yield f"::error title={_escaped(gate.gate, ':,')}::{_escaped(printable(outcome_of(gate)))}"
+            yield f"::error title={_escaped(printable(gate.gate), ':,')}::{_escaped(one_line(outcome_of(gate)))}"
     for warning in report.diagnosis.warnings if report.diagnosis else ():
-        yield f"::warning title=modeldoctor::{_escaped(warning)}"
+        yield f"::warning title=modeldoctor::{_escaped(printable(warning))}"
 
 
 def add_to_summary(report: Report) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from modeldoctor.errors import counted
+from modeldoctor.errors import counted, printable
 from modeldoctor.report.model import DiagnosisFigures, Report
 from modeldoctor.report.wording import (
     TRUST,
@@ -141,5 +141,5 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> I
 
 def text(words: str, most: int = _LONGEST) -> str:
     """Words that Markdown takes as they are, on one line, cut off where they are very long."""
-    line = " ".join(words.split())
+    line = printable(" ".join(words.split()))
     return (line if len(line) <= most else line[: most - 1] + "…").translate(_SPECIAL)

@@ -15,7 +15,7 @@ import scipy
 import yaml
 from markupsafe import Markup
 
-from modeldoctor.errors import counted
+from modeldoctor.errors import counted, printable_page
 from modeldoctor.report.charts import Line, line_chart, spread_ticks
 from modeldoctor.report.gallery import confusions, images_of_classes
 from modeldoctor.report.model import ClassFigures, DiagnosisFigures, Report
@@ -100,7 +100,8 @@ def render_page(report: Report, results: Results) -> str:
     # The page's policy lets this one script run and no other, whatever names and paths hold.
     script = _ENVIRONMENT.get_template("script.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _ENVIRONMENT.get_template("page.html").render(context, script=Markup(script), script_hash=digest)
+    page = _ENVIRONMENT.get_template("page.html").render(context, script=Markup(script), script_hash=digest)
+    return printable_page(page)
 
 
 def _seen_at(diagnosis: Diagnosis) -> tuple[str, int, int] | None:

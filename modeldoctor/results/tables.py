@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modeldoctor.errors import in_table
 from modeldoctor.results.diagnosis import Diagnosis, Verdict
 from modeldoctor.results.summary import image_record, plain
 from modeldoctor.results.verdicts import sentence_of
@@ -54,4 +55,4 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
     with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        table.writerows(rows)
+        table.writerows({name: in_table(value) for name, value in row.items()} for row in rows)

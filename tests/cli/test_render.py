@@ -56,13 +56,14 @@ def test_names_with_markup_are_shown_as_they_are(handmade: Make) -> None:
 
 
 def test_control_characters_and_markup_from_files_do_nothing(handmade: Make) -> None:
-    found = handmade(classes=("\x1b[31mred", "bell\a", "plain"), examined="val")
+    found = handmade(classes=("\x1b[31mred", "bell\a", "two\nlines\u202egnp"), examined="val")
     splits = dataclasses.replace(found.samples, splits=("train", "[/b]"))
     summary = summarise(dataclasses.replace(found, samples=splits, examined="[/b]"))
     text = shown(render_summary(summary))
     assert "\x1b" not in text
     assert "\a" not in text
     assert "\\x1b[31mred" in text
+    assert r"two\nlines\u202egnp" in text
     assert "Worst classes on [/b]" in text
 
 

@@ -56,7 +56,7 @@ def test_github_gets_annotations_and_a_summary(diagnosis: Path, call: Call, monk
     assert code == 4
     assert out.splitlines()[-3:] == [
         "::error title=accuracy=0.99::figures.accuracy is 0.333333, wanted >= 0.99",
-        "::warning title=modeldoctor::first: 50%25%0Aof it",
+        "::warning title=modeldoctor::first: 50%25\\nof it",
         "::warning title=modeldoctor::second",
     ]
     assert summary.read_text() == "# before\n" + (diagnosis.parent / "report.md").read_text()

@@ -60,6 +60,10 @@ def test_hostile_names_are_text_and_nothing_else(hostile: Path) -> None:
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in rows if "pipe" in line}) <= 3
     assert max(map(len, markdown.splitlines())) < 4000
+    for obeyed in "\x1b\u202e":
+        assert obeyed not in html
+        assert obeyed not in markdown
+    assert "\\x1b[31m\\u202eright-to-left" in text
 
 
 @pytest.mark.parametrize("name", ["run", "alone", "hostile"])

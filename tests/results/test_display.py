@@ -90,6 +90,14 @@ def test_the_tables_hold_every_wrong_image_and_the_suspects(handmade: Make, tmp_
     assert rows(suspects) == []  # of another diagnosis
 
 
+def test_no_cell_of_a_table_is_a_formula(handmade: Make, tmp_path: Path) -> None:
+    names = ("=cmd|' /C calc'!A1", "-1", "@SUM(A1)")
+    wrong, _ = write_tables(handmade(classes=names), tmp_path / "d.h5")
+    found = {row[column] for row in rows(wrong) for column in ("label", "predicted")}
+    assert found == {"'=cmd|' /C calc'!A1", "-1", "'@SUM(A1)"}
+    assert all(float(row["confidence"]) <= 1 for row in rows(wrong))
+
+
 def test_rows_are_for_a_data_frame(handmade: Make) -> None:
     table = doubted(handmade()).wrong_images()
     assert {tuple(row) for row in table} == {tuple(table[0])}
