@@ -51,7 +51,7 @@ def assert_equal_bits(one: Diagnosis, other: Diagnosis) -> None:
         assert getattr(one.samples, array).tobytes() == getattr(other.samples, array).tobytes(), array
     assert repr(one.misdiagnosed) == repr(other.misdiagnosed)  # NaN prints the same
     assert repr(one.limits) == repr(other.limits)
-    for kind in ("shown", "altered", "adversarial"):
+    for kind in ("shown", "pictures", "altered", "adversarial"):
         mine, theirs = getattr(one, kind), getattr(other, kind)
         assert (mine is None) == (theirs is None)
         for field in dataclasses.fields(mine) if mine is not None else ():

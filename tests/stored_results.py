@@ -11,9 +11,10 @@ from conftest import make_diagnosis
 
 from modeldoctor.evaluate import HeldOut, Predictions, build_trial
 from modeldoctor.results.altered import Altered
-from modeldoctor.results.diagnosis import Adversarial, Diagnosis, LayerDiagnosis, Misdiagnosis, Samples, Shown, Verdict
+from modeldoctor.results.diagnosis import Adversarial, Diagnosis, LayerDiagnosis, Misdiagnosis, Samples, Verdict
 from modeldoctor.results.hdf5 import write_diagnosis
 from modeldoctor.results.maps import TrialMaps, write_maps
+from modeldoctor.results.pictures import Pictures, Shown
 from modeldoctor.results.trial import Trial, write_trial
 
 HOSTILE = (
@@ -24,7 +25,7 @@ HOSTILE = (
 
 
 def with_pictures(diagnosis: Diagnosis) -> Diagnosis:
-    """The hand-made diagnosis with maps of two images, one of them altered twice, and three adversarial ones."""
+    """The hand-made diagnosis with pictures of its wrong images, maps of two, and three adversarial images."""
     rng = np.random.default_rng(0)
     maps = rng.random((3, 2, 3, 3)).astype(np.float32)
     maps[2, 0] = 0  # a Grad-CAM that says nothing
@@ -36,13 +37,14 @@ def with_pictures(diagnosis: Diagnosis) -> Diagnosis:
         sample=np.array([5, 5]), change=np.array([0, 1]), predicted=np.array([1, 0]),
         confidence=np.array([0.875, 0.625]), picture=rng.integers(0, 256, (2, 20, 16, 3)).astype(np.uint8),
     )  # fmt: skip
+    pictures = Pictures(sample=np.array([5, 6, 8, 9]), thumbnail=rng.integers(0, 256, (4, 10, 8, 3)).astype(np.uint8))
     adversarial = Adversarial(
         epsilon=2 / 255, attacked=4, sample=np.array([4, 7, 4]), predicted=np.array([1, 0, 2]),
         stability=np.array([[0.5, 0.25], [1.0, 0.5], [0.0, 0.0]]), fallback=np.array([[0.5, 0.75], [0, 0.5], [1, 1]]),
     )  # fmt: skip
     return replace(
-        diagnosis, shown=shown, altered=altered, adversarial=adversarial, command="modeldoctor diagnose 'a b.pt'",
-        explaining_s=41.5,
+        diagnosis, shown=shown, pictures=pictures, altered=altered, adversarial=adversarial,
+        command="modeldoctor diagnose 'a b.pt'", explaining_s=41.5,
     )  # fmt: skip
 
 

@@ -199,11 +199,13 @@ def _what_to_do(summary: dict[str, Any]) -> Iterator[RenderableType]:
 
 def _telling(summary: dict[str, Any]) -> Table:
     table = _table("The most telling wrong images", "image")
+    table.add_column("label", overflow="fold")
     table.add_column("taken for", overflow="fold")
     table.add_column("why: evidence", ratio=1, overflow="fold")
     for image in summary["telling"]:
         table.add_row(
             escape(image["path"]),
+            escape(image["label"]),
             f"{escape(image['predicted'])} ({_percent(image['confidence'])})",
             f"[bold]{image['verdict']}[/]: {escape(evidence_of(image))}",
         )

@@ -38,6 +38,7 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
         if value is not None:
             _set(settings, key.replace("__", "."), value)
     refuse_unfilled(settings, where)
+    _refuse_missing(settings, where)
     try:
         return TreatConfig(**settings)
     except (ValidationError, TypeError) as error:
@@ -45,6 +46,19 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
         raise ConfigError(
             problems, where=where, hint="`modeldoctor config` prints every key with its default"
         ) from error
+
+
+def _refuse_missing(settings: Mapping[str, Any], where: str) -> None:
+    """Name in a user's words what nothing can take the place of."""
+    data = settings.get("data")
+    given = {"checkpoint": "checkpoint" in settings, "data": "path" in data if isinstance(data, dict) else data}
+    if missing := [name for name, there in given.items() if not there]:
+        raise ConfigError(
+            f"no {' and no '.join(missing)} given",
+            where=where,
+            expected="modeldoctor treat CHECKPOINT --data DIR, or a file that names both",
+            hint="`modeldoctor config` prints such a file",
+        )
 
 
 _INPUTS = ("checkpoint", "network.class_order", "diagnosis", "data.path", "data.root", "data.masks", "data.groups")

@@ -108,7 +108,7 @@ def _by_name(folders: tuple[str, ...], model_names: tuple[str, ...]) -> ClassMat
 def _name_notes(folders: tuple[str, ...], model_names: tuple[str, ...], mapping: NDArray[np.int64]) -> tuple[str, ...]:
     missing = [name for output, name in enumerate(model_names) if output not in set(mapping.tolist())]
     notes = {
-        "the class folders come in another order than the checkpoint's classes; they were matched by name": bool(
+        "the data's classes come in another order than the network's; they were matched by name": bool(
             (np.diff(mapping) < 0).any()
         ),
         f"{len(missing)} of {len(model_names)} classes have no folder: {shortened(missing, 20)}": bool(missing),

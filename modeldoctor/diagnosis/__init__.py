@@ -220,8 +220,10 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
         attack(run, examined, only_right(run, examined, chosen), row, probe)
     found = build_diagnosis(run, network, classes, read, samples, probe, layers, compared, row) if layers else None
     explained = run.team.broadcast(found.misdiagnosed if found else ())
-    shown, altered = show(run, examined, explained, row, probe, backgrounds)
+    shown, pictures, altered = show(run, examined, explained, row, probe, backgrounds)
     warn_of_vanished(run, readable)
     if found is None:
         return None
-    return replace(found, adversarial=adversarial(run), shown=shown, altered=altered, explaining_s=explaining_s)
+    return replace(
+        found, adversarial=adversarial(run), shown=shown, pictures=pictures, altered=altered, explaining_s=explaining_s
+    )

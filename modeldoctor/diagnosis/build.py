@@ -113,10 +113,23 @@ def choose_to_examine(run: Run, images: AnySet) -> NDArray[np.int64]:
     index, label, predicted, _ = run.state.predictions[images.split].table()
     wrong, most = index[label != predicted], run.config.max_explained
     if len(wrong) > most:
-        wrong = np.random.default_rng([run.config.seed, 1]).choice(wrong, most, replace=False)
+        drawn = np.random.default_rng([run.config.seed, 1]).permutation(len(wrong))
+        wrong = wrong[_every_class_first(label[label != predicted][drawn], drawn)[:most]]
     # Another seed than the class correlation's: references should not be its own samples where there is a choice.
     references = _confident(run, images, max(1, _REFERENCES // run.classes), run.config.seed + 1)
     return np.sort(np.concatenate([wrong, *references]))
+
+
+def _every_class_first(labels: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Images in the order that they were drawn in, but those that are the first of their class before all others.
+
+    Args:
+        labels: of the images, in the order that they were drawn in.
+        drawn: their places.
+    """
+    first = np.zeros(len(labels), dtype=bool)
+    first[np.unique(labels, return_index=True)[1]] = True
+    return np.concatenate([drawn[first], drawn[~first]])
 
 
 def only_right(run: Run, images: AnySet, chosen: NDArray[np.int64]) -> NDArray[np.int64]:

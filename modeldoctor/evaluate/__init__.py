@@ -16,6 +16,7 @@ from modeldoctor.errors import UsageError
 from modeldoctor.evaluate.metrics import RULES, HeldOut, Predictions, by_run, class_groups
 from modeldoctor.evaluate.statistics import difference, estimate, mcnemar, sign_flip, swap, wilson
 from modeldoctor.results.diagnosis import Bools, Ints
+from modeldoctor.results.remarks import whose_harm
 from modeldoctor.results.trial import UNKNOWN_COST, ArmResult, Cell, Comparison, Cost, Outcome, Ruling, Trial
 
 __all__ = [
@@ -128,7 +129,10 @@ def compare(
 
 
 def verdict(
-    against_original: Comparison, against_control: Comparison, against_own_control: Comparison | None = None
+    against_original: Comparison,
+    against_control: Comparison,
+    against_own_control: Comparison | None = None,
+    control_against_original: Comparison | None = None,
 ) -> Ruling:
     """`improved` if the treatment is better than all, `harmed` if worse than one, each at 95%, else `no-benefit`.
 
@@ -137,6 +141,7 @@ def verdict(
     Args:
         against_original, against_control: the treatment against the original and against `continue`.
         against_own_control: against the arm that shares all but what it is about, where that is not `continue`.
+        control_against_original: `continue` against the original: whose harm it is.
 
     Raises:
         ValueError: the comparisons are of different metrics.
@@ -151,6 +156,8 @@ def verdict(
         outcome = Outcome.IMPROVED
     else:
         outcome = Outcome.NO_BENEFIT
+    harmed = outcome is Outcome.HARMED and against_original.worse
+    harm = whose_harm(against_control, control_against_original) if harmed else ""
     return Ruling(
         outcome=outcome,
         metric=against_original.metric,
@@ -158,17 +165,7 @@ def verdict(
         against_control=against_control,
         against_own_control=against_own_control,
         reason=f"{against_original.arm}, {against_original.metric}: {' and '.join(map(_said, compared))}"
-        + (_whose_harm(against_control) if outcome is Outcome.HARMED and against_original.worse else ""),
-    )
-
-
-def _whose_harm(against_control: Comparison) -> str:
-    """What follows from being worse than the original, by how plain further training did."""
-    if against_control.worse:
-        return f"; {against_control.baseline} did better: it is the treatment that costs"
-    return (
-        f"; as {against_control.baseline} did no better, further training itself costs, not the treatment alone: "
-        "try a smaller training.learning_rate or weaker training.augmentation"
+        + (f"; {harm}" if harm else ""),
     )
 
 
@@ -231,7 +228,10 @@ def build_trial(
     against = {(name, base): compared(name, base, metric) for name, own_base in proven.items()
                for base in dict.fromkeys((ORIGINAL, own_base, *([CONTROL] if name != CONTROL else [])))}  # fmt: skip
     ruling = verdict(
-        treated[ORIGINAL, metric], treated[CONTROL, metric], treated[own, metric] if own != CONTROL else None
+        treated[ORIGINAL, metric],
+        treated[CONTROL, metric],
+        treated[own, metric] if own != CONTROL else None,
+        against[CONTROL, ORIGINAL],
     )
     return Trial(
         ruling=ruling,

@@ -72,17 +72,20 @@ def background_share(evidence: Tensor, mask: Tensor | None) -> float:
     return float((evidence * outside).sum()) / total if total > 0 else float("nan")
 
 
-def thumbnails(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """(B,h,w,3) RGB of preprocessed images (B,C,h,w), no larger than `THUMBNAIL_EDGE`.
+def thumbnails(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], edge: int = THUMBNAIL_EDGE
+) -> NDArray[np.uint8]:
+    """(B,h,w,3) RGB of preprocessed images (B,C,h,w), no larger than an edge.
 
     Args:
         images: as the network takes them.
         mean, std: of their preprocessing, a value a channel.
+        edge: pixels of the longer side, at most.
     """
     shape = (1, -1, 1, 1)
     pixels = images.cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
-    if (longest := max(pixels.shape[2:])) > THUMBNAIL_EDGE:
-        size = [max(1, round(edge * THUMBNAIL_EDGE / longest)) for edge in pixels.shape[2:]]
+    if (longest := max(pixels.shape[2:])) > edge:
+        size = [max(1, round(side * edge / longest)) for side in pixels.shape[2:]]
         pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
     pixels = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
     return np.asarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from modeldoctor.report.pictures import small_picture
 from modeldoctor.results.diagnosis import Diagnosis, Misdiagnosis
 from modeldoctor.results.summary import confusion, image_record
 from modeldoctor.results.verdicts import most_telling, sentence_of
 
 _PAIRS = 8
-_MOST_OF_CLASS = 20
-"""Images of a class on the page; the table beside the diagnosis has all."""
+_MOST_OF_CLASS, _MOST_OF_ALL = 20, 4000
+"""Images of a class and of all on the page; the table beside the diagnosis has all."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,14 @@ class Confusion:
 
 @dataclass(frozen=True)
 class WrongImage:
-    """One wrong image in words."""
+    """One wrong image in words; `picture` is a data URI, empty where none was kept."""
 
     path: str
     predicted: str
     confidence: float
     verdict: str
     sentence: str
+    picture: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ClassImages:
 
     Attributes:
         name: of the class.
-        explained: how many there are; at most twenty are in `shown`.
+        explained: how many there are; at most twenty are in `shown`, of very many classes fewer.
     """
 
     name: str
@@ -86,15 +88,23 @@ def images_of_classes(diagnosis: Diagnosis) -> list[ClassImages]:
     for image in diagnosis.misdiagnosed:
         by_class[image.label].append(image)
     limits = asdict(diagnosis.limits) if diagnosis.limits else None
+    pictures = (
+        {}
+        if diagnosis.pictures is None
+        else dict(zip(diagnosis.pictures.sample.tolist(), diagnosis.pictures.thumbnail, strict=True))
+    )
+    most = max(1, min(_MOST_OF_CLASS, _MOST_OF_ALL // max(1, len(by_class))))
     found = []
     for label, images in sorted(by_class.items(), key=lambda item: (-len(item[1]), item[0])):
-        records = [image_record(diagnosis, image) for image in most_telling(images, _MOST_OF_CLASS)]
-        shown = (
-            WrongImage(
-                record["path"], record["predicted"], record["confidence"], record["verdict"],
-                sentence_of(record, limits),
-            )
-            for record in records
-        )  # fmt: skip
+        shown = []
+        for image in most_telling(images, most):
+            record = image_record(diagnosis, image)
+            sentence = sentence_of(record, limits)
+            picture = small_picture(pictures[image.sample]) if image.sample in pictures else ""
+            shown.append(
+                WrongImage(
+                    record["path"], record["predicted"], record["confidence"], record["verdict"], sentence, picture
+                )
+            )  # fmt: skip
         found.append(ClassImages(diagnosis.classes[label], len(images), tuple(shown)))
     return found

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from modeldoctor.errors import counted, printable
 from modeldoctor.report.model import DiagnosisFigures, Report
+from modeldoctor.report.steps import trial_steps
 from modeldoctor.report.wording import (
     TRUST,
     VERDICTS,
@@ -49,7 +50,7 @@ def _lines(report: Report) -> Iterator[str]:
             for gate in report.gates
         ])  # fmt: skip
     if report.trial:
-        yield from _trial(report.trial)
+        yield from _trial(report, report.trial)
     if report.comparison:
         yield from _comparison(report)
     elif report.diagnosis:
@@ -58,7 +59,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield from ("", f"Note: {text(note, most=300)}")
 
 
-def _trial(trial: Trial) -> Iterator[str]:
+def _trial(report: Report, trial: Trial) -> Iterator[str]:
     metrics = list(trial.arms[0].metrics)
     heads = ["arm", "seeds", *(metric.replace("_", " ") for metric in metrics), "seconds", "annotated images"]
     rows = [
@@ -73,6 +74,11 @@ def _trial(trial: Trial) -> Iterator[str]:
     yield from _table(f"Test split, {counted(trial.arms[0].images, 'image')}, 95% intervals", heads, rows)
     for said in trial.remarks:
         yield from ("", said)
+    yield from _table("What to do", ["", "step", "why"], [
+        [str(number), text(step.action, most=300) + (f": {text(step.command)}" if step.command else ""),
+         text(step.why, most=400)]
+        for number, step in enumerate(trial_steps(report), 1)
+    ])  # fmt: skip
 
 
 def _comparison(report: Report) -> Iterator[str]:
@@ -83,7 +89,8 @@ def _comparison(report: Report) -> Iterator[str]:
     yield from _table("Before and after", ["", "before", "after"], [
         ["accuracy", percent(before.accuracy), percent(after.accuracy)],
         ["wrong images", str(before.wrong), str(after.wrong)],
-        *([name, str(before.verdicts[name]), str(after.verdicts[name])] for name in VERDICTS),
+        *([name, str(before.verdicts[name]), str(after.verdicts[name])] for name in VERDICTS
+          if before.verdicts[name] or after.verdicts[name]),
     ])  # fmt: skip
     yield ""
     images = change.images
@@ -108,7 +115,7 @@ def _diagnosis(found: DiagnosisFigures) -> Iterator[str]:
     ])  # fmt: skip
     yield from _table(f"Why are images wrong? ({found.explained} explained)", ["verdict", "images", "meaning"], [
         [name, str(found.verdicts[name]), f"{meaning} {TRUST[name]}".strip()]
-        for name, meaning in VERDICTS.items()
+        for name, meaning in sorted(VERDICTS.items(), key=lambda item: -found.verdicts[item[0]])
         if found.verdicts[name]
     ])  # fmt: skip
     if found.findings:
@@ -118,8 +125,9 @@ def _diagnosis(found: DiagnosisFigures) -> Iterator[str]:
         ])  # fmt: skip
     if found.telling:
         yield from ("", "<details><summary>The most telling wrong images</summary>")
-        yield from _table("", ["image", "taken for", "why"], [
-            [text(image.path), text(image.predicted), text(image_sentence(image, found.limits), most=400)]
+        yield from _table("", ["image", "label", "taken for", "why"], [
+            [text(image.path), text(image.label), f"{text(image.predicted)} ({percent(image.confidence)})",
+             text(image_sentence(image, found.limits), most=400)]
             for image in found.telling[:_ROWS]
         ])  # fmt: skip
         yield from ("", "</details>")

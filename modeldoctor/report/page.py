@@ -22,6 +22,7 @@ from modeldoctor.report.model import ClassFigures, DiagnosisFigures, Report
 from modeldoctor.report.pictures import heat_map, shrink
 from modeldoctor.report.results import HistoryRow, Results
 from modeldoctor.report.sharing import class_pairs, deepest
+from modeldoctor.report.steps import trial_steps
 from modeldoctor.report.views import before_after, shown_images
 from modeldoctor.report.wording import (
     TRUST,
@@ -33,6 +34,7 @@ from modeldoctor.report.wording import (
     image_sentence,
     percent,
     title,
+    unbroken,
 )
 from modeldoctor.results.diagnosis import Diagnosis, Floats, Ints, LayerDiagnosis
 from modeldoctor.results.summary import confusion
@@ -52,7 +54,7 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"percent": percent, "counted": counted}
+_ENVIRONMENT.filters |= {"percent": percent, "counted": counted, "unbroken": unbroken}
 _ARM_STYLES = ("original", "treat", "continue", "shuffled-channels", "random-mask")
 
 
@@ -71,6 +73,7 @@ def render_page(report: Report, results: Results) -> str:
         "verdicts": VERDICTS,
         "handed_back": handed_back,
         "doubt": doubt_sentence(report),
+        "steps": trial_steps(report),
         "cost_words": cost_words,
         "sentence": image_sentence,
         "arm_style": arm_style,
@@ -81,7 +84,7 @@ def render_page(report: Report, results: Results) -> str:
         "loss_charts": history_charts(results.history),
         "maps": before_after(results.maps, class_names(report)) if results.maps else None,
         "depth_chart": None, "heat_maps": (), "pairs": None, "stability_chart": None, "shown": {}, "seen_at": None,
-        "row_names": [], "confusions": [], "of_classes": [],
+        "row_names": [], "confusions": [], "of_classes": [], "small": {},
     }  # fmt: skip
     if diagnosis is not None and report.diagnosis is not None:
         order = class_order(diagnosis)
@@ -94,7 +97,8 @@ def render_page(report: Report, results: Results) -> str:
             "firmness": firmness_sentence(report.diagnosis.stability) if report.diagnosis.stability else "",
             "shown": shown_images(diagnosis),
             "confusions": confusions(diagnosis),
-            "of_classes": images_of_classes(diagnosis),
+            "of_classes": (of_classes := images_of_classes(diagnosis)),
+            "small": {image.path: image.picture for part in of_classes for image in part.shown if image.picture},
             "seen_at": _seen_at(diagnosis),
         }
     # The page's policy lets this one script run and no other, whatever names and paths hold.

@@ -67,6 +67,11 @@ def thumbnail(pixels: NDArray[np.uint8], outline: Bools | None = None) -> str:
     return _data_uri(_sized(Image.fromarray(image)), "JPEG", quality=85)
 
 
+def small_picture(pixels: NDArray[np.uint8]) -> str:
+    """A picture (h,w,3) as it is, in few bytes: a page may have a thousand."""
+    return _data_uri(Image.fromarray(pixels), "JPEG", quality=75)
+
+
 def overlay(pixels: NDArray[np.uint8], evidence: Floats) -> str:
     """A map (H,W), scaled to its own maximum, over its picture (h,w,3) in grey."""
     grey = _sized(Image.fromarray(pixels).convert("L").convert("RGB"))

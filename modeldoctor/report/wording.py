@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+
+from markupsafe import Markup, escape
 
 from modeldoctor.errors import counted
 from modeldoctor.report.image_model import ImageFigures, LimitFigures
@@ -18,6 +21,7 @@ from modeldoctor.results.expected import accuracy_doubt, trial_doubt
 from modeldoctor.results.trial import Comparison, Cost, Ruling, Trial
 from modeldoctor.results.verdicts import about_verdict, sentence_of, trust_in
 
+_OPTION = re.compile(r"--[a-z][a-z-]*[a-z]")
 VERDICTS = {str(verdict): about_verdict(verdict) for verdict in Verdict}
 TRUST = {str(verdict): trust_in(verdict) for verdict in Verdict}
 OUTCOMES = {
@@ -39,11 +43,14 @@ def handed_back(trial: Trial) -> str:
     arm = trial.handed_back
     if arm == "original":
         return "The original weights are handed back unchanged."
-    if arm == trial.ruling.against_original.arm:
+    treatment = trial.ruling.against_original.arm
+    if arm == treatment:
         return f"The treated checkpoint holds the weights of {arm}."
-    if arm == "continue":
-        return "The checkpoint handed back holds the control's weights: plain further training did better."
-    return f"The checkpoint handed back holds the weights of the control {arm}, which did better."
+    what = "plain further training (continue)" if arm == "continue" else f"the control {arm}"
+    against = (trial.ruling.against_control, trial.ruling.against_own_control)
+    worse = any(pair.worse for pair in against if pair and pair.baseline == arm)
+    than = f"{treatment} is worse than it" if worse else f"{treatment} is not proven better than it"
+    return f"The checkpoint handed back holds the weights of {what}, which is better than the original; {than}."
 
 
 def cost_words(cost: Cost) -> tuple[str, str]:
@@ -54,6 +61,10 @@ def cost_words(cost: Cost) -> tuple[str, str]:
 
 def title(report: Report) -> str:
     """The verdict in a few words."""
+    if (changes := report.comparison) and not changes.same_preprocessing:
+        return "The two cannot be compared"
+    if changes and changes.same_checkpoint:
+        return "Both are of the same checkpoint"
     return CHANGES[report.verdict] if report.kind == "comparison" else OUTCOMES[report.verdict]
 
 
@@ -158,3 +169,8 @@ def firmness_sentence(figures: StabilityFigures) -> str:
     if "adversarial" in kept and kept["adversarial"] > kept["right"] - 0.1:
         said += " So in this network adversarial images of this step size are not isolated."
     return said
+
+
+def unbroken(text: str) -> Markup:
+    """Words for the page, in which no option is broken at its hyphens."""
+    return Markup(_OPTION.sub(r'<span class="whole">\g<0></span>', str(escape(text))))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.errors import counted, shortened
 from modeldoctor.results.altered import Altered
+from modeldoctor.results.pictures import Pictures, Shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -234,27 +235,6 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A few wrong images with maps of where the evidence lies; P images, h x w pixels, H x W cells.
-
-    Attributes:
-        layer: where the maps were taken.
-        sample: (P,), rows in `Samples`.
-        thumbnail: (P,h,w,3) uint8, what the network saw, in its own colours.
-        derivative: (P,H,W), Σ_k |∂y_p/∂m_k| of the predicted class p, averaged over noise draws.
-        contribution: (P,H,W), the same of |∂y_p/∂m_k · m_k|.
-        grad_cam: (P,H,W), Grad-CAM of p (Selvaraju et al. 2017), without noise.
-    """
-
-    layer: str
-    sample: Ints
-    thumbnail: NDArray[np.uint8]
-    derivative: Floats
-    contribution: Floats
-    grad_cam: Floats
-
-
-@dataclass(frozen=True, kw_only=True)
 class Adversarial:
     """Right, confident images whose prediction one step of FGSM turns; A of those attacked, D noise ranges.
 
@@ -316,6 +296,7 @@ class Diagnosis:
         broken: paths and reasons of unreadable images.
         warnings: what the user was warned of.
         shown: a few of the wrong images with maps; None where none was wanted or explained.
+        pictures: of wrong images of every class, small; None where none was wanted or explained, and in older files.
         altered: shown images after the interventions that their verdicts rest on; None where there was none.
         adversarial: how images turned by FGSM bear noise; None where it was not measured.
         explaining_s: what explaining took, interventions included; of a resumed run since it went on.
@@ -345,6 +326,7 @@ class Diagnosis:
     assumed: tuple[str, ...] | None = None
     command: str = ""
     shown: Shown | None = None
+    pictures: Pictures | None = None
     altered: Altered | None = None
     adversarial: Adversarial | None = None
     unread: Mapping[str, int | None] = field(default_factory=dict)

@@ -29,6 +29,7 @@ a new schema number.
 - `/broken` MUST hold `path` and `reason` of unreadable images.
 - `/shown` MAY hold P wrong images with maps: `sample` (P) i4, `thumbnail` (P,h,w,3) u1, `derivative`, `contribution`,
   `grad_cam` (P,H,W) f4; then it MUST have the attribute `layer`.
+- `/pictures` MAY hold Q wrong images of every class: `sample` (Q) i4, `thumbnail` (Q,h,w,3) u1.
 - `/altered` MAY hold R pictures of shown images after an intervention: `sample`, `change` (place in `altered.CHANGES`),
   `predicted` (R) i4, `confidence` (R) f4, `picture` (R,h,w,3) u1.
 - `/adversarial` MAY hold A images that FGSM turned: `sample`, `predicted` (A) i4, `stability`, `fallback` (A,D) f4;
@@ -60,7 +61,6 @@ from modeldoctor.results.diagnosis import (
     Limits,
     Misdiagnosis,
     Samples,
-    Shown,
     Verdict,
 )
 from modeldoctor.results.hdf5_checks import (
@@ -72,12 +72,14 @@ from modeldoctor.results.hdf5_checks import (
     check_values,
 )
 from modeldoctor.results.hdf5_file import new_hdf5, open_hdf5
+from modeldoctor.results.pictures import Pictures, Shown
 
 SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
 _LAYER_ATTRIBUTES = ("kind", "channels", "height", "width", "depth", "macs_after", "delta", "activation_std")
 _DRAWS_ATTRIBUTES = ("draws", "variance_between_draws", "variance_between_images")
 _SHOWN_FIELDS = {"sample": "i4", "thumbnail": "u1", "derivative": "f4", "contribution": "f4", "grad_cam": "f4"}
+_PICTURES_FIELDS = {"sample": "i4", "thumbnail": "u1"}
 _ALTERED_FIELDS = {"sample": "i4", "change": "i4", "predicted": "i4", "confidence": "f4", "picture": "u1"}
 _ADVERSARIAL_FIELDS = {"sample": "i4", "predicted": "i4", "stability": "f4", "fallback": "f4"}
 
@@ -129,6 +131,8 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
         _write_misdiagnosed(file.create_group("misdiagnosed"), diagnosis)
         if diagnosis.shown is not None:
             _write_record(file.create_group("shown"), diagnosis.shown, _SHOWN_FIELDS)
+        if diagnosis.pictures is not None:
+            _write_record(file.create_group("pictures"), diagnosis.pictures, _PICTURES_FIELDS)
         if diagnosis.altered is not None:
             _write_record(file.create_group("altered"), diagnosis.altered, _ALTERED_FIELDS)
         if diagnosis.adversarial is not None:
@@ -270,7 +274,9 @@ def _write_misdiagnosed(group: h5py.Group, diagnosis: Diagnosis) -> None:
         kernels.create_dataset(name, data=table)
 
 
-def _write_record(group: h5py.Group, record: Shown | Altered | Adversarial, kinds: Mapping[str, str]) -> None:
+def _write_record(
+    group: h5py.Group, record: Shown | Pictures | Altered | Adversarial, kinds: Mapping[str, str]
+) -> None:
     """Fields of a stated kind as arrays, the others as attributes."""
     for field in fields(record):
         value = getattr(record, field.name)
@@ -316,6 +322,7 @@ def _read(file: h5py.File, path: str | Path) -> Diagnosis:
         findings=_read_findings(file),
         explaining_s=float(attributes.get("explaining_s", "nan")),
         shown=_read_shown(file["shown"]) if "shown" in file else None,
+        pictures=Pictures(**_read_record(file["pictures"], _PICTURES_FIELDS)) if "pictures" in file else None,
         altered=Altered(**_read_record(file["altered"], _ALTERED_FIELDS)) if "altered" in file else None,
         adversarial=_read_adversarial(file["adversarial"]) if "adversarial" in file else None,
     )

@@ -30,6 +30,7 @@ _SAMPLES = {
 }  # fmt: skip
 _LAYER = dict.fromkeys(BY_CLASS_AND_CHANNEL, FLOATS) | {"count": WHOLE}
 _SHOWN = {"sample": WHOLE, "thumbnail": "u", "derivative": FLOATS, "contribution": FLOATS, "grad_cam": FLOATS}
+_PICTURES = {"sample": WHOLE, "thumbnail": "u"}
 _ALTERED = {"sample": WHOLE, "change": WHOLE, "predicted": WHOLE, "confidence": FLOATS, "picture": "u"}
 _ADVERSARIAL = {"sample": WHOLE, "predicted": WHOLE, "stability": FLOATS, "fallback": FLOATS}
 _LARGEST_SIDE = 2048
@@ -56,7 +57,7 @@ def check_counts(file: h5py.File) -> None:
     if "damage_kind" in images:
         check_range("misdiagnosed/damage_kind", images["damage_kind"][()], len(DAMAGES), least=-1)
     check_range("misdiagnosed/resembles", images["resembles"][()], number, least=-1)
-    for name in ("shown", "altered", "adversarial"):
+    for name in ("shown", "pictures", "altered", "adversarial"):
         if name in file:
             check_range(f"{name}/sample", file[name]["sample"][()], rows)
     if "altered" in file:
@@ -93,6 +94,9 @@ def check_values(file: h5py.File) -> None:
             raise ValueError(f"layers/{name} has no kind, channels or depth of a layer")
     if "shown" in file:
         _check_shown(file["shown"])
+    if "pictures" in file:
+        check_kinds(file["pictures"], _PICTURES)
+        check_pictures(file["pictures"], "thumbnail", len(file["pictures/sample"]))
     if "altered" in file:
         _check_altered(file["altered"])
     if "adversarial" in file:

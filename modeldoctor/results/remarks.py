@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modeldoctor.errors import counted, duration
+
+if TYPE_CHECKING:
+    from modeldoctor.results.trial import Comparison
 
 
 def provenance_remarks(provenance: Mapping[str, Any], metric: str) -> tuple[str, ...]:
@@ -71,4 +74,24 @@ def _stopped(halving: object, metric: str) -> str:
     return (
         f"To keep within its budget{given} the trial stopped, by {metric} on validation under the first seed: "
         f"{', '.join(said)}. They were not tested."
+    )
+
+
+def whose_harm(against_control: Comparison, control: Comparison | None) -> str:
+    """What follows from a treatment that is worse than the original, by how plain further training did.
+
+    Args:
+        against_control: the treatment against that.
+        control: that against the original; None where it was not compared.
+    """
+    name = against_control.baseline
+    gentler = "try a smaller training.learning_rate or weaker training.augmentation"
+    if control is not None and control.worse:
+        whose = "and the treatment costs more" if against_control.worse else "not the treatment alone"
+        return f"{name} is worse than the original, too, so further training itself costs, {whose}: {gentler}"
+    if against_control.worse:
+        return f"{name} did better: it is the treatment that costs"
+    return (
+        f"{name} is proven neither better than the treatment nor worse than the original, so whether the treatment or "
+        f"further training itself costs is open: {gentler}, or more seeds"
     )

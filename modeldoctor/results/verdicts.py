@@ -8,9 +8,10 @@ planted faults (`scripts/planted_faults.py`).
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from modeldoctor.results.diagnosis import Limits, Misdiagnosis, Verdict
@@ -264,6 +265,22 @@ def most_telling(images: Sequence[Misdiagnosis], number: int) -> list[Misdiagnos
         seen[image.verdict] += 1
     order = sorted(range(len(ranked)), key=rounds.__getitem__)
     return [ranked[place] for place in order[:number]]
+
+
+def telling_of_classes(images: Sequence[Misdiagnosis], number: int, of_class: int) -> list[Misdiagnosis]:
+    """Of each class its most telling wrong image, then of each its second ..., until there are enough.
+
+    Args:
+        images: the wrong images that were explained.
+        number: of images of all classes, at most; of more classes, those with most wrong images have one.
+        of_class: images of a class, at most.
+    """
+    by_class: defaultdict[int, list[Misdiagnosis]] = defaultdict(list)
+    for image in images:
+        by_class[image.label].append(image)
+    ranked = [most_telling(part, of_class) for part in sorted(by_class.values(), key=len, reverse=True)]
+    rounds = zip_longest(*ranked)
+    return [image for turn in rounds for image in turn if image is not None][:number]
 
 
 def meaning_of(verdict: str) -> str:

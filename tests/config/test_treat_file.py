@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +73,19 @@ def test_names_of_data_sets_stay_names(tmp_path: Path) -> None:
     path = filled(tmp_path)
     path.write_text(path.read_text().replace("path: photos", "path: torchvision:CIFAR10"))
     assert load_treat_config(path).data.path == "torchvision:CIFAR10"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "no checkpoint and no data given"),
+        ({"checkpoint": Path("a.pt")}, "no data given"),
+        ({"data__path": "photos"}, "no checkpoint given"),
+        ({"checkpoint": Path("a.pt"), "data__masks": Path("masks")}, "no data given"),
+    ],
+)
+def test_what_nobody_gave_is_named_with_the_command_that_takes_it(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_treat_config(None, **given)
+    assert caught.value.found == said
+    assert "treat CHECKPOINT --data DIR" in str(caught.value)

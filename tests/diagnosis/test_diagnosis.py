@@ -241,6 +241,20 @@ def test_the_most_telling_images_are_shown_with_their_own_pixels_and_maps(clinic
         np.testing.assert_allclose(shown.grad_cam[i], cam, rtol=1e-3, atol=1e-6)
 
 
+def test_every_class_has_small_pictures_of_its_wrong_images(clinic: Clinic, plain: Diagnosis) -> None:
+    assert plain.pictures is not None
+    rows = plain.pictures.sample.tolist()
+    assert rows == sorted({*rows})
+    wrong = {image.sample for image in plain.misdiagnosed}
+    assert {*rows} <= wrong
+    for label in {image.label for image in plain.misdiagnosed}:
+        of_class = {image.sample for image in plain.misdiagnosed if image.label == label}
+        assert len(of_class & {*rows}) == min(20, len(of_class))
+    for i, row in enumerate(rows):
+        pixels = np.asarray(Image.open(clinic.data / plain.samples.path[row].decode()))
+        np.testing.assert_array_equal(plain.pictures.thumbnail[i], pixels)
+
+
 def test_images_misled_by_their_background_are_shown_without_their_object_and_before_another(
     clinic: Clinic, plain: Diagnosis
 ) -> None:
@@ -310,7 +324,7 @@ def test_adversarial_images_are_the_right_ones_that_fgsm_turns(clinic: Clinic, n
 
 def test_maps_and_adversarial_images_can_be_left_out(clinic: Clinic, network: Classifier) -> None:
     found = diagnose(network, clinic.data, config=DiagnoseConfig(**(QUICK | {"shown": 0, "fgsm_epsilon": 0.0})))
-    assert found.shown is None
+    assert (found.shown, found.pictures) == (None, None)
     assert found.adversarial is None
 
 

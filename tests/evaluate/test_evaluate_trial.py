@@ -161,12 +161,21 @@ def test_ten_thousand_images_take_well_under_two_seconds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("control", "said"), [(SAME, "further training itself costs"), (WORSE, "it is the treatment that costs")]
+    ("control", "alone", "said"),
+    [
+        (SAME, WORSE, "worse than the original, too, so further training itself costs, not the treatment alone"),
+        (WORSE, WORSE, "further training itself costs, and the treatment costs more"),
+        (SAME, SAME, "is open"),
+        (WORSE, SAME, "it is the treatment that costs"),
+        (WORSE, BETTER, "it is the treatment that costs"),
+    ],
 )
-def test_harm_says_whose_it_is(control: Any, said: str) -> None:
-    ruling = verdict(comparison(*WORSE), comparison(*control, "continue"))
+def test_harm_says_whose_it_is(control: Any, alone: Any, said: str) -> None:
+    plain = comparison(*alone, "original")
+    ruling = verdict(comparison(*WORSE), comparison(*control, "continue"), None, plain)
     assert said in ruling.reason
-    assert "costs" not in verdict(comparison(*BETTER), comparison(*WORSE, "continue")).reason
+    unharmed = verdict(comparison(*BETTER), comparison(*WORSE, "continue"), None, plain)
+    assert "costs" not in unharmed.reason
 
 
 def test_a_trial_of_schema_1_is_read() -> None:

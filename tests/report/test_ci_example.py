@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from modeldoctor.demo import DemoPlan, prepare_demo
 from modeldoctor.demo.drawing import ImageSetPlan
 
@@ -37,6 +39,30 @@ def test_a_job_ends_with_a_report_and_the_exit_code_of_its_gates(tmp_path: Path)
     assert "broken" not in done.stderr.split("error")[-1]
     assert "**not met**" in summary.read_text()
     assert (tmp_path / "demo" / "ci" / "run" / "maps.h5").exists()
+
+
+def test_a_job_without_masks_tells_both_commands_of_the_preprocessing_in_one_place(tmp_path: Path) -> None:
+    said = tmp_path / "said.txt"
+    command = tmp_path / "command"
+    command.write_text(f'#!/bin/sh\necho "$@" >>{said}\n')
+    command.chmod(0o755)
+    environment = os.environ | {"MODELDOCTOR": str(command), "PREPROCESSING": "--mean=0.5 --crop-pct=1.0"}
+    environment.pop("GITHUB_STEP_SUMMARY", None)
+    for masks in ("", "my masks"):
+        arguments = [SCRIPT, "net.pt", "data", masks, "ci", "--fail-under", "accuracy=0.9"]
+        subprocess.run(arguments, cwd=tmp_path, env=environment, check=True, timeout=60)
+        settings = yaml.safe_load((tmp_path / "ci" / "treat.yaml").read_text())
+        assert settings["data"] == {"path": "data", "masks": masks or None}
+    assert said.read_text().splitlines() == [
+        line
+        for masks in ("", "--masks my masks ")
+        for line in (
+            f"diagnose net.pt --data data {masks}--layers last,features --mean=0.5 --crop-pct=1.0 "
+            "-o ci/diagnosis.h5 --json",
+            "treat --config ci/treat.yaml --mean=0.5 --crop-pct=1.0",
+            "report ci/run --fail-under accuracy=0.9",
+        )
+    ]
 
 
 def test_a_job_stops_at_the_first_command_that_fails(tmp_path: Path) -> None:

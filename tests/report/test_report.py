@@ -94,6 +94,9 @@ def test_a_treatment_that_harmed_says_so_and_what_was_handed_back(tmp_path: Path
     for text in (words(html), markdown):
         assert "did harm" in text
         assert "original weights are handed back unchanged" in text
+        assert "Do not use the weights of treat" in text
+        assert "By accuracy it is worse than original and continue" in text
+        assert "it is the treatment that costs" in text
 
 
 def test_an_interrupted_trial_says_how_far_it_came_and_claims_nothing(tmp_path: Path) -> None:

@@ -40,3 +40,11 @@ def test_six_images_turned_right(tmp_path: Path, changes: dict[str, Any], verdic
     assert report.comparison is not None
     assert report.comparison.images.turned_right == 6
     assert (report.verdict, report.headline[: len(said)]) == (verdict, said)
+    titles = {
+        "B": "The later network is better",
+        "T": "Both are of the same checkpoint",
+        "N": "The two cannot be compared",
+    }
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert f"<h1>{titles[said[0]]}</h1>" in page
+    assert "<td>damaged</td>" not in page  # none before, none after

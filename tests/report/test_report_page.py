@@ -17,6 +17,7 @@ from report_files import Page, made
 from stored_results import HOSTILE, hostile_diagnosis, make_trial, with_pictures, write_run
 
 from modeldoctor.report import make_report
+from modeldoctor.report.wording import unbroken
 from modeldoctor.results.hdf5 import write_diagnosis
 from modeldoctor.results.trial import write_trial
 
@@ -78,7 +79,7 @@ def test_before_and_after_of_an_intervention_stand_beside_each_other(alone: Path
     html = made(alone)[0]
     assert "4 wrong images of <bdi>val</bdi> were explained" in html
     assert "<dt>explaining wrong images took</dt><dd>42 seconds</dd>" in html
-    first, second = (html.partition(f'clamp"><bdi>val/{number}.png')[2].partition("</article>")[0] for number in (1, 2))
+    first, second = (html.partition(f'clamp copy"><bdi>val/{number}.png')[2].partition("</article>")[0] for number in (1, 2))
 
     def tried(card: str) -> list[tuple[str, str, str]]:
         tries = card.partition('class="tries')[2].partition("</div>")[0]
@@ -134,6 +135,13 @@ def test_warnings_stand_before_everything_that_they_put_in_doubt(alone: Path) ->
     for text, first in ((html, 'id="todo"'), (markdown, "**Worst classes")):
         assert 0 < text.index("1 of 3 classes has no images") < text.index(first)
         assert text.count("1 of 3 classes has no images") == 1
+
+
+def test_no_option_is_broken_at_its_hyphens_and_nothing_else_is_let_through() -> None:
+    said = str(unbroken("<b>: --crop-pct decides, so do --arch and -- none"))
+    assert said == (
+        '&lt;b&gt;: <span class="whole">--crop-pct</span> decides, so do <span class="whole">--arch</span> and -- none'
+    )
 
 
 def test_the_map_of_confusions_keeps_their_direction(tmp_path: Path) -> None:

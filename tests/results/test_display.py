@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from modeldoctor.errors import DataError
-from modeldoctor.results.diagnosis import Diagnosis, Shown, Verdict
+from modeldoctor.results.diagnosis import Diagnosis, Verdict
+from modeldoctor.results.pictures import Shown
 from modeldoctor.results.summary import summarise
 from modeldoctor.results.tables import write_tables
 

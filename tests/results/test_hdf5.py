@@ -314,7 +314,7 @@ def test_maps_and_adversarial_images_come_back_and_may_be_missing(handmade: Make
     write_diagnosis(written, path)
     again = read_diagnosis(path)
     assert (again.command, again.explaining_s) == (written.command, 41.5)
-    for kind in ("shown", "altered", "adversarial"):
+    for kind in ("shown", "pictures", "altered", "adversarial"):
         one, other = getattr(written, kind), getattr(again, kind)
         for field in fields(one):
             value, read = getattr(one, field.name), getattr(other, field.name)
@@ -323,8 +323,11 @@ def test_maps_and_adversarial_images_come_back_and_may_be_missing(handmade: Make
             else:
                 np.testing.assert_allclose(read, value, rtol=1e-6)
     with h5py.File(path, "r+") as file:
-        del file["shown"], file["altered"], file["adversarial"], file.attrs["command"], file.attrs["explaining_s"]
+        for name in ("shown", "pictures", "altered", "adversarial"):
+            del file[name]
+        del file.attrs["command"], file.attrs["explaining_s"]
     older = read_diagnosis(path)
-    assert (older.shown, older.altered, older.adversarial, older.command) == (None, None, None, "")
+    assert (older.shown, older.pictures, older.altered, older.adversarial) == (None, None, None, None)
+    assert older.command == ""
     assert np.isnan(older.explaining_s)
     assert older.wrong == written.wrong
