@@ -79,7 +79,8 @@ def test_before_and_after_of_an_intervention_stand_beside_each_other(alone: Path
     html = made(alone)[0]
     assert "4 wrong images of <bdi>val</bdi> were explained" in html
     assert "<dt>explaining wrong images took</dt><dd>42 seconds</dd>" in html
-    first, second = (html.partition(f'clamp copy"><bdi>val/{number}.png')[2].partition("</article>")[0] for number in (1, 2))
+    cards = (html.partition(f'clamp copy"><bdi>val/{number}.png')[2] for number in (1, 2))
+    first, second = (card.partition("</article>")[0] for card in cards)
 
     def tried(card: str) -> list[tuple[str, str, str]]:
         tries = card.partition('class="tries')[2].partition("</div>")[0]
