@@ -114,13 +114,13 @@ def choose_to_examine(run: Run, images: AnySet) -> NDArray[np.int64]:
     wrong, most = index[label != predicted], run.config.max_explained
     if len(wrong) > most:
         drawn = np.random.default_rng([run.config.seed, 1]).permutation(len(wrong))
-        wrong = wrong[_every_class_first(label[label != predicted][drawn], drawn)[:most]]
+        wrong = wrong[every_class_first(label[label != predicted][drawn], drawn)[:most]]
     # Another seed than the class correlation's: references should not be its own samples where there is a choice.
     references = _confident(run, images, max(1, _REFERENCES // run.classes), run.config.seed + 1)
     return np.sort(np.concatenate([wrong, *references]))
 
 
-def _every_class_first(labels: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+def every_class_first(labels: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.int64]:
     """Images in the order that they were drawn in, but those that are the first of their class before all others.
 
     Args:

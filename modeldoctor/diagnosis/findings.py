@@ -184,7 +184,8 @@ def _labels(
         sentence=f"Of {counted(len(images), 'wrong image')} {len(suspects)} "
         f"{'look' if len(suspects) > 1 else 'looks'} mislabelled, most of them labelled {classes[number]} "
         f"({most} of its {counted(of_class, 'image')})",
-        action="look at them, in the table .suspects.csv beside the diagnosis, and correct the labels that are wrong",
+        action="look at them, in the table NAME.suspects.csv beside the diagnosis NAME.h5, and correct the labels that "
+        "are wrong",
         wrong=round(scale * len(suspects)),
         samples=tuple(image.sample for image in suspects[:_EXAMPLES]),
     )

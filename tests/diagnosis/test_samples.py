@@ -13,6 +13,7 @@ from test_scan import SCANNED, rows, usable
 
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.diagnosis import diagnose, samples
+from modeldoctor.diagnosis.build import every_class_first
 from modeldoctor.diagnosis.samples import images_needed
 from modeldoctor.errors import InterruptedRunError
 from modeldoctor.method.correlation import CorrelationState
@@ -77,3 +78,10 @@ def test_batches_and_interruptions_plan_nothing_else(clinic: Clinic, network: Cl
     assert rows(resumed) == rows(whole)
     assert resumed[LAYER].count.tolist() == whole[LAYER].count.tolist()
     np.testing.assert_allclose(resumed[LAYER].correlation, whole[LAYER].correlation, rtol=1e-5)
+
+
+def test_of_too_many_wrong_images_every_class_has_one_explained() -> None:
+    """By hand: of six images drawn in this order, 2, 0 and 3 are the first of their classes 7, 1 and 4."""
+    drawn = np.array([2, 5, 0, 1, 3, 4])
+    labels = np.array([7, 7, 1, 7, 4, 1])  # of those images, in that order
+    assert every_class_first(labels, drawn).tolist() == [2, 0, 3, 5, 1, 4]

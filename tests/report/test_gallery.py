@@ -93,7 +93,9 @@ def test_of_very_many_classes_each_has_a_picture_and_the_page_stays_small(tmp_pa
     make_report(tmp_path / "d.h5")
     page = tmp_path / "report.html"
     assert page.stat().st_size < 15_000_000
-    assert page.read_text().count('<img class="thumb"') == number
+    html = page.read_text()
+    assert html.count('<img class="thumb"') == number
+    assert html.count("<bdi>d.wrong.csv</bdi>") == number
 
 
 def made_for(layer: LayerDiagnosis, number: int) -> LayerDiagnosis:
