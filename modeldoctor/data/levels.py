@@ -38,10 +38,10 @@ def look(folder: Path, excluded: Path | None = None) -> Level:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
-                    level.hidden.extend([entry.name] if entry.is_dir() else [])
+                    level.hidden.extend([entry.name] if is_folder(entry) else [])
                 elif entry.name in _LEFTOVERS:
                     continue
-                elif entry.is_dir():
+                elif is_folder(entry):
                     if excluded is None or not excluded.exists() or not excluded.samefile(entry.path):
                         level.folders.append(entry.name)
                 elif _is_image(entry):
@@ -58,6 +58,14 @@ def look(folder: Path, excluded: Path | None = None) -> Level:
     for names in level:
         names.sort()
     return level
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link in a circle, or to where nobody may look, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:

@@ -21,6 +21,7 @@ from modeldoctor.data.annotations import FORMATS, OUTLINES, PIXELS
 from modeldoctor.data.canvas import AnnotationError, Canvas, describe
 from modeldoctor.data.coco import EXPECTED, CocoIndex, is_coco
 from modeldoctor.data.frames import STORED
+from modeldoctor.data.levels import is_folder
 from modeldoctor.data.pictures import EXTENSIONS
 from modeldoctor.data.splits import split_named
 from modeldoctor.errors import MaskError, ModelDoctorWarning
@@ -165,9 +166,9 @@ def _list_folder(path: Path, suffixes: Sequence[str]) -> _Folder:
     for entry in entries:
         name = normalize("NFC", entry.name)
         ending = PurePosixPath(name).suffix
-        if ending.lower() in suffixes and entry.is_file():
+        if ending.lower() in suffixes and not is_folder(entry):
             listed.files[name.removesuffix(ending) + ending.lower()] = entry.name
-        elif entry.is_dir():
+        elif is_folder(entry):
             listed.folders[name] = entry.name
     return listed
 

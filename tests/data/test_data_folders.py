@@ -95,6 +95,14 @@ def test_a_link_to_nothing_is_listed_not_dropped(tmp_path):
     assert list(open_folder(tmp_path)["all"].paths) == ["a/1.jpg", "a/2.jpg"]
 
 
+def test_a_link_in_a_circle_is_an_image_that_cannot_be_read(tmp_path):
+    make(tmp_path, "a/1.jpg", "b/1.jpg")
+    for place in ("a/2.jpg", "b/notes", "loop"):
+        (tmp_path / place).symlink_to((tmp_path / place).name)
+    with pytest.warns(ModelDoctorWarning, match="1 without an ending"):
+        assert list(open_folder(tmp_path)["all"].paths) == ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
+
+
 def test_empty_class_folder_stays_a_class(tmp_path):
     make(tmp_path, "a/1.jpg", "c/1.jpg")
     (tmp_path / "b").mkdir()

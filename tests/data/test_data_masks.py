@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,18 @@ def test_wrong_masks_say_so(tmp_path):
         MaskTree(tmp_path).read(tmp_path / "y.png", (6, 4))
     with pytest.raises(MaskError, match="no mask folder"):
         MaskTree(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "link in a circle", "device"])
+def test_what_is_no_file_is_a_mask_that_cannot_be_used(tmp_path, kind):
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "x.png")
+    else:
+        (tmp_path / "x.png").symlink_to({"device": "/dev/zero", "link in a circle": "x.png"}.get(kind, "gone.png"))
+    masks = MaskTree(tmp_path)
+    assert masks.find("x.jpg") == tmp_path / "x.png"
+    with pytest.raises(MaskError, match="cannot be read"):
+        masks.read(tmp_path / "x.png", (3, 2))
 
 
 def test_an_image_comes_with_its_mask(tmp_path):
