@@ -6,7 +6,7 @@ Shapes: R seeds (runs of one arm), S images, N classes, G groups, C cells (sets 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 import numpy as np
@@ -41,6 +41,11 @@ class HeldOut:
     classes: tuple[str, ...]
     groups: NDArray[np.str_] | None = None
     group_shares: Mapping[str, float] | None = None
+
+    def of(self, kept: NDArray[np.bool_]) -> HeldOut:
+        """Some of the images: those where `kept` (S,) is true."""
+        groups = None if self.groups is None else self.groups[kept]
+        return replace(self, labels=self.labels[kept], groups=groups)
 
     @property
     def group_names(self) -> tuple[str, ...]:

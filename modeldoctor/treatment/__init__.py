@@ -35,7 +35,15 @@ from modeldoctor.treatment.budget import plan_rounds
 from modeldoctor.treatment.final_test import judge, write_treated
 from modeldoctor.treatment.history import History
 from modeldoctor.treatment.pilot import pick_weights
-from modeldoctor.treatment.preparation import Prepared, begin, check_new, check_team, prepare, record_rounds
+from modeldoctor.treatment.preparation import (
+    Prepared,
+    begin,
+    check_new,
+    check_team,
+    prepare,
+    record_rounds,
+    warn_of_changes,
+)
 from modeldoctor.treatment.propagation import with_propagated
 from modeldoctor.treatment.shown import write_shown
 from modeldoctor.treatment.subsets import annotated_images, annotation_warnings, needs_masks
@@ -173,6 +181,7 @@ def _run_trial(
         runs = arms.run(config)
         found = judge(network, context, config, runs, provenance, arms.annotations)
         if team.is_primary:
+            warn_of_changes(config, splits)
             write_shown(network, context, config, runs)
         return found
 

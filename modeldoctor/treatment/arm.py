@@ -233,7 +233,8 @@ class Arm:
         """Accuracy and the metric that chooses, on validation."""
         val = self.context.splits.val
         predicted = predict_subset(network, val, self.config, self.context.device, self.context.team)
-        return float(np.mean(predicted == val.labels)), val.score(predicted, self.config.metric)
+        score = val.score(predicted, self.config.metric)
+        return float(np.mean((predicted == val.labels)[predicted >= 0])), score
 
     def _measure_start(self, penalty: Penalty) -> dict[tuple[str, str], float]:
         """Each constraint's mean over the first batches, before anything is changed."""

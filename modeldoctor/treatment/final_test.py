@@ -5,7 +5,9 @@ Shapes: S images, R seeds.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from torch import Tensor
 from modeldoctor.checkpoint import Checkpoint
 from modeldoctor.checkpoint.write import as_stored, treated_path, write_checkpoint
 from modeldoctor.config.treat import TreatConfig
+from modeldoctor.errors import ModelDoctorWarning, counted, shortened
 from modeldoctor.evaluate import Predictions, build_trial
 from modeldoctor.results.trial import Cost, Trial
 from modeldoctor.treatment.arm import TrialContext, predict_subset
 from modeldoctor.treatment.arm_state import ArmState
+from modeldoctor.treatment.subsets import Subset
 from modeldoctor.zoo import Classifier
 
 
@@ -58,14 +62,29 @@ def judge(
     for name, found in best.items():
         predicted = np.stack([answers(weights) for weights in found])
         arms.append(Predictions(arm=name, seeds=config.seeds, predicted=predicted))
+    held_out, kept = splits.test.readable(np.concatenate([arm.predicted for arm in arms]))
+    if not kept.all():
+        _warn_of_lost(splits.test, kept)
+        arms = [replace(arm, predicted=arm.predicted[:, kept]) for arm in arms]
     trial = build_trial(
-        arms, splits.test.held_out, metric=config.metric, treatment=best_on_validation(config, runs),
+        arms, held_out, metric=config.metric, treatment=best_on_validation(config, runs),
         controls=config.controls, costs=_costs(runs, annotations), provenance=provenance,
     )  # fmt: skip
     if trial.handed_back == "original":
         return trial, original
     chosen = int(np.argmax([done.best_score for done in runs[trial.handed_back]]))
     return trial, best[trial.handed_back][chosen]
+
+
+def _warn_of_lost(test: Subset, kept: NDArray[np.bool_]) -> None:
+    """Name test images that some run could not read; they count for none."""
+    lost = [test.images.paths[index] for index in test.indices[~kept].tolist()]
+    warnings.warn(
+        f"{test.images.split}: {counted(len(lost), 'image')} of {len(kept)} cannot be read and "
+        f"{'are' if len(lost) > 1 else 'is'} left out of the test: {shortened(lost)}",
+        ModelDoctorWarning,
+        stacklevel=3,
+    )
 
 
 def best_on_validation(config: TreatConfig, runs: Mapping[str, Sequence[ArmState]]) -> str:

@@ -164,14 +164,33 @@ def begin(prepared: Prepared, network: Classifier, resume: bool) -> TreatConfig:
     path = config.output / run_directory.CONFIG
     if path.exists() and config.rounds is None:
         config = _with_rounds(config, _settings(_read_before(path)).get("rounds"))
-    sets = {id(part.images): part.images for part in (splits.train, splits.val, splits.test)}
-    data = identify_data([(images, stamps_of(images)) for images in sets.values()], (config.data.groups,))
+    data = _identity(config, splits)
     text = run_directory.identity_line(network.checkpoint_sha256) + run_directory.data_line(data)
     text += _as_yaml(config)
     if path.exists():
         _check_same(path, text, data)
     _write(path, text)
     return config
+
+
+def _identity(config: TreatConfig, splits: Splits) -> dict[str, str]:
+    sets = {id(part.images): part.images for part in (splits.train, splits.val, splits.test)}
+    return identify_data([(images, stamps_of(images)) for images in sets.values()], (config.data.groups,))
+
+
+def warn_of_changes(config: TreatConfig, splits: Splits) -> None:
+    """Say what of the data was changed while the trial ran: parts of it were of other images or masks."""
+    try:
+        before = run_directory.data_in(_read_before(config.output / run_directory.CONFIG))
+    except StoreError:  # gone meanwhile: the trial is worth more
+        return
+    if differing := changed(before, _identity(config, splits)):
+        warnings.warn(
+            f"the data was changed while the trial ran: {differing}; its figures are in part of the one, in part of "
+            "the other. Run it again, in another output",
+            ModelDoctorWarning,
+            stacklevel=2,
+        )
 
 
 def record_rounds(config: TreatConfig) -> None:

@@ -74,9 +74,29 @@ class Subset:
         )
 
     def score(self, predicted: NDArray[np.int64], metric: Metric) -> float:
-        """A metric of predictions (S,)."""
-        held_out = self.held_out
-        return float(by_run((predicted == held_out.labels)[None], RULES[metric], held_out)[0])
+        """A metric of predictions (S,), over the images that could be read: those that are not -1.
+
+        Raises:
+            DataError: none could.
+        """
+        held_out, kept = self.readable(predicted[None])
+        return float(by_run((predicted[kept] == held_out.labels)[None], RULES[metric], held_out)[0])
+
+    def readable(self, predicted: NDArray[np.int64]) -> tuple[HeldOut, NDArray[np.bool_]]:
+        """What every run of predictions (R,S) could read, and which (S,) these are.
+
+        Raises:
+            DataError: there is no such image.
+        """
+        kept: NDArray[np.bool_] = np.all(predicted >= 0, axis=0)
+        if not kept.any():
+            raise DataError(
+                f"none of the {len(kept)} images of {self.images.split} can be read any more",
+                where=self.images.paths[int(self.indices[0])],
+                expected="the images that were there when the trial began",
+                hint="put them back and go on with --resume",
+            )
+        return self.held_out.of(kept), kept
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,3 +160,43 @@ def test_masks_of_training_images_alone_are_no_fault_of_a_treatment(clinic: Clin
     assert any(f"annotated training images by class: {CLASSES[0]} " in text for text in said), said
     assert not [str(one.message) for one in caught if "has a mask that can be used" in str(one.message)]
     assert "val" not in read_diagnosis(tmp_path / "run" / "diagnosis.h5").masked
+
+
+def test_test_images_that_vanish_or_change_meanwhile_are_left_out_and_told(clinic: Clinic, tmp_path: Path) -> None:
+    """The same figures as where the lost images were never listed; before, each counted as wrong in silence."""
+    data = shutil.copytree(clinic.data, tmp_path / "data")
+
+    def listed(name: str, without: set[str]) -> Path:
+        path = tmp_path / name
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "split"])
+            for split in ("train", "val"):
+                for number, one in enumerate(sorted((clinic.data / split).rglob("*.png"))):
+                    part = "test" if split == "val" and number % 2 else split
+                    if (image := one.relative_to(clinic.data).as_posix()) not in without:
+                        writer.writerow([image, one.parent.name, part])
+        return path
+
+    whole = listed("whole.csv", set())
+    tested = [row["path"] for row in csv.DictReader(whole.open()) if row["split"] == "test"]
+    lost = {tested[0], tested[-1]}
+
+    def progress(stage: str, done: int, total: int | None) -> None:
+        if stage.startswith("continue"):
+            for path in lost:
+                (data / path).unlink(missing_ok=True)
+
+    def treated(name: str, table: Path, **more: Any) -> dict[str, Any]:
+        place = {"path": str(table), "root": data}
+        trial = load_and_treat(config(clinic, tmp_path / name, data=place), **more)
+        return {arm.arm: (arm.images, {key: found.value for key, found in arm.metrics.items()}) for arm in trial.arms}
+
+    with pytest.warns(ModelDoctorWarning) as said:
+        found = treated("lost", whole, progress=progress)
+    text = " ".join(str(warning.message) for warning in said)
+    assert f"test: 2 images of {len(tested)} cannot be read and are left out of the test: {tested[0]}" in text
+    assert "the data was changed while the trial ran: sizes or times of image files" in text
+    expected = treated("never", listed("less.csv", lost))
+    assert found == expected
+    assert found["original"][0] == len(tested) - 2
