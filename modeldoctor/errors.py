@@ -81,6 +81,11 @@ def duration(seconds: float) -> str:
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes else "")
 
 
+def classes_have(number: int, classes: int) -> str:
+    """The beginning of a sentence: "1 of 4 classes has", "2 of 4 classes have"."""
+    return f"{number} of {counted(classes, 'class', 'classes')} {'has' if number == 1 else 'have'}"
+
+
 def shortened(names: Collection[str], limit: int = 5) -> str:
     """A list for a sentence, such as "a, b and 7 more".
 

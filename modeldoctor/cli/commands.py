@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from modeldoctor.cli import diagnosing, options, texts
 from modeldoctor.cli.options import numbers
-from modeldoctor.cli.terminal import note, out, show_parts, shown_progress
+from modeldoctor.cli.terminal import note, note_agreement, out, show_parts, shown_progress
 from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.errors import GateError, UsageError
 
@@ -141,6 +141,7 @@ def treat(
         trial = load_and_treat(
             settings, trust_pickle=trust_pickle, resume=resume, progress=progress, say=note, team=context.obj
         )
+    note_agreement(settings.expect_accuracy)
     show_parts(render_trial(trial))
     out.print(f"written: {escape(str(settings.output))}", highlight=False, soft_wrap=True)
     if require_improvement and trial.ruling.outcome != "improved":

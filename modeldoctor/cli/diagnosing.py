@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from modeldoctor.cli import options
 from modeldoctor.cli.options import diagnose_config, numbers
-from modeldoctor.cli.terminal import note, out, show_parts, shown_progress
+from modeldoctor.cli.terminal import note, note_agreement, out, show_parts, shown_progress
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.errors import UsageError, counted
 
@@ -215,6 +215,7 @@ def diagnose(
     if context.obj is None or context.obj.is_primary:
         show(diagnosis, output, json_only)
     check_diagnosis(diagnosis, expect_accuracy)
+    note_agreement(expect_accuracy)
 
 
 def annotate(
@@ -264,6 +265,7 @@ def annotate(
             network, data, output=output, per_class=per_class, config=config, root=root, download=download,
             masks=masks, link=link, progress=progress,
         )  # fmt: skip
+    note_agreement(expect_accuracy)
     out.print(
         f"accuracy {plan.accuracy:.1%} on {escape(plan.split)}. "
         f"{escape(accuracy_doubt(network.notes, expect_accuracy))}",

@@ -50,6 +50,12 @@ def note(text: str) -> None:
         err.print(f"[dim]note: {escape(one_line(text))}[/]", highlight=False, soft_wrap=True)
 
 
+def note_agreement(expected: float | None) -> None:
+    """After the check: the accuracy is the expected one."""
+    if expected is not None:
+        note(f"accuracy agrees with the {expected:.1%} of --expect-accuracy, as far as chance allows")
+
+
 @contextmanager
 def shown_progress() -> Iterator[Progress]:
     """A bar on stderr for each stage, or lines in a log; figures behind " · " in a stage's text change with it."""

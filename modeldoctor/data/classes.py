@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from timm.data import ImageNetInfo
 
 from modeldoctor.config.class_order import ORDERS, natural
-from modeldoctor.errors import DataError, counted, shortened
+from modeldoctor.errors import DataError, classes_have, counted, shortened
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _NULL_DRAWS = 20
@@ -111,7 +111,7 @@ def _name_notes(folders: tuple[str, ...], model_names: tuple[str, ...], mapping:
         "the data's classes come in another order than the network's; they were matched by name": bool(
             (np.diff(mapping) < 0).any()
         ),
-        f"{len(missing)} of {len(model_names)} classes have no folder: {shortened(missing, 20)}": bool(missing),
+        f"{classes_have(len(missing), len(model_names))} no folder: {shortened(missing, 20)}": bool(missing),
         "the class names were matched without regard to case, spaces, hyphens, underscores and slashes": any(
             name != model_names[output] for name, output in zip(folders, mapping, strict=True)
         ),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from modeldoctor.data.paths import PathTable
 from modeldoctor.data.pictures import PictureFiles, Pictures
-from modeldoctor.errors import ModelDoctorWarning, shortened
+from modeldoctor.errors import ModelDoctorWarning, classes_have, shortened
 
 
 class Content(NamedTuple):
@@ -68,7 +68,7 @@ def file_contents(root: Path, listings: Mapping[str, Listing], class_names: tupl
         empty = [class_names[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(number)) == 0)]
         if empty:
             warnings.warn(
-                f"{split}: {len(empty)} of {len(number)} classes have no images: {shortened(empty, 10)}",
+                f"{split}: {classes_have(len(empty), len(number))} no images: {shortened(empty, 10)}",
                 ModelDoctorWarning,
                 stacklevel=2,
             )

@@ -22,7 +22,7 @@ from modeldoctor.diagnosis.findings import find_findings
 from modeldoctor.diagnosis.passes import Run, delta_of
 from modeldoctor.diagnosis.samples import PILOT, wanted
 from modeldoctor.diagnosis.scan import first_confident
-from modeldoctor.errors import ModelDoctorWarning, counted, shortened
+from modeldoctor.errors import ModelDoctorWarning, classes_have, counted, shortened
 from modeldoctor.graph import Layer, select_layers
 from modeldoctor.method.correlation import compute_state
 from modeldoctor.results.diagnosis import Diagnosis, LayerDiagnosis, Samples
@@ -100,7 +100,7 @@ def choose_samples(run: Run, images: AnySet, classes: tuple[str, ...]) -> NDArra
     if few:
         number = counted(most[0], "image") if len(set(most)) == 1 else "the wanted number of images"
         warnings.warn(
-            f"{len(few)} of {run.classes} classes have fewer than {number} predicted right with confidence >= "
+            f"{classes_have(len(few), run.classes)} fewer than {number} predicted right with confidence >= "
             f"{config.min_confidence}: {shortened(few)}; what there is was used",
             ModelDoctorWarning,
             stacklevel=3,

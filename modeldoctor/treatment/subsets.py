@@ -19,7 +19,7 @@ from modeldoctor.config.treat import DataConfig, Metric, TreatConfig
 from modeldoctor.data import Broken, ImageSet, choose_to_annotate
 from modeldoctor.data.foreign_paths import ByPath
 from modeldoctor.data.outputs import AnySet, random_access
-from modeldoctor.errors import DataError, MaskError, counted, shortened
+from modeldoctor.errors import DataError, MaskError, classes_have, counted, shortened
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.runtime.files import regular
@@ -363,7 +363,7 @@ def annotation_warnings(train: Subset, annotated: Annotated, config: TreatConfig
     few = [f"{names[number]} ({used[number]})" for number in np.flatnonzero(missing > 0)]
     if few:
         yield (
-            f"{len(few)} of {len(names)} classes have fewer than {wanted} annotated training images: {shortened(few)}; "
+            f"{classes_have(len(few), len(names))} fewer than {wanted} annotated training images: {shortened(few)}; "
             f"{missing[missing > 0].sum()} more would do, which `modeldoctor annotate` picks: few images that come "
             "often are learned by heart"
         )

@@ -109,10 +109,12 @@ def test_an_accuracy_that_chance_does_not_explain_ends_with_3(call: Call, clinic
     for expected in (summary["accuracy"], near):
         told = call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--expect-accuracy", expected)
         assert told[0] == 0, told[2]
+        assert f"agrees with the {expected:.1%} of --expect-accuracy" in told[2]
     far = call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--expect-accuracy", "0.05")
     assert far[0] == 3
     assert f"{right / summary['images']:.1%}" in far[2]
     assert "--crop-pct" in far[2]
+    assert "agrees" not in far[2]
     before = sorted(Path.cwd().iterdir())
     told = call("diagnose", clinic.checkpoint, "--data", clinic.data, *QUICK, "--expect-accuracy", "79", "-o", "x.h5")
     assert told[0] == 2

@@ -47,8 +47,8 @@ def test_labels_mean_the_same_in_every_split(tmp_path):
     assert splits["train"].class_names == splits["val"].class_names == ("a", "b", "c")
     assert splits["val"].labels.tolist() == [1, 2]
     assert [str(warning.message) for warning in caught] == [
-        "train: 1 of 3 classes have no images: b",
-        "val: 1 of 3 classes have no images: a",
+        "train: 1 of 3 classes has no images: b",
+        "val: 1 of 3 classes has no images: a",
     ]
 
 
@@ -106,7 +106,7 @@ def test_a_link_in_a_circle_is_an_image_that_cannot_be_read(tmp_path):
 def test_empty_class_folder_stays_a_class(tmp_path):
     make(tmp_path, "a/1.jpg", "c/1.jpg")
     (tmp_path / "b").mkdir()
-    with pytest.warns(ModelDoctorWarning, match="1 of 3 classes have no images: b"):
+    with pytest.warns(ModelDoctorWarning, match="1 of 3 classes has no images: b"):
         content = open_folder(tmp_path)["all"]
     assert content.class_names == ("a", "b", "c")
     assert content.labels.tolist() == [0, 2]

@@ -45,7 +45,7 @@ def test_classes_with_few_annotations_are_named_with_what_is_missing(
     whole, few = said(clinic, network, plain, masks, 3)
     assert whole.startswith("1 of 10 masks cover all that the network sees")
     assert "amber/00.png" in whole
-    assert few.startswith("1 of 4 classes have fewer than 3 annotated training images: birch (1); 2 more would do")
+    assert few.startswith("1 of 4 classes has fewer than 3 annotated training images: birch (1); 2 more would do")
     assert [text for text in said(clinic, network, plain, masks, 1) if "fewer" in text] == []
 
 
