@@ -204,7 +204,7 @@ def make_diagnosis(**changes: Any) -> Diagnosis:
             layer="body.1#2", noise_range=0.5, stability=0.75, background_share=NAN, foreign_share=0.25,
             resemblance=-0.5, references=2,
         ),
-        "wrong": 4,
+        "wrong_count": 4,
         "examined": "val",
         "masked": {"val": 5},
         "broken": (("val/caf\udce9.png", "the file is empty (0 bytes)"), ("val/x.png", "not a picture")),

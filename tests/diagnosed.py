@@ -56,7 +56,7 @@ def assert_equal_bits(one: Diagnosis, other: Diagnosis) -> None:
         assert (mine is None) == (theirs is None)
         for field in dataclasses.fields(mine) if mine is not None else ():
             assert np.array_equal(getattr(mine, field.name), getattr(theirs, field.name)), (kind, field.name)
-    assert (one.wrong, one.broken, one.warnings) == (other.wrong, other.broken, other.warnings)
+    assert (one.wrong_count, one.broken, one.warnings) == (other.wrong_count, other.broken, other.warnings)
 
 
 def assert_close(one: Diagnosis, other: Diagnosis) -> None:

@@ -113,7 +113,7 @@ def main(folder: Path, checkpoint: Path, data: Path, masks: Path) -> None:
         torch.save(gradients(team), folder / f"gradients-{team.rank}.pt")
         for case in BATCHES:
             torch.save(batches(team, data, masks, case), folder / f"batches-{case}-{team.rank}.pt")
-        (folder / f"wrong-{team.rank}.txt").write_text(str(found.wrong))
+        (folder / f"wrong-{team.rank}.txt").write_text(str(found.wrong_count))
 
 
 if __name__ == "__main__":

@@ -159,6 +159,6 @@ def large_diagnosis(classes: int, layers: int, channels: int, seed: int = 0) -> 
         for one in [rng.gamma(0.5, size=(classes, channels)).astype(np.float32)]
     }  # fmt: skip
     return make_diagnosis(
-        classes=names, layers=made, samples=samples, misdiagnosed=explained, limits=None, wrong=int(wrong.sum()),
+        classes=names, layers=made, samples=samples, misdiagnosed=explained, limits=None, wrong_count=int(wrong.sum()),
         examined="val",
     )  # fmt: skip

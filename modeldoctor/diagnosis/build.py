@@ -227,7 +227,7 @@ def build_diagnosis(
         misdiagnosed=images,
         findings=find_findings(run, classes, sets, samples, first_row, images, references, compared, probe.profile),
         limits=limits,
-        wrong=int((label != predicted).sum()),
+        wrong_count=int((label != predicted).sum()),
         examined=examined,
         masked={
             images.split: len(annotated)

@@ -291,7 +291,7 @@ class Diagnosis:
         masked: splits for which masks were given, and how many of their images have one that can be used.
         misdiagnosed: the wrong images that were explained.
         limits: what the verdicts are measured against; None if no image could serve as reference.
-        wrong: number of wrong images in the examined split; `misdiagnosed` may hold fewer.
+        wrong_count: number of wrong images in the examined split; `misdiagnosed` may hold fewer.
         examined: the split whose wrong images are explained.
         broken: paths and reasons of unreadable images.
         warnings: what the user was warned of.
@@ -313,7 +313,7 @@ class Diagnosis:
     samples: Samples
     misdiagnosed: tuple[Misdiagnosis, ...]
     limits: Limits | None
-    wrong: int
+    wrong_count: int
     examined: str
     broken: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
@@ -350,7 +350,8 @@ class Diagnosis:
         """(S,), which samples belong to a split."""
         return np.asarray(self.samples.split == self.samples.splits.index(split))
 
-    def wrong_images(self) -> list[dict[str, Any]]:
+    @property
+    def wrong(self) -> list[dict[str, Any]]:
         """A row for each explained wrong image, as `pandas.DataFrame` takes it; see `tables.wrong_images`."""
         from modeldoctor.results.tables import wrong_images
 
@@ -372,7 +373,7 @@ class Diagnosis:
         return (
             f"<Diagnosis of {self.arch}: {counted(len(self.classes), 'class', 'classes')}, "
             f"accuracy {self.accuracy:.2%} on {self.examined}, "
-            f"{self.wrong} wrong ({len(self.misdiagnosed)} explained); layers: {shortened(list(self.layers))}>"
+            f"{self.wrong_count} wrong ({len(self.misdiagnosed)} explained); layers: {shortened(list(self.layers))}>"
         )
 
     def _repr_html_(self) -> str:

@@ -51,7 +51,7 @@ def as_html(diagnosis: Diagnosis) -> str:
     return (
         f"<p><b>{escape(diagnosis.arch)}</b>: "
         f"{counted(len(diagnosis.classes), 'class', 'classes')}, accuracy {diagnosis.accuracy:.2%} on "
-        f"{escape(diagnosis.examined)}, {diagnosis.wrong} wrong, {len(diagnosis.misdiagnosed)} explained</p>"
+        f"{escape(diagnosis.examined)}, {diagnosis.wrong_count} wrong, {len(diagnosis.misdiagnosed)} explained</p>"
         + _table(("layer", "kernels", "map", "correlated", "classes without samples"), layers)
         + _table(("verdict", "wrong images"), [(name, str(number)) for name, number in verdicts])
         + f"<div>{pictures}</div>"

@@ -110,7 +110,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
             config=json.dumps(diagnosis.config.model_dump(mode="json")),
             device=diagnosis.device,
             examined=diagnosis.examined,
-            wrong=diagnosis.wrong,
+            wrong=diagnosis.wrong_count,
             splits=json.dumps(diagnosis.samples.splits),
             command=_storable(diagnosis.command),
             preprocessing=json.dumps(diagnosis.preprocessing),
@@ -302,7 +302,7 @@ def _read(file: h5py.File, path: str | Path) -> Diagnosis:
         samples=_read_samples(file["samples"], tuple(json.loads(attributes["splits"]))),
         misdiagnosed=_read_misdiagnosed(misdiagnosed),
         limits=Limits(**json.loads(limits)) if limits is not None else None,
-        wrong=int(attributes["wrong"]),
+        wrong_count=int(attributes["wrong"]),
         examined=str(attributes["examined"]),
         broken=tuple(
             (path.decode(errors="surrogateescape"), reason)

@@ -71,7 +71,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
         "warnings": list(diagnosis.warnings),
         "examined": diagnosis.examined,
         "images": int(rows.sum()),
-        "wrong": diagnosis.wrong,
+        "wrong": diagnosis.wrong_count,
         "accuracy": diagnosis.accuracy,
         "splits": {
             split: {

@@ -51,8 +51,8 @@ def test_a_diagnosis_is_shown_and_written(call: Call, clinic: Clinic) -> None:
     summary = json.loads(Path("diagnosis.json").read_text(encoding="utf-8"))
     assert list(diagnosis.layers) == [LAYER]
     assert diagnosis.classes == CLASSES
-    assert summary["wrong"] == diagnosis.wrong
-    assert f"({diagnosis.wrong} of {summary['images']} images wrong)" in out
+    assert summary["wrong"] == diagnosis.wrong_count
+    assert f"({diagnosis.wrong_count} of {summary['images']} images wrong)" in out
 
 
 def test_json_is_all_of_stdout_and_the_folder_is_made(call: Call, clinic: Clinic, tmp_path: Path) -> None:

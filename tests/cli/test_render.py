@@ -44,7 +44,7 @@ def test_verdicts_without_an_image_are_left_out(handmade: Make) -> None:
 
 
 def test_without_wrong_images_there_is_nothing_to_explain(handmade: Make) -> None:
-    text = shown(render_summary(summarise(handmade(misdiagnosed=(), limits=None, wrong=0))))
+    text = shown(render_summary(summarise(handmade(misdiagnosed=(), limits=None, wrong_count=0))))
     assert "Why are images wrong?" not in text
 
 

@@ -59,7 +59,7 @@ def test_every_image_of_both_splits_is_predicted_as_the_plain_network_does(clini
         assert plain.samples.predicted[rows].tolist() == predicted.tolist()
         np.testing.assert_allclose(plain.samples.confidence[rows], confidence, rtol=1e-4)
     label, predicted, _ = answers(clinic, "val")
-    assert plain.wrong == int((label != predicted).sum()) > 3
+    assert plain.wrong_count == int((label != predicted).sum()) > 3
     assert plain.accuracy == pytest.approx(float((label == predicted).float().mean()))
     rows_of_wrong = np.flatnonzero(plain.rows("val"))[(label != predicted).numpy()]
     assert [image.sample for image in plain.misdiagnosed] == rows_of_wrong.tolist()

@@ -111,7 +111,7 @@ def test_split_and_examine_choose_the_images(clinic: Clinic, network: Classifier
     found = diagnose(network, clinic.data, config=config)
     label, predicted, _ = answers(clinic, "train")
     assert found.examined == "train"
-    assert found.wrong == int((label != predicted).sum())
+    assert found.wrong_count == int((label != predicted).sum())
     assert found.samples.used_in_diagnosis[found.rows("val")].sum() == 24
     assert not found.samples.used_in_diagnosis[found.rows("train")].any()
     one = diagnose(network, clinic.data, config=DiagnoseConfig(**QUICK, examine="train"))
@@ -144,7 +144,7 @@ def test_no_more_images_are_explained_than_asked_for(clinic: Clinic, network: Cl
     assert [len(one) for one in explained] == [3, 3, 3]
     assert explained[0] == explained[1]
     assert explained[0] <= {image.sample for image in plain.misdiagnosed}
-    assert runs[0].wrong == plain.wrong
+    assert runs[0].wrong_count == plain.wrong_count
 
 
 def test_without_masks_the_background_is_not_judged(clinic: Clinic, network: Classifier) -> None:

@@ -112,7 +112,7 @@ def test_wrong_images_that_vanish_are_named_and_the_rest_is_explained(
         found = diagnose(network, data, config=DiagnoseConfig(**QUICK), progress=during("correlate", 1, vanish))
     assert found.misdiagnosed == ()
     assert found.shown is None
-    assert found.wrong > 0
+    assert found.wrong_count > 0
     assert len(found.broken) > 0
     assert found.accuracy > 0.5
 

@@ -188,7 +188,7 @@ def test_a_clear_change_is_called_better_or_worse(tmp_path: Path) -> None:
     one = large_diagnosis(10, 1, 8)
     all_right = type(one.samples)(**{**vars(one.samples), "predicted": one.samples.label})
     write_diagnosis(one, tmp_path / "a.h5")
-    changes = {"samples": all_right, "misdiagnosed": (), "wrong": 0, "checkpoint_sha256": "cd" * 32}
+    changes = {"samples": all_right, "misdiagnosed": (), "wrong_count": 0, "checkpoint_sha256": "cd" * 32}
     write_diagnosis(make_diagnosis(**{**vars(one), **changes}), tmp_path / "b.h5")
     assert made(tmp_path / "a.h5", tmp_path / "b.h5")[1]["verdict"] == "improved"
     assert made(tmp_path / "b.h5", tmp_path / "a.h5")[1]["verdict"] == "harmed"

@@ -34,7 +34,7 @@ def test_six_images_turned_right(tmp_path: Path, changes: dict[str, Any], verdic
     before = make_diagnosis()
     samples = before.samples
     for name, change, label in (("before", {}, (samples.label + 1) % 3), ("after", changes, samples.label)):
-        diagnosis = make_diagnosis(samples=replace(samples, predicted=label), misdiagnosed=(), wrong=6, **change)
+        diagnosis = make_diagnosis(samples=replace(samples, predicted=label), misdiagnosed=(), wrong_count=6, **change)
         write_diagnosis(diagnosis, tmp_path / f"{name}.h5")
     report = make_report(tmp_path / "before.h5", tmp_path / "after.h5", output=tmp_path / "page").report
     assert report.comparison is not None

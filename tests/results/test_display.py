@@ -100,7 +100,7 @@ def test_no_cell_of_a_table_is_a_formula(handmade: Make, tmp_path: Path) -> None
 
 
 def test_rows_are_for_a_data_frame(handmade: Make) -> None:
-    table = doubted(handmade()).wrong_images()
+    table = doubted(handmade()).wrong
     assert {tuple(row) for row in table} == {tuple(table[0])}
     assert table[1]["label_doubt"] == 0.75
     assert table[0]["background_share"] is None

@@ -63,7 +63,7 @@ def test_what_is_written_is_read_again(handmade: Make, written: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"misdiagnosed": (), "limits": None, "wrong": 0},
+        {"misdiagnosed": (), "limits": None, "wrong_count": 0},
         {"limits": None, "warnings": (), "broken": ()},
         {"layers": {}},
         {"classes": ("", "  ", "x" * 5000)},
@@ -276,7 +276,7 @@ def test_a_place_that_cannot_be_written_is_said(handmade: Make, tmp_path: Path) 
 
 def test_a_file_of_the_first_release_is_still_read() -> None:
     old = read_diagnosis(FIXTURE)
-    assert (old.arch, old.seed, old.wrong, old.examined, old.device) == ("timm/test_resnet", 7, 4, "val", "cpu")
+    assert (old.arch, old.seed, old.wrong_count, old.examined, old.device) == ("timm/test_resnet", 7, 4, "val", "cpu")
     assert list(old.classes) == NAMES
     assert list(old.layers) == ["stem.conv", "body.1#2"]
     stem = old["stem.conv"]
@@ -330,4 +330,4 @@ def test_maps_and_adversarial_images_come_back_and_may_be_missing(handmade: Make
     assert (older.shown, older.pictures, older.altered, older.adversarial) == (None, None, None, None)
     assert older.command == ""
     assert np.isnan(older.explaining_s)
-    assert older.wrong == written.wrong
+    assert older.wrong_count == written.wrong_count

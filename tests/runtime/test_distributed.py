@@ -51,7 +51,7 @@ def test_the_diagnosis_is_that_of_one_process(clinic: Clinic, two: Path) -> None
     assert [(image.sample, image.verdict) for image in found.misdiagnosed] == [
         (image.sample, image.verdict) for image in one.misdiagnosed
     ]
-    assert [(two / f"wrong-{rank}.txt").read_text() for rank in (0, 1)] == [str(one.wrong)] * 2
+    assert [(two / f"wrong-{rank}.txt").read_text() for rank in (0, 1)] == [str(one.wrong_count)] * 2
     assert sorted(path.name for path in two.glob("*.h5*")) == ["d.h5"]
 
 
