@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from modeldoctor.data import order_warning
+from modeldoctor.data import ImageSet, order_warning
 from modeldoctor.data.duplicates import find_duplicates
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.alternatives import best_of, is_better, option_of
@@ -20,8 +20,9 @@ from modeldoctor.diagnosis.explain import Evidence
 from modeldoctor.diagnosis.faulty import FaultyKernel
 from modeldoctor.diagnosis.inseparable import inseparable_pairs
 from modeldoctor.diagnosis.passes import Run
+from modeldoctor.diagnosis.rare import rare_classes
 from modeldoctor.diagnosis.slices import Slice, find_confusions
-from modeldoctor.errors import counted
+from modeldoctor.errors import counted, shortened
 from modeldoctor.results.diagnosis import Finding, LayerDiagnosis, Misdiagnosis, Samples, Verdict
 from modeldoctor.results.summary import count_pairs
 
@@ -63,6 +64,7 @@ def find_findings(
         *_wrong_reason(references, images, classes, scale),
         *_faulty_kernels(compared.faulty, images, scale),
         *_slices(compared.slices),
+        *(_rare(sets[0], label, predicted, classes, first_row) if sets[0] is not sets[-1] else ()),
         *_confusions(label, predicted, classes, first_row),
         *_labels(images, classes, label, scale),
         *_counted(images, scale),
@@ -268,6 +270,32 @@ def _most_confused(label: NDArray[np.int64], predicted: NDArray[np.int64], class
     if classes < 3 or count < max(5, _CONFUSED * int(both.sum())):
         return None
     return one, other, count
+
+
+def _rare(
+    source: AnySet, label: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...], first_row: int
+) -> Iterator[Finding]:
+    """Classes of few training images that are worse than the others; of a stream no count is known."""
+    if not isinstance(source, ImageSet):
+        return
+    trained = np.bincount(np.asarray(source.labels, dtype=np.int64), minlength=len(classes))
+    found, usual = rare_classes(trained, count_pairs(label, predicted, len(classes)))
+    if not found:
+        return
+    each = [
+        f"{classes[rare.label]} ({counted(rare.trained, 'image')}; {rare.right} of {rare.examined} examined ones right)"
+        for rare in found
+    ]
+    rows = np.flatnonzero(np.isin(label, [rare.label for rare in found]) & (label != predicted))
+    yield Finding(
+        name="rare",
+        sentence=f"Rare in {source.split}, and right less often than the other classes ({usual:.0%}): "
+        f"{shortened(each, 3)}",
+        action="let classes come equally often in training, or collect more images of the rare ones",
+        command="modeldoctor treat CKPT --data DIR --set 'arms=[balanced,continue]' --set metric=worst_class",
+        wrong=sum(rare.excess for rare in found),
+        samples=tuple((first_row + rows[:_EXAMPLES]).tolist()),
+    )
 
 
 def _confusions(
