@@ -103,10 +103,11 @@ def _interval(
     tail = 0.5 + LEVEL / 2
     if small:  # quantiles would be steps
         half = float(np.std(deviations) * scipy.stats.norm.ppf(tail))
-        low, high = min(centre - half, value), max(centre + half, value)
+        low, high = centre - half, centre + half
     else:
         low, high = value - np.quantile(deviations, [tail, 1 - tail])
-    return Estimate(value=value, low=float(low), high=float(high))
+    # Where resamples hardly differ, rounding would put the value outside.
+    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
 def _with_runs(of_images: Floats, by_seed: Floats, seed: int) -> Floats:

@@ -22,6 +22,8 @@ from modeldoctor.evaluate import (
     verdict,
     wilson,
 )
+from modeldoctor.evaluate.metrics import RULES
+from modeldoctor.evaluate.statistics import difference
 from modeldoctor.results.trial import Comparison, Estimate, Outcome
 
 GROUPS = np.array(["sea", "land"])[[0, 0, 0, 1, 1, 1, 1, 0, 1, 1]]
@@ -34,6 +36,18 @@ def held_out(**changes: Any) -> HeldOut:
 
 # Two runs, by hand: the ants on land (image 3) are wrong in both, one sea bee (image 7) in the second.
 RIGHT = np.array([[1, 1, 1, 0, 1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 1, 1, 1, 0, 0, 0]], dtype=bool)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("runs", [1, 2, 3])
+def test_no_interval_leaves_its_value_outside(runs: int, seed: int) -> None:
+    """An arm that answers as its baseline does: every difference is 0, and rounding must not say more."""
+    rng = np.random.default_rng(seed)
+    held = HeldOut(labels=np.arange(330) % 3, classes=CLASSES, groups=np.array(["a", "b", "c"])[np.arange(330) % 3])
+    right = rng.random((runs, 330)) < rng.random()
+    for rule in RULES.values():
+        found = difference(right, right.copy(), rule, held, 200, seed)
+        assert math.isnan(found.value) or found.low <= found.value <= found.high
 
 
 def test_figures_by_hand() -> None:
