@@ -58,6 +58,11 @@ def results(found: Found) -> str:
 
 
 _REMARKS = {
+    "discovery-1": "The paper calls the correlations of one class's images almost identical. In front of the head they "
+    "are, and unlike another class's: behind the last convolution there are pooling and a linear layer, whose "
+    "derivative hardly depends on the image. In the first layers images are as much like another class as like their "
+    "own: there a class has no kernels of its own. In between it shows in the size of the derivatives rather than in "
+    "which kernels exceed the threshold. So a profile of early layers says little about a class.",
     "cifar-channels": "What the epoch changes it changes under every arm alike, BatchNorm's statistics over shifted "
     "and flipped images most likely: the constraint, and kernels drawn at random in its place, turn no test image.",
     "menagerie-arms": "Twenty masks per class fill half of each batch; masks for other images were asked for and not "
