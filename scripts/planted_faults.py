@@ -308,10 +308,14 @@ def exam_of_backgrounds(
         result[half] = {
             "wrong": len(of_half), "misled": int(meant.sum()), "said": int(said.sum()),
             "recall": float(said[meant].mean()), "precision": float(meant[said].mean()),
-            "taken for its background's class": int(taken.sum()), "recall of these": _mean(said[taken]),
             "of others": _mean(said[~meant]),
             "verdicts of misled": dict(Counter(str(i.verdict) for i, m in zip(of_half, meant, strict=True) if m)),
         }  # fmt: skip
+        if taken.any():
+            result[half] |= {
+                "taken for its background's class": int(taken.sum()),
+                "recall of these": _mean(said[taken]),
+            }
     return result
 
 
