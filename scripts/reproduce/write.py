@@ -60,9 +60,10 @@ def results(found: Found) -> str:
 _REMARKS = {
     "discovery-1": "The paper calls the correlations of one class's images almost identical. In front of the head they "
     "are, and unlike another class's: behind the last convolution there are pooling and a linear layer, whose "
-    "derivative hardly depends on the image. In the first layers images are as much like another class as like their "
-    "own: there a class has no kernels of its own. In between it shows in the size of the derivatives rather than in "
-    "which kernels exceed the threshold. So a profile of early layers says little about a class.",
+    "derivative hardly depends on the image. In the first layers of networks for photographs images are nearly as much "
+    "like another class as like their own: there a class has no kernels of its own. In between it shows in the size of "
+    "the derivatives rather than in which kernels exceed the threshold. So a profile of early layers says little about "
+    "a class; on Fashion-MNIST's clothes, shapes on black, it says more.",
     "cifar-channels": "What the epoch changes it changes under every arm alike, BatchNorm's statistics over shifted "
     "and flipped images most likely: the constraint, and kernels drawn at random in its place, turn no test image.",
     "menagerie-arms": "Twenty masks per class fill half of each batch; masks for other images were asked for and not "
@@ -149,8 +150,8 @@ def _discovery(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _first_middle_last(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of the layers that are the network's own; `features` are read in front of its head."""
-    own = [layer for layer in layers if layer["name"] != FEATURES]
+    """By depth, of the layers that are the network's own; `features` are read in front of its head."""
+    own = sorted((layer for layer in layers if layer["name"] != FEATURES), key=lambda layer: float(layer["depth"]))
     return [own[0], own[len(own) // 2], own[-1]]
 
 
