@@ -87,7 +87,7 @@ def test_of_very_many_classes_each_has_a_picture_and_the_page_stays_small(tmp_pa
     layers = {name: made_for(layer, number) for name, layer in whole.layers.items()}
     diagnosis = replace(
         whole, classes=tuple(f"class {n}" for n in range(number)), samples=samples, misdiagnosed=wrong, layers=layers,
-        wrong=rows, pictures=pictures, findings=(),
+        wrong_count=rows, pictures=pictures, findings=(),
     )  # fmt: skip
     write_diagnosis(diagnosis, tmp_path / "d.h5")
     make_report(tmp_path / "d.h5")
