@@ -43,7 +43,7 @@ def command(name: str, demo: Path, out: Path) -> list[str]:
             "training.epochs=2",
             "pilot.epochs=1",
             "seeds=[0]",
-            "arms=[treat, continue]",
+            "arms=[treat, hard-examples, continue]",
             f"diagnosis={demo / 'diagnosis.h5'}",
         )
         changes = [word for change in small for word in ("--set", change)]
