@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import matplotlib as mpl
@@ -59,11 +58,11 @@ def results(found: Found) -> str:
 
 _REMARKS = {
     "discovery-1": "The paper calls the correlations of one class's images almost identical. In front of the head they "
-    "are, and unlike another class's: behind the last convolution there are pooling and a linear layer, whose "
-    "derivative hardly depends on the image. In the first layers of networks for photographs images are nearly as much "
-    "like another class as like their own: there a class has no kernels of its own. In between it shows in the size of "
-    "the derivatives rather than in which kernels exceed the threshold. So a profile of early layers says little about "
-    "a class; on Fashion-MNIST's clothes, shapes on black, it says more.",
+    "are much alike, and unlike another class's: behind the last convolution are pooling and a linear layer, whose "
+    "derivative hardly depends on the image. In the first third of the four deep networks of others images are nearly "
+    "as much like another class as like their own: there a class has no kernels of its own, and its profile says "
+    "little. In between it shows in the size of the derivatives rather than in which kernels exceed the threshold. In "
+    "the two small networks classes differ from the first layers on.",
     "cifar-channels": "What the epoch changes it changes under every arm alike, BatchNorm's statistics over shifted "
     "and flipped images most likely: the constraint, and kernels drawn at random in its place, turn no test image.",
     "menagerie-arms": "Twenty masks per class fill half of each batch; masks for other images were asked for and not "
@@ -258,10 +257,9 @@ def _draw_discovery(figures: Mapping[str, Any], folder: Path) -> None:
     """Sparsity, and likeness of images to their own class (lines) and to another (dotted), by depth."""
     _, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for number, (name, of) in enumerate(figures.items()):
-        depth, colour = [layer["depth"] for layer in of["layers"]], f"C{number}"
-        left.plot(depth, _shares(of), colour, marker=".", label=name)
+        left.plot(*_by_depth(of["layers"], "correlated"), f"C{number}", marker=".", label=name)
         for key, line in (("pearson", "-"), ("pearson_other", ":")):
-            right.plot(depth, [_or_nan(layer[key]) for layer in of["layers"]], colour + line, marker=".")
+            right.plot(*_by_depth(of["layers"], key), f"C{number}{line}", marker=".")
     left.set(xlabel="depth of the layer (0 input, 1 output)", ylabel="share of kernels with Â ≥ 0.2", ylim=(0, 1))
     right.set(
         xlabel="depth of the layer (0 input, 1 output)",
@@ -272,8 +270,14 @@ def _draw_discovery(figures: Mapping[str, Any], folder: Path) -> None:
     pyplot.savefig(folder / "discovery1.svg", metadata={"Date": None})
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def _by_depth(layers: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Depths, ascending, and the mean at each of them; of branches several layers lie at one depth."""
+    found: dict[float, list[float]] = {}
+    for layer in layers:
+        if layer["name"] != FEATURES and layer[key] is not None:
+            found.setdefault(float(layer["depth"]), []).append(float(layer[key]))
+    depths = sorted(found)
+    return depths, [fmean(found[depth]) for depth in depths]
 
 
 def _draw_resnets(figures: Mapping[str, Any], folder: Path) -> None:
