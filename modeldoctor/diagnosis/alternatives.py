@@ -66,7 +66,7 @@ def try_alternatives(run: Run, images: AnySet) -> None:
         if trial.name not in found:
             run.after_batch("preprocessing", done, len(trials))
             found[trial.name] = _count(run, trial, first, right)
-    best = best_of(found)
+    best = best_of({name: found[name] for name in trials})  # a kept state may name others
     if best and _chance(*found[best][:2]) < _HINT and not is_better(*found[best]) and found[best][2] <= len(first):
         run.after_batch("preprocessing", len(trials), len(trials))
         counts = _count(run, trials[best], np.setdiff1d(more, first), right)

@@ -90,3 +90,18 @@ def test_a_decided_alternative_is_not_tried_once_more_on_a_resumed_run() -> None
     try_alternatives(run, run.images)  # type: ignore[attr-defined]
     assert run.state.alternatives == before
     assert not run.read  # type: ignore[attr-defined]
+
+
+def test_a_kept_state_that_names_what_is_not_tried_ends_nothing() -> None:
+    run = planted(72, 18, 900)
+    run.state.alternatives["of another version"] = (8, 1, 200)
+    try_alternatives(run, run.images)  # type: ignore[attr-defined]
+    assert run.state.alternatives["of another version"] == (8, 1, 200)
+    assert run.state.alternatives[BGR][2] == 800
+
+
+def test_the_best_of_a_kept_state_need_not_be_one_that_is_tried() -> None:
+    run = planted(72, 18, 900)
+    run.state.alternatives["of another version"] = (30, 15, 200)
+    try_alternatives(run, run.images)  # type: ignore[attr-defined]
+    assert run.state.alternatives["of another version"] == (30, 15, 200)
