@@ -75,7 +75,8 @@ def warn_of_altered(run: Run, read: Sequence[tuple[AnySet, Stamps]]) -> None:
     """
     for images, before in read:
         indices = run.state.predictions[images.split].table()[0].tolist()
-        if altered := altered_since(images, before, indices):
+        unread = {path for path, _ in run.state.predictions[images.split].broken}  # which are named as such
+        if altered := [path for path in altered_since(images, before, indices) if path not in unread]:
             warnings.warn(
                 f"{images.split}: {counted(len(altered), 'image')}, or their masks, changed while this run read them, "
                 f"so that its figures may mix old and new: {shortened(altered)}; run it again",
