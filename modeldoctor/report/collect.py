@@ -180,7 +180,7 @@ def _notes(found: DiagnosisFigures | None) -> list[str]:
         said.append(f"With more than {MOST_CLASSES} classes, pairs of classes are not compared.")
     if found.wrong > found.explained > 0:
         said.append(
-            f"Of {counted(found.wrong, 'wrong image')} {found.explained}, chosen at random, "
+            f"Of {counted(found.wrong, 'wrong image')} {found.explained}, first one of every class and then at random, "
             f"{'was' if found.explained == 1 else 'were'} explained."
         )
     elif found.wrong and not found.explained:
