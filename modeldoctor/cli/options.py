@@ -96,7 +96,7 @@ def _take_defaults(context: typer.Context, path: Path | None) -> None:
     """Let a YAML file's values take the place of the defaults, so that the command line takes precedence."""
     if path is None:
         return
-    content = read_mapping(path, ("checkpoint", "data", "masks", "root", "class_order"))
+    content = read_mapping(path, ("checkpoint", "arch", "data", "masks", "root", "class_order"))
     refuse_unfilled(content, str(path))
     names = [str(parameter.name) for parameter in context.command.params if parameter.name != "config_file"]
     for key in content:

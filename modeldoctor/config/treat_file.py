@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -23,7 +24,7 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
     """Read a treatment's YAML file.
 
     Args:
-        path: the file; None begins with nothing. Inputs that it names are looked for beside it first.
+        path: the file; None begins with nothing. What it names is looked for beside it first.
         changes: `key.key=value` texts that replace what the file says; values are YAML.
         values: `key__key=value` that replace both; None is left out.
 
@@ -31,7 +32,7 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
         ConfigError: the file or a change is not YAML, or a key or value is wrong.
     """
     where = str(path) if path else "the options"
-    settings = read_mapping(path, _INPUTS) if path else {}
+    settings = read_mapping(path, _PATHS) if path else {}
     for change in changes:
         _set(settings, *_parsed(change))
     for key, value in values.items():
@@ -61,15 +62,18 @@ def _refuse_missing(settings: Mapping[str, Any], where: str) -> None:
         )
 
 
-_INPUTS = ("checkpoint", "network.class_order", "diagnosis", "data.path", "data.root", "data.masks", "data.groups")
+_PATHS = (
+    "checkpoint", "network.arch", "network.class_order", "diagnosis", "data.path", "data.root", "data.masks",
+    "data.groups", "output",
+)  # fmt: skip
 
 
-def read_mapping(path: Path, inputs: Sequence[str]) -> dict[str, Any]:
-    """The keys and values of a YAML file; inputs that it names are looked for beside it first.
+def read_mapping(path: Path, paths: Sequence[str]) -> dict[str, Any]:
+    """The keys and values of a YAML file; what it names is looked for beside it first.
 
     Args:
         path: the file.
-        inputs: the keys, with dots, whose values are paths that are read.
+        paths: the keys, with dots, whose values are paths.
 
     Raises:
         ConfigError: it is not YAML, or no keys and values.
@@ -82,7 +86,7 @@ def read_mapping(path: Path, inputs: Sequence[str]) -> dict[str, Any]:
         ) from error
     if not isinstance(settings, dict):
         raise ConfigError(f"a {type(settings).__name__}", where=str(path), expected="keys and values")
-    _find_beside(settings, path.parent, inputs)
+    _find_beside(settings, path.parent, paths)
     return settings
 
 
@@ -100,16 +104,53 @@ def refuse_unfilled(content: dict[str, Any], where: str) -> None:
         )
 
 
-def _find_beside(content: dict[str, Any], folder: Path, inputs: Sequence[str]) -> None:
-    """Paths of inputs count from the file's folder where something is there, else from where the command runs."""
-    for key in inputs:
+def _find_beside(content: dict[str, Any], folder: Path, paths: Sequence[str]) -> None:
+    """Paths count from the file's folder where something is there, else from where the command runs."""
+    for holder, key in _named(content, paths):
+        file, function = _file_and_function(holder[key])
+        if _exists(folder / file):
+            holder[key] = _shortest(folder / file) + function
+
+
+def _named(content: dict[str, Any], keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The mappings and their keys that hold a path, of keys with dots."""
+    for key in keys:
         *parents, last = key.split(".")
         holder: Any = content
         for parent in parents:
             holder = holder.get(parent) if isinstance(holder, dict) else None
-        named = holder.get(last) if isinstance(holder, dict) else None
-        if isinstance(named, str) and named and _exists(folder / named):
-            holder[last] = str(folder / named)
+        if isinstance(holder, dict) and isinstance(holder.get(last), str) and holder[last]:
+            yield holder, last
+
+
+def _file_and_function(value: str) -> tuple[str, str]:
+    """`network.py` and `:make_model`; of a path alone, it and nothing."""
+    file, ending, function = value.partition(".py:")
+    return (f"{file}.py", f":{function}") if ending else (value, "")
+
+
+def _shortest(path: Path) -> str:
+    """A path without the detours `..`, from where the command runs if it lies below."""
+    if ".." not in path.parts:
+        return str(path)
+    real = path.parent.resolve() / path.name
+    here = Path.cwd().resolve()
+    return str(real.relative_to(here) if real.is_relative_to(here) else real)
+
+
+def written_yaml(config: TreatConfig) -> str:
+    """A configuration as it is kept in its output: relative paths that exist count from there.
+
+    So it means the same wherever it is read from, and a folder that holds its inputs, too, can be moved.
+    """
+    settings = config.model_dump(mode="json")
+    home = config.output.resolve()
+    for holder, key in _named(settings, _PATHS):
+        file, function = _file_and_function(holder[key])
+        path = Path(file)
+        if path == config.output or (not path.is_absolute() and _exists(path)):
+            holder[key] = os.path.relpath(path.parent.resolve() / path.name, home) + function
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def _exists(path: Path) -> bool:

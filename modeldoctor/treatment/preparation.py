@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from pydantic import ValidationError
 
 from modeldoctor.config.arms import ARMS
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import TrainingConfig, TreatConfig
+from modeldoctor.config.treat_file import written_yaml
 from modeldoctor.data import open_data
 from modeldoctor.data.identity import changed, identify_data, stamps_of
 from modeldoctor.data.outputs import in_network_classes
@@ -166,7 +166,7 @@ def begin(prepared: Prepared, network: Classifier, resume: bool) -> TreatConfig:
         config = _with_rounds(config, _settings(_read_before(path)).get("rounds"))
     data = _identity(config, splits)
     text = run_directory.identity_line(network.checkpoint_sha256) + run_directory.data_line(data)
-    text += _as_yaml(config)
+    text += written_yaml(config)
     if path.exists():
         _check_same(path, text, data)
     _write(path, text)
@@ -197,11 +197,7 @@ def record_rounds(config: TreatConfig) -> None:
     """Write the rounds that were planned into the configuration of a trial that has begun."""
     path = config.output / run_directory.CONFIG
     said = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.startswith("#")]
-    _write(path, "".join(said) + _as_yaml(config))
-
-
-def _as_yaml(config: TreatConfig) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    _write(path, "".join(said) + written_yaml(config))
 
 
 def _write(path: Path, text: str) -> None:

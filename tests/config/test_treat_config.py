@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import TreatConfig
-from modeldoctor.config.treat_file import commented_yaml, load_treat_config
+from modeldoctor.config.treat_file import commented_yaml, load_treat_config, written_yaml
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ConfigError, ModelDoctorWarning
 from modeldoctor.results.diagnosis import Diagnosis
@@ -63,6 +63,33 @@ def test_a_resolved_configuration_can_be_given_again(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("# a comment\n" + yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
     assert load_treat_config(file) == config
+
+
+def test_a_kept_configuration_means_the_same_files_from_wherever_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "images").mkdir(parents=True)
+    for name in ("net.pt", "net.py", "run/diagnosis.h5"):
+        (tmp_path / "here" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "here" / name).write_text("")
+    monkeypatch.chdir(tmp_path / "here")
+    config = TreatConfig(
+        checkpoint="net.pt", network={"arch": "net.py:make"}, data={"path": "images", "root": tmp_path / "images.csv"},
+        diagnosis="run/diagnosis.h5", output="run",
+    )  # fmt: skip
+    kept = Path("run/config.yaml")
+    kept.write_text(written_yaml(config), encoding="utf-8")
+    assert load_treat_config(kept) == config
+    assert written_yaml(load_treat_config(kept)) == kept.read_text(encoding="utf-8")
+    (tmp_path / "here").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    moved = load_treat_config(Path("moved/run/config.yaml"))
+    assert (moved.checkpoint, moved.network.arch, moved.data.path) == (
+        Path("moved/net.pt"), "moved/net.py:make", "moved/images"
+    )  # fmt: skip
+    assert (moved.diagnosis, moved.output) == (Path("moved/run/diagnosis.h5"), Path("moved/run"))
+    assert moved.data.root == tmp_path / "images.csv"
+    assert written_yaml(moved) == (tmp_path / "moved/run/config.yaml").read_text(encoding="utf-8")
 
 
 def test_values_replace_changes_and_changes_replace_the_file(tmp_path: Path) -> None:
