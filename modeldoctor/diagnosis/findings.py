@@ -6,7 +6,7 @@ Shapes: S samples, N classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,21 +57,38 @@ def find_findings(
     """
     _, label, predicted, _ = run.state.predictions[sets[-1].split].table()
     wrong = int((label != predicted).sum())
-    scale = wrong / len(images) if images else 0.0
+    standing_for = how_many(images, label[label != predicted])
     setup = [*_preprocessing(run, len(label), wrong), *_class_order(label, predicted, classes, wrong)]
     setup += _duplicates(run, sets, first_row)
     single = [
-        *_wrong_reason(references, images, classes, scale),
-        *_faulty_kernels(compared.faulty, images, scale),
+        *_wrong_reason(references, images, classes, standing_for),
+        *_faulty_kernels(compared.faulty, images, standing_for),
         *_slices(compared.slices),
         *(_rare(sets[0], label, predicted, classes, first_row) if sets[0] is not sets[-1] else ()),
         *_confusions(label, predicted, classes, first_row),
-        *_labels(images, classes, label, scale),
-        *_counted(images, scale),
+        *_labels(images, classes, label, standing_for),
+        *_counted(images, standing_for),
         *_confused(label, predicted, classes, deepest, run.config.threshold, first_row),
         *_inseparable(label, predicted, classes, deepest, run.config.threshold, first_row),
     ]
     return (*setup, *sorted(single, key=lambda finding: -finding.wrong))
+
+
+StandingFor = Callable[[Sequence[Misdiagnosis]], int]
+
+
+def how_many(images: Sequence[Misdiagnosis], wrong: NDArray[np.int64]) -> StandingFor:
+    """How many wrong images some of the explained ones stand for: each for as many of its class, alike.
+
+    Of every class one is explained first, so that rare classes have more of these than of all wrong images.
+
+    Args:
+        images: the wrong images that were explained.
+        wrong: (W,) the labels of all wrong images; of classes without an explained one they are shared out over all.
+    """
+    of_class, explained = Counter(wrong.tolist()), Counter(image.label for image in images)
+    share = len(wrong) / max(1, sum(of_class[label] for label in explained))
+    return lambda some: round(share * sum(of_class[image.label] / explained[image.label] for image in some))
 
 
 def _preprocessing(run: Run, total: int, wrong: int) -> Iterator[Finding]:
@@ -116,7 +133,10 @@ def _duplicates(run: Run, sets: Sequence[AnySet], first_row: int) -> Iterator[Fi
 
 
 def _wrong_reason(
-    references: Sequence[Evidence], images: Sequence[Misdiagnosis], classes: tuple[str, ...], scale: float
+    references: Sequence[Evidence],
+    images: Sequence[Misdiagnosis],
+    classes: tuple[str, ...],
+    standing_for: StandingFor,
 ) -> Iterator[Finding]:
     """Right predictions that stay the same without their object."""
     tried = [evidence for evidence in references if not np.isnan(evidence.stays_without_object)]
@@ -137,12 +157,14 @@ def _wrong_reason(
         action="treat with object masks (the space constraint), or collect images of each class before other "
         "backgrounds",
         command="modeldoctor treat CKPT --data DIR --masks MASKS",
-        wrong=round(scale * len(background)),
+        wrong=standing_for(background),
         samples=tuple(image.sample for image in background[:_EXAMPLES]),
     )
 
 
-def _faulty_kernels(faulty: Sequence[FaultyKernel], images: Sequence[Misdiagnosis], scale: float) -> Iterator[Finding]:
+def _faulty_kernels(
+    faulty: Sequence[FaultyKernel], images: Sequence[Misdiagnosis], standing_for: StandingFor
+) -> Iterator[Finding]:
     for kernel in faulty:
         of_kernel = [image for image in images if image.faulty_kernel == kernel.channel]
         yield Finding(
@@ -150,7 +172,7 @@ def _faulty_kernels(faulty: Sequence[FaultyKernel], images: Sequence[Misdiagnosi
             sentence=f"Without kernel {kernel.channel} of the features, {kernel.mended} of {len(images)} wrong images "
             f"that were explained turn right, and {kernel.broken} of {kernel.looked_at_right} right ones turn wrong",
             action="fine-tune, or set that kernel's weights in the head to zero and refit the head",
-            wrong=round(scale * len(of_kernel)),
+            wrong=standing_for(of_kernel),
             samples=tuple(image.sample for image in of_kernel[:_EXAMPLES]),
         )
 
@@ -172,7 +194,7 @@ def _labels(
     images: Sequence[Misdiagnosis],
     classes: tuple[str, ...],
     label: NDArray[np.int64],
-    scale: float,
+    standing_for: StandingFor,
 ) -> Iterator[Finding]:
     suspects = [image for image in images if image.verdict is Verdict.MISLABELLED]
     if not suspects:
@@ -188,7 +210,7 @@ def _labels(
         f"({most} of its {counted(of_class, 'image')})",
         action="look at them, in the table NAME.suspects.csv beside the diagnosis NAME.h5, and correct the labels that "
         "are wrong",
-        wrong=round(scale * len(suspects)),
+        wrong=standing_for(suspects),
         samples=tuple(image.sample for image in suspects[:_EXAMPLES]),
     )
 
@@ -212,7 +234,7 @@ _SINGLE = {
 }
 
 
-def _counted(images: Sequence[Misdiagnosis], scale: float) -> Iterator[Finding]:
+def _counted(images: Sequence[Misdiagnosis], standing_for: StandingFor) -> Iterator[Finding]:
     for verdict, (verbs, sentence, action) in _SINGLE.items():
         found = [image for image in images if image.verdict is verdict]
         if found:
@@ -220,7 +242,7 @@ def _counted(images: Sequence[Misdiagnosis], scale: float) -> Iterator[Finding]:
                 name=str(verdict),
                 sentence=f"Of {counted(len(images), 'wrong image')} {len(found)} {verbs[len(found) > 1]} {sentence}",
                 action=action,
-                wrong=round(scale * len(found)),
+                wrong=standing_for(found),
                 samples=tuple(image.sample for image in found[:_EXAMPLES]),
             )
 
