@@ -11,13 +11,14 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
+from modeldoctor.checkpoint import unwrapped
 from modeldoctor.errors import ArchitectureError
 
 _EXPECTED = "path/to/file.py:FUNCTION or package.module:FUNCTION, a callable that returns an nn.Module"
@@ -42,7 +43,7 @@ def build_from_code(name: str, num_classes: int | None, further: Mapping[str, An
         ArchitectureError: there is no such callable, it fails, or returns no module.
     """
     make = _find(name)
-    with _told(name):
+    with _told(name), _on_path(*_roots(name)):
         signature = inspect.signature(make)
         takes = signature.parameters
         parameter = takes.get("num_classes")
@@ -51,8 +52,20 @@ def build_from_code(name: str, num_classes: int | None, further: Mapping[str, An
         _check_call(name, signature, {**options, **(further or {})})
         module = make(**{**options, **(further or {})})
     if not isinstance(module, nn.Module):
-        raise ArchitectureError(f"{name} returned {type(module).__name__}", where="--arch", expected=_EXPECTED)
-    return module
+        raise ArchitectureError(
+            f"{name} returned {type(module).__name__}", where="--arch", expected=_EXPECTED, hint=_instead_of(module)
+        )
+    return unwrapped(module)
+
+
+def _instead_of(value: object) -> str:
+    if isinstance(value, tuple | list) and any(isinstance(part, nn.Module) for part in value):
+        return "add a function that returns the network of these alone, and name that"
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return f"name the class itself, {value.__module__.rpartition('.')[2]}.py:{value.__name__}"
+    if callable(value):
+        return "name a function that calls this in its turn"
+    return "name the function or class that gives the network itself"
 
 
 def _check_call(name: str, signature: inspect.Signature, options: Mapping[str, Any]) -> None:
@@ -69,8 +82,8 @@ def _check_call(name: str, signature: inspect.Signature, options: Mapping[str, A
 
 def _find(name: str) -> Callable[..., Any]:
     place, _, attribute = name.rpartition(":")
-    with _told(name):
-        module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
+    with _told(name), _on_path(*_roots(name)):
+        module = _load_file(Path(place).expanduser()) if place.endswith(".py") else importlib.import_module(place)
     found: Any = module
     for part in attribute.split("."):
         found = getattr(found, part, None)
@@ -82,7 +95,11 @@ def _find(name: str) -> Callable[..., Any]:
             hint=f"name its class, {type(found).__name__}, or add a function that returns it",
         )
     if not callable(found):
-        callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        callables = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        ]
         raise ArchitectureError(
             f"{place} has no callable {attribute!r}",
             where="--arch",
@@ -92,12 +109,24 @@ def _find(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def _roots(name: str) -> tuple[Path, ...]:
+    """Where the code's own imports look first: beside the file, then beside its package; else the working directory."""
+    place = name.rpartition(":")[0]
+    if not place.endswith(".py"):
+        return (Path.cwd(),)
+    folder = Path(place).expanduser().resolve().parent
+    package = folder
+    while (package / "__init__.py").is_file() and package != package.parent:
+        package = package.parent
+    return tuple(dict.fromkeys((folder, package)))
+
+
 def _load_file(path: Path) -> ModuleType:
-    """The file as a module, once a process; it may import what lies beside it."""
+    """The file as a module, once a process; it may import what lies beside it, also by `from .beside import`."""
     if not path.is_file():
         raise ArchitectureError(f"there is no file {path}", where="--arch", expected=_EXPECTED)
     path = path.resolve()
-    name = f"modeldoctor_user_code.{path.stem}_{abs(hash(str(path))):x}"
+    name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -106,41 +135,51 @@ def _load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look there
     try:
-        with _on_path(path.parent):
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
 
 
-def _import(name: str) -> ModuleType:
-    with _on_path(Path.cwd()):
-        return importlib.import_module(name)
+def _module_name(path: Path) -> str:
+    """Below a package of our own, so that relative imports find the file's neighbours and no installed namesake."""
+    root = _roots(f"{path}:")[-1]
+    top = f"modeldoctor_user_code_{abs(hash(str(root))):x}"
+    if top not in sys.modules:
+        sys.modules[top] = ModuleType(top)
+        sys.modules[top].__path__ = [str(root)]
+    return ".".join((top, *path.relative_to(root).with_suffix("").parts))
 
 
 @contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
+def _on_path(*folders: Path) -> Iterator[None]:
+    before = list(map(str, folders))
+    sys.path[:0] = before
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        for folder in before:
+            if folder in sys.path:
+                sys.path.remove(folder)
 
 
 @contextmanager
 def _told(name: str) -> Iterator[None]:
-    """Errors of the user's code as ours, with the line where they arose."""
+    """Errors of the user's code as ours, with the line where they arose; what it prints is no result of ours."""
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except ArchitectureError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [line for line in traceback.extract_tb(error.__traceback__) if not line.filename.startswith("<frozen")]
         last = lines[-1]
         raise ArchitectureError(
             f"the code of {name} fails ({type(error).__name__}: {error})",
             where=f"{last.filename}, line {last.lineno}",
             expected=_EXPECTED,
-            hint="mend the code, or check --arch",
+            hint="it reads a command line or ends by itself: put that below `if __name__ == '__main__':`"
+            if isinstance(error, SystemExit)
+            else "mend the code, or check --arch",
         ) from error

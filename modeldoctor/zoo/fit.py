@@ -15,7 +15,7 @@ from modeldoctor.checkpoint import Checkpoint, CheckpointMetadata, is_weight
 from modeldoctor.checkpoint.names import AVERAGED, BESIDE, locate
 from modeldoctor.errors import ArchitectureError, CheckpointError, ModelDoctorWarning, shortened
 from modeldoctor.zoo.heads import Head, find_head
-from modeldoctor.zoo.libraries import AUXILIARY, Built, Plan, build
+from modeldoctor.zoo.libraries import AUXILIARY, CODE, Built, Plan, build
 from modeldoctor.zoo.options import (
     POSITIONS,
     guess_image_sizes,
@@ -205,6 +205,7 @@ def fill(fit: Fit, checkpoint: Checkpoint) -> None:
             ModelDoctorWarning,
             stacklevel=2,
         )
+    fit.built.module.float()  # the user's own code may have built it in half precision
     # The network's own state keeps each module's format version, which some refuse to load without.
     state = fit.built.module.state_dict()
     # An index that was cast to half precision may be rounded: the network's own is kept.
@@ -271,6 +272,18 @@ def _layered_head(fit: Fit) -> str | None:
     return f"{what}: the file has {has}; say its layers in order, such as --head {fit.head.option}"
 
 
+def _code_without_classes(fit: Fit) -> str | None:
+    head = fit.built.head
+    alone = fit.built.plan.library == CODE and fit.misshapen and not fit.missing and not fit.unexpected
+    if not alone or not all(_in(name, head) for name in fit.misshapen):
+        return None
+    classes = fit.tensors[fit.misshapen[0]].shape[0]
+    return (
+        f"the head of the file is of {classes} classes: the function takes the number as num_classes, or by its own "
+        f"word for it: --model-option WORD={classes}"
+    )
+
+
 def _headless(fit: Fit) -> str | None:
     without = fit.missing and not fit.misshapen and all(_in(name, fit.built.head) for name in fit.missing)
     if without and fit.unexpected:
@@ -299,6 +312,7 @@ def _in(name: str, layer: str | None) -> bool:
 CAUSES: tuple[Callable[[Fit], str | None], ...] = (
     _integers,
     _layered_head,
+    _code_without_classes,
     _only(
         lambda fit, name: _in(name, fit.built.head),
         "the head's size is not the number of classes: check --num-classes, or leave it out to take the file's",

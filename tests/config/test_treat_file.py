@@ -89,3 +89,11 @@ def test_what_nobody_gave_is_named_with_the_command_that_takes_it(given: dict[st
         load_treat_config(None, **given)
     assert caught.value.found == said
     assert "treat CHECKPOINT --data DIR" in str(caught.value)
+
+
+def test_code_is_looked_for_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "net.py").touch()
+    path = filled(tmp_path)
+    for arch, meant in (("net.py:make", f"{tmp_path}/net.py:make"), ("net:make", "net:make"), ("x.py:f", "x.py:f")):
+        path.write_text(f"checkpoint: net.pt\ndata: {{path: photos}}\nnetwork: {{arch: '{arch}'}}\n")
+        assert load_treat_config(path).network.arch == meant

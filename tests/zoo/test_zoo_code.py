@@ -62,6 +62,29 @@ def fails():
 
 def other():
     return 3
+
+def with_transform():
+    return Fixed(), None
+
+def the_class():
+    return Net
+
+def ends():
+    raise SystemExit(2)
+
+def late():
+    from beside import WIDTH
+    return Fixed()
+
+def half():
+    print("built")
+    return Fixed().half()
+
+def wrapped():
+    return nn.DataParallel(Fixed())
+
+def in_other_words(classes=7):
+    return Net(classes)
 """
 
 
@@ -76,6 +99,47 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("package", [True, False])
+def test_a_file_of_a_package_imports_its_neighbours(own: Path, package: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By relative names, and in a package by absolute ones, wherever the command runs."""
+    folder = own / "my_nets" / "deep" if package else own / "loose"
+    folder.mkdir(parents=True)
+    if package:
+        (folder / "__init__.py").touch()
+        (folder.parent / "__init__.py").write_text("WIDTH = 6\n")
+    (folder / "sizes.py").write_text("WIDTH = 6\n")
+    also = "from my_nets import WIDTH as W\nfrom .. import WIDTH as V\nassert W == V\n" if package else ""
+    (folder / "net.py").write_text(also + SOURCE.replace("from beside", "from .sizes"))
+    (folder / "photos").mkdir()
+    monkeypatch.chdir(folder / "photos")
+    network = modeldoctor.load_model(own / "net.pt", arch="../net.py:make_model")
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(network.module(images), reference(own)(images))
+
+
+def test_what_the_users_code_prints_is_no_result(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    modeldoctor.load_model("net.pt", arch="net.py:half")
+    out, err = capsys.readouterr()
+    assert not out
+    assert "built" in err
+
+
+@pytest.mark.parametrize(
+    ("arch", "step"),
+    [
+        ("net.py:with_transform", "a function that returns the network of these alone"),
+        ("net.py:the_class", "name the class itself"),
+        ("net.py:ends", "below `if __name__ == '__main__':`"),
+        ("net.py:in_other_words", "--model-option WORD=5"),
+        ("net.py:nothing", "it has: Fold, Net, make_model"),
+    ],
+)
+def test_the_next_step_is_that_of_the_fault(own: Path, arch: str, step: str) -> None:
+    with pytest.raises((ArchitectureError, CheckpointError)) as caught:
+        modeldoctor.load_model("net.pt", arch=arch)
+    assert step in str(caught.value.hint)
+
+
 def reference(folder: Path) -> nn.Module:
     """The network by plain Python."""
     scope: dict[str, object] = {}
@@ -86,7 +150,13 @@ def reference(folder: Path) -> nn.Module:
     return module.eval()
 
 
-@pytest.mark.parametrize("arch", ["net.py:make_model", "net.py:demands", "net.py:Fixed", "net:make_model"])
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "net.py:make_model", "net.py:demands", "net.py:Fixed", "net:make_model", "net.py:late", "net.py:half",
+        "net.py:wrapped",
+    ],
+)  # fmt: skip
 def test_the_users_code_builds_and_the_file_fills(own: Path, arch: str) -> None:
     network = modeldoctor.load_model("net.pt", arch=arch, input_size=16)
     assert (network.arch, network.num_classes) == (arch, 5)
