@@ -70,6 +70,10 @@ ARMS: dict[str, ArmFacts] = {
 
 AUTOMATIC = ("swap-background", "inferred-groups", "last-layer")
 """What `arms: auto` takes, beside `treat` where there are masks: remedies that have raised a worst group somewhere."""
+FOR_BACKGROUNDS = ("treat", "swap-background")
+"""Those that it leaves out where a diagnosis has looked for a reliance on backgrounds and found none."""
+PRESCRIBED = {"rare": "balanced", "foreign-kernels": "erase-channels"}
+"""Findings of a diagnosis, and the remedy that `auto` takes for each."""
 
 
 def own_control(arm: str, *, oversampled: bool) -> str | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +15,8 @@ from pydantic import (
     ByteSize,
     Field,
     JsonValue,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -224,6 +227,7 @@ class RoundConfig(Model):
 class TreatConfig(Model):
     """A treatment and its trial."""
 
+    _automatic: bool = PrivateAttr(default=False)
     checkpoint: Path
     """What is treated: a file, a folder, or a name as in diagnose; the treated one comes out in the same container."""
     network: NetworkConfig = NetworkConfig()
@@ -242,7 +246,7 @@ class TreatConfig(Model):
     pilot: PilotConfig = PilotConfig()
     arms: tuple[ArmName, ...] = Field(default=(), validate_default=True)
     """What is compared: remedies, each with its own control, and `continue`; [] takes `treat` with its controls, `auto`
-    every remedy that the data allow and that has helped somewhere; validation chooses among them."""
+    the remedies that the diagnosis prescribes and the data allow; validation chooses among them."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     """One run of every arm each."""
     budget: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = None
@@ -278,18 +282,23 @@ class TreatConfig(Model):
                 values = {**values, name: {**given, "weight": weight}}
         return values
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember_auto(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        config = validate(values)
+        config._automatic = isinstance(values, dict) and values.get("arms") in _AUTO
+        return config
+
     @field_validator("arms", mode="before")
     @classmethod
     def _arms_that_the_data_allow(cls, arms: Any, info: ValidationInfo) -> Any:
-        if arms not in ("auto", ["auto"], ("auto",)) or not {"data", "channel", "space"} <= info.data.keys():
+        if arms not in _AUTO or not {"data", "channel", "space"} <= info.data.keys():
             return arms
         masks = info.data["data"].masks is not None
         remedies = [arm for arm in AUTOMATIC if masks or "masks" not in ARMS[arm].needs]
         if masks and (info.data["space"].weight or info.data["channel"].weight):
             remedies = ["treat", *remedies]
-        oversampled = _oversampled(info.data["channel"], info.data["space"])
-        controls = [own_control(arm, oversampled=oversampled) or PLAIN for arm in remedies]
-        return tuple(dict.fromkeys((*remedies, *controls, PLAIN)))
+        return _with_controls(remedies, oversampled=_oversampled(info.data["channel"], info.data["space"]))
 
     @field_validator("arms")
     @classmethod
@@ -298,6 +307,20 @@ class TreatConfig(Model):
             return arms
         oversampled = _oversampled(info.data["channel"], info.data["space"])
         return tuple(dict.fromkeys(("treat", own_control("treat", oversampled=oversampled) or PLAIN, PLAIN)))
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the arms are still what `auto` takes before the diagnosis is known."""
+        return self._automatic
+
+    def with_remedies(self, remedies: Sequence[str]) -> TreatConfig:
+        """The same with these remedies and the controls that they need: what `auto` takes once the diagnosis is known.
+
+        Raises:
+            ValidationError: the rounds do not fit them.
+        """
+        arms = _with_controls(remedies, oversampled=self.oversampled)
+        return TreatConfig.model_validate(self.model_dump() | {"arms": arms})
 
     @property
     def oversampled(self) -> bool:
@@ -353,6 +376,14 @@ class TreatConfig(Model):
         if self.metric not in (Metric.ACCURACY, Metric.WORST_CLASS) and self.data.groups is None:
             raise ValueError(f"metric {self.metric} needs data.groups")
         return self
+
+
+_AUTO = ("auto", ["auto"], ("auto",))
+
+
+def _with_controls(remedies: Sequence[str], *, oversampled: bool) -> tuple[str, ...]:
+    controls = [own_control(arm, oversampled=oversampled) or PLAIN for arm in remedies]
+    return tuple(dict.fromkeys((*remedies, *controls, PLAIN)))
 
 
 def _oversampled(channel: ChannelConfig, space: SpaceConfig) -> bool:

@@ -44,6 +44,7 @@ from modeldoctor.treatment.preparation import (
     record_rounds,
     warn_of_changes,
 )
+from modeldoctor.treatment.prescription import prescribed
 from modeldoctor.treatment.propagation import with_propagated
 from modeldoctor.treatment.shown import write_shown
 from modeldoctor.treatment.subsets import annotated_images, annotation_warnings, needs_masks
@@ -96,6 +97,8 @@ def treat(
             expected=f"one of {settings.checkpoint} ({network.checkpoint_sha256[:12]}...)",
             hint="diagnose this checkpoint, or leave the diagnosis out",
         )
+    settings, _ = prescribed(settings, diagnosis)
+    prepared = prepared._replace(config=settings)
     check_team(settings, team)
     team.barrier()  # nobody writes before all have looked
     with locked(settings.output if team.is_primary else None), graceful_stop(patient=team.world_size > 1) as stop:

@@ -19,6 +19,7 @@ from modeldoctor.treatment import treat
 from modeldoctor.treatment.batches import annotation_note
 from modeldoctor.treatment.loggers import check_logger
 from modeldoctor.treatment.preparation import Prepared, check_new, diagnosis_needed, prepare
+from modeldoctor.treatment.prescription import prescribed
 from modeldoctor.treatment.subsets import needs_masks
 from modeldoctor.zoo import Classifier, load_model
 
@@ -69,7 +70,10 @@ def load_and_treat(
     team.barrier()  # nobody writes before all have looked
     diagnosis = _diagnosis(config, network, _serving_masks(prepared), resume, progress, team)
     check_diagnosis(diagnosis, config.expect_accuracy)
-    return treat(prepared, network, diagnosis, resume=resume, progress=progress, team=team)
+    settings, why = prescribed(prepared.config, diagnosis)
+    if why:
+        say(why)
+    return treat(prepared._replace(config=settings), network, diagnosis, resume=resume, progress=progress, team=team)
 
 
 def _keep_quiet(text: str) -> None:
