@@ -18,7 +18,7 @@ from modeldoctor.runtime.progress import Progress
 from modeldoctor.treatment import treat
 from modeldoctor.treatment.batches import annotation_note
 from modeldoctor.treatment.loggers import check_logger
-from modeldoctor.treatment.preparation import Prepared, check_new, diagnosis_needed, prepare
+from modeldoctor.treatment.preparation import Prepared, check_new, diagnosis_needed, finds_masks, prepare
 from modeldoctor.treatment.prescription import prescribed
 from modeldoctor.treatment.subsets import needs_masks
 from modeldoctor.zoo import Classifier, load_model
@@ -94,9 +94,9 @@ def load_network(config: TreatConfig, *, trust_pickle: bool = False) -> Classifi
 
 
 def _serving_masks(prepared: Prepared) -> Path | None:
-    """The masks, where images that the diagnosis examines have some: masks of training images are for the treatment."""
+    """The masks, where images that the diagnosis examines have some or are to get some from the training images'."""
     train, val = prepared.splits.train, prepared.splits.val
-    serves = val.images is train.images or val.has_mask.any()
+    serves = val.images is train.images or val.has_mask.any() or finds_masks(prepared.config)
     return prepared.config.data.masks if serves else None
 
 

@@ -106,10 +106,16 @@ def diagnosis_needed(config: TreatConfig) -> DiagnoseConfig:
         # Annotated and hard images are chosen by their predictions.
         scan="all" if needs_predictions(config) else "enough",
         max_explained=_EXPLAINED,
+        propagate_masks=finds_masks(config),
         workers=config.workers,
         device=config.device,
         memory=config.memory,
     )
+
+
+def finds_masks(config: TreatConfig) -> bool:
+    """Whether masks are found for images without one: the diagnosis before the treatment then looks by them, too."""
+    return bool(config.space.propagated_per_class) and needs_masks(config)
 
 
 def check_new(config: TreatConfig, resume: bool, *, diagnosed: bool = False) -> None:

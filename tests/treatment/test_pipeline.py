@@ -150,16 +150,22 @@ def test_training_settings_that_cannot_be_are_left_with_a_warning(clinic: Clinic
         load_and_treat(config(clinic, tmp_path / "run", checkpoint=odd, training={"epochs": 1}))
 
 
-def test_masks_of_training_images_alone_are_no_fault_of_a_treatment(clinic: Clinic, tmp_path: Path) -> None:
+@pytest.mark.parametrize("found", [0, 3])
+def test_masks_of_training_images_alone_are_no_fault_of_a_treatment(clinic: Clinic, tmp_path: Path, found: int) -> None:
     shutil.copytree(clinic.masks / "train", tmp_path / "masks" / "train")
     data = {"path": str(table(clinic, tmp_path / "run")), "root": clinic.data, "masks": tmp_path / "masks"}
     said: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        load_and_treat(config(clinic, tmp_path / "run", data=data, channel={}), say=said.append)
+        space = {"propagated_per_class": found}
+        load_and_treat(config(clinic, tmp_path / "run", data=data, channel={}, space=space), say=said.append)
     assert any(f"annotated training images by class: {CLASSES[0]} " in text for text in said), said
     assert not [str(one.message) for one in caught if "has a mask that can be used" in str(one.message)]
-    assert "val" not in read_diagnosis(tmp_path / "run" / "diagnosis.h5").masked
+    diagnosis = read_diagnosis(tmp_path / "run" / "diagnosis.h5")
+    assert diagnosis.config.propagate_masks == bool(found)
+    # Where masks are found for others, the diagnosis looks for them, too, and says how good they are.
+    assert any("annotated" in text and "overlap" in text for text in diagnosis.warnings) == bool(found)
+    assert found or "val" not in diagnosis.masked
 
 
 def test_test_images_that_vanish_or_change_meanwhile_are_left_out_and_told(clinic: Clinic, tmp_path: Path) -> None:
