@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modeldoctor.config.treat import Metric
 from modeldoctor.report.model import Report
 from modeldoctor.results.remarks import whose_harm
 from modeldoctor.results.trial import Comparison, Outcome, Trial
@@ -41,7 +42,25 @@ def _improved(trial: Trial) -> list[Step]:
             "modeldoctor diagnose RUN/treated.pt --data DIR -o after.h5 && modeldoctor report BEFORE.h5 after.h5",
         )
     ]
+    steps += _price(trial)
     return steps + ([Step("Repeat it with three seeds", trial.caution.rstrip("."), _SEEDS)] if trial.caution else [])
+
+
+def _price(trial: Trial) -> list[Step]:
+    """Where the whole gains and the worst class, or group, loses."""
+    treatment = trial.ruling.against_original.arm
+    for metric in (Metric.WORST_GROUP, Metric.WORST_CLASS):
+        for pair in trial.comparisons:
+            if (pair.arm, pair.baseline, pair.metric) == (treatment, "original", metric) and pair.worse:
+                what, lost = metric.replace("_", " "), -100 * pair.difference.value
+                return [
+                    Step(
+                        f"Look at the {what} first: it pays for the gain",
+                        f"There the original is better by {lost:.1f} points; validation can choose by it",
+                        f"--set metric={metric} --set arms=auto",
+                    )
+                ]
+    return []
 
 
 _SEEDS = "--set seeds=[0,1,2]"

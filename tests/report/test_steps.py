@@ -71,6 +71,33 @@ def test_a_trial_without_a_diagnosis_says_what_to_do(
     assert page.index("The trial") < page.index("Do not use" if "Do not" in said[0] else said[0])
 
 
+@pytest.mark.parametrize(("rare", "said"), [(0.2, True), (0.6, False), (0.9, False)])
+def test_a_gain_that_the_worst_class_pays_for_is_told(tmp_path: Path, rare: float, said: bool) -> None:
+    """The original is right on 60% of both classes; the treatment on 95% of the frequent one."""
+    labels, shares = np.arange(500) % 5 // 4, np.linspace(0, 1, 500, endpoint=False)
+
+    def arm(name: str, frequent: float, rare: float) -> Predictions:
+        right = shares < np.where(labels == 0, frequent, rare)
+        seeds = (0,) if name == "original" else (0, 1, 2)
+        return Predictions(
+            arm=name, seeds=seeds, predicted=np.stack([np.where(right, labels, 1 - labels)] * len(seeds))
+        )
+
+    trial = build_trial(
+        [arm("original", 0.6, 0.6), arm("treat", 0.95, rare), arm("continue", 0.6, 0.6)],
+        HeldOut(labels=labels, classes=("a", "b")), resamples=200, provenance={"config": {}},
+        costs={"treat": Cost(seconds=1.0, annotations=0)},
+    )  # fmt: skip
+    folder = write_run(tmp_path / "run", gain=0.3, diagnosis=make_diagnosis(classes=("a", "b", "c")))
+    (folder / "diagnosis.h5").unlink()
+    (folder / "maps.h5").unlink()
+    write_trial(trial, folder / "trial.json")
+    make_report(folder)
+    page = words_of_page(folder / "report.html")
+    assert ("Look at the worst class first" in page) == said
+    assert ("the original is better by 40.0 points" in page) == said
+
+
 def test_a_diagnosis_beside_a_trial_keeps_its_steps(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", gain=0.3)
     make_report(folder)
