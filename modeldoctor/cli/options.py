@@ -42,7 +42,7 @@ Mean = Annotated[
 ]
 Std = Annotated[str | None, typer.Option(help="As --mean.", rich_help_panel=NETWORK)]
 Interpolation = Annotated[
-    str | None, typer.Option(help="nearest, bilinear or bicubic; default as --input-size.", rich_help_panel=NETWORK)
+    str | None, typer.Option(help="nearest, bilinear or bicubic; default: as recorded.", rich_help_panel=NETWORK)
 ]
 CropPct = Annotated[
     float | None,
@@ -51,7 +51,7 @@ CropPct = Annotated[
 ResizeMode = Annotated[
     str | None,
     typer.Option(
-        help="shortest (edge, then cropped), squash (to the input's shape) or pad; default as --input-size.",
+        help="shortest (edge, then cropped), squash (to the input's shape) or pad; default: as recorded.",
         rich_help_panel=NETWORK,
     ),
 ]
