@@ -24,6 +24,7 @@ REPRODUCE = Path(__file__).parent.parent / "scripts" / "reproduce"
 sys.path.insert(0, str(REPRODUCE))
 
 import discovery  # noqa: E402
+import measures  # noqa: E402
 import pieces  # noqa: E402
 import run  # noqa: E402
 import store  # noqa: E402
@@ -69,8 +70,8 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
     rng = np.random.default_rng(0)
     positive, negative = rng.integers(0, 5, 20).astype(float), rng.integers(0, 4, 30).astype(float)
     pairs = [(a > b) + (a == b) / 2 for a, b in itertools.product(positive, negative)]
-    assert pieces.roc_area(positive, negative) == pytest.approx(np.mean(pairs))
-    assert np.isnan(pieces.roc_area(positive, negative[:0]))
+    assert measures.roc_area(positive, negative) == pytest.approx(np.mean(pairs))
+    assert np.isnan(measures.roc_area(positive, negative[:0]))
 
 
 def test_images_are_like_their_class_by_correlation_and_by_the_kernels_above_the_threshold() -> None:

@@ -15,25 +15,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import boxes
 import discovery
 import numpy as np
 import torch
 from heads import FROM_GROUPS, FROM_TRAINING, Features, choose
-from numpy.typing import NDArray
-from scipy.stats import rankdata
+from measures import diagnosis_figures, method_figures, trial_figures
 from torch import nn
 
-from modeldoctor.config.treat import DataConfig, Metric
+from modeldoctor.config.treat import DataConfig
 from modeldoctor.data import open_data
 from modeldoctor.data.loader import make_loader
 from modeldoctor.data.outputs import in_network_classes, random_access
-from modeldoctor.evaluate.metrics import RULES, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
-from modeldoctor.results.trial import ArmResult, Trial, read_trial
+from modeldoctor.results.trial import Trial, read_trial
 from modeldoctor.runtime.files import written_aside
-from modeldoctor.treatment.subsets import Subset, split_subsets, with_groups
-from modeldoctor.zoo import load_model
+from modeldoctor.treatment.subsets import Splits, Subset, split_subsets, with_groups
+from modeldoctor.zoo import Classifier, load_model
 
 _SCRIPTS = Path(__file__).parent.parent
 
@@ -205,11 +204,8 @@ def waterbirds_unannotated(place: Place) -> dict[str, Any]:
 
 def waterbirds_heads(place: Place) -> dict[str, Any]:
     """Waterbirds, the same SqueezeNet, what practitioners do about groups: its head refitted on frozen features."""
-    data, seeds = place.data / "waterbirds", (0, 1, 2)
-    network = load_model(place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt")
-    opened = open_data(data, preprocessing=network.preprocessing)
-    matched, _ = in_network_classes(opened, network.class_names, network.num_classes)
-    splits = with_groups(split_subsets(matched), DataConfig(path=str(data), groups=data / "metadata.csv"))
+    seeds = (0, 1, 2)
+    network, splits = _waterbirds(place)
     train, val, test = (_pooled(network.module, part) for part in (splits.train, splits.val, splits.test))
     spread = train.pooled.std(0).clamp_min(1e-6)
     train, val, test = (
@@ -222,19 +218,56 @@ def waterbirds_heads(place: Place) -> dict[str, Any]:
         answers = [head(test.pooled).argmax(1).numpy() for head in choose(name, train, val, seeds)]
         labels = "classes" if name in FROM_TRAINING else "groups of half of validation"
         rows[name] = (np.stack(answers), labels, time.monotonic() - start)
-    return {
-        "images": len(test.labels),
-        "methods": [
-            {
-                "method": name, "labels": labels, "seconds": seconds, "seeds": len(predicted),
-                "metrics": {
-                    str(metric): by_run(predicted == held_out.labels, RULES[metric], held_out).tolist()
-                    for metric in (Metric.ACCURACY, Metric.WORST_GROUP, Metric.WEIGHTED)
-                },
-            }
-            for name, (predicted, labels, seconds) in rows.items()
-        ],
-    }  # fmt: skip
+    return method_figures(rows, held_out)
+
+
+def waterbirds_boxes(place: Place) -> dict[str, Any]:
+    """Waterbirds, the same SqueezeNet, what practitioners do with boxes of 20 images per class: the whole network."""
+    network, splits = _waterbirds(place, masks=place.data / "waterbirds" / "boxes.json")
+    train, val, test = (_pictures(part) for part in (splits.train, splits.val, splits.test))
+    rows = {"original": (boxes.answers(network.module.eval(), test.images).numpy()[None], "", 0.0)}
+
+    def run(name: str, seed: int) -> dict[str, Any]:
+        start = time.monotonic()
+        given: dict[str, Any] = {"epochs": 2, "batch_size": 64, "learning_rate": 0.001}
+        trained = boxes.fine_tune(name, network.module, train, val, seed=seed, **given)
+        return {"answers": boxes.answers(trained, test.images).tolist(), "seconds": time.monotonic() - start}
+
+    for name in boxes.METHODS:
+        runs = [place.once(f"waterbirds-boxes {name} {seed}", partial(run, name, seed)) for seed in (0, 1, 2)]
+        used = "classes" if name == "continued" else "boxes of 40 images"
+        rows[name] = (np.array([found["answers"] for found in runs]), used, sum(found["seconds"] for found in runs))
+    return method_figures(rows, splits.test.held_out)
+
+
+def _waterbirds(place: Place, masks: Path | None = None) -> tuple[Classifier, Splits]:
+    """The SqueezeNet of others, and the splits with their groups."""
+    data = place.data / "waterbirds"
+    network = load_model(place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt")
+    opened = open_data(data, preprocessing=network.preprocessing, masks=masks)
+    matched, _ = in_network_classes(opened, network.class_names, network.num_classes)
+    return network, with_groups(split_subsets(matched), DataConfig(path=str(data), groups=data / "metadata.csv"))
+
+
+def _pictures(part: Subset) -> boxes.Pictures:
+    """Images in memory; of the annotated ones 20 per class, drawn at random under a seed."""
+    size = part.images.preprocessing.input_size[1:]
+    images, labels, masks = [], [], []
+    for batch in make_loader(part.images, part.indices, batch_size=64, workers=0):
+        images.append(batch.images)
+        labels.append(batch.labels)
+        found = batch.masks or [None] * len(batch.labels)
+        masks += [torch.zeros(size, dtype=torch.bool) if mask is None else mask for mask in found]
+    every, rng = torch.cat(labels), np.random.default_rng(0)
+    has_mask = np.array([bool(mask.any()) for mask in masks])
+    annotated = [
+        rng.permutation(np.flatnonzero(has_mask & (every.numpy() == label)))[:20]
+        for label in range(int(every.max()) + 1)
+    ]
+    return boxes.Pictures(
+        images=torch.cat(images), labels=every, groups=torch.from_numpy(part.held_out.group_index()),
+        masks=torch.stack(masks), annotated=np.sort(np.concatenate(annotated)),
+    )  # fmt: skip
 
 
 def _pooled(module: nn.Module, part: Subset) -> Features:
@@ -271,74 +304,6 @@ def cifar_channels(place: Place) -> dict[str, Any]:
     return trial_figures(trial)
 
 
-def diagnosis_figures(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Sparsity of every layer, and how well stability and confidence tell right images from others."""
-    threshold = diagnosis.config.threshold
-    rows = diagnosis.rows(diagnosis.examined)
-    samples, adversarial = diagnosis.samples, diagnosis.adversarial
-    right = rows & (samples.label == samples.predicted)
-    wrong = rows & ~right
-    figures: dict[str, Any] = {
-        "images": int(rows.sum()),
-        "accuracy": diagnosis.accuracy,
-        "layers": [
-            {"name": layer.name, "depth": layer.depth, "correlated": float(layer.correlated(threshold).mean())}
-            for layer in diagnosis.layers.values()
-        ],
-        "wrong_by_confidence": roc_area(-samples.confidence[wrong], -samples.confidence[right]),
-        "noise_ranges": samples.noise_ranges.tolist(),
-    }
-    measured = ~np.isnan(samples.stability).any(1)
-    steady = samples.stability[right & measured]
-    figures["right_stability"] = steady.mean(0).tolist()
-    figures["wrong_stability"] = samples.stability[wrong & measured].mean(0).tolist()
-    figures["wrong_by_stability"] = _areas(samples.stability[wrong & measured], steady)
-    if adversarial is not None and len(adversarial.sample):
-        figures["adversarial"] = {
-            "images": len(adversarial.sample),
-            "stability": adversarial.stability.mean(0).tolist(),
-            "by_stability": _areas(adversarial.stability, steady),
-        }
-    return figures
-
-
-def _areas(fragile: NDArray[np.floating[Any]], steady: NDArray[np.floating[Any]]) -> list[float]:
-    """For each noise range (columns), how well instability tells the first images from the second."""
-    return [roc_area(-few, -others) for few, others in zip(fragile.T, steady.T, strict=True)]
-
-
-def roc_area(positive: NDArray[np.floating[Any]], negative: NDArray[np.floating[Any]]) -> float:
-    """Area under the ROC curve of a score: the chance that a positive's is higher, ties counted half."""
-    if not len(positive) or not len(negative):
-        return float("nan")
-    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
-    return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
-
-
-def trial_figures(trial: Trial) -> dict[str, Any]:
-    """Every arm's metrics with their intervals, and the ruling."""
-    return {
-        "metric": trial.ruling.metric,
-        "outcome": str(trial.ruling.outcome),
-        "reason": trial.ruling.reason,
-        "images": trial.arms[0].images,
-        "arms": [_arm(arm) for arm in trial.arms],
-    }
-
-
-def _arm(arm: ArmResult) -> dict[str, Any]:
-    return {
-        "arm": arm.arm,
-        "seeds": len(arm.seeds),
-        "metrics": {name: [figure.value, figure.low, figure.high] for name, figure in arm.metrics.items()},
-        "by_seed": {name: list(values) for name, values in arm.by_seed.items()},
-        "classes": {str(cell.label): cell.accuracy.value for cell in arm.classes},
-        "groups": {str(group.group): group.accuracy.value for group in arm.groups},
-        "seconds": arm.cost.seconds,
-        "annotations": arm.cost.annotations,
-    }
-
-
 PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "discovery-1": discovery_1,
     "menagerie-arms": menagerie_arms,
@@ -348,6 +313,7 @@ PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "waterbirds-arms": waterbirds_arms,
     "waterbirds-unannotated": waterbirds_unannotated,
     "waterbirds-heads": waterbirds_heads,
+    "waterbirds-boxes": waterbirds_boxes,
     "cifar-resnets": cifar_resnets,
     "cifar-channels": cifar_channels,
 }

@@ -43,6 +43,7 @@ def results(found: Found) -> str:
         "waterbirds-arms": _trial,
         "waterbirds-unannotated": _trial,
         "waterbirds-heads": _heads,
+        "waterbirds-boxes": _methods,
     }
     parts = [_HEAD]
     for piece, write in sections.items():
@@ -200,6 +201,13 @@ def _variation(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _heads(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield from _methods(figures)
+    yield ""
+    yield "Medians of three halvings of validation's images, and their lowest and highest."
+
+
+def _methods(figures: Mapping[str, Any]) -> Iterator[str]:
+    """One row for each method: the median over its runs, the lowest and the highest."""
     metrics = list(figures["methods"][0]["metrics"])
     yield from _table(
         (f"{figures['images']} test images", *(name.replace("_", " ") for name in metrics), "seconds", "fitted on"),
@@ -213,8 +221,6 @@ def _heads(figures: Mapping[str, Any]) -> Iterator[str]:
             for found in figures["methods"]
         ],
     )
-    yield ""
-    yield "Medians of three halvings of validation's images, and their lowest and highest."
 
 
 def _range(values: Sequence[float]) -> str:
