@@ -152,7 +152,7 @@ def _under_keys(
     value: object, key: tuple[str, ...], keys: tuple[str, ...] | None
 ) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]:
     """Sets of weights below these keys, or below every key that is a text."""
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module) and value.state_dict():
         yield key, value
     if isinstance(value, StandIn) and value.is_module:
         if state := value.tensors():
@@ -222,7 +222,8 @@ def without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     stripped = ""
     while True:
         tensors = {name: tensor for name, tensor in tensors.items() if name != EMA_COUNTER} or tensors
-        prefix = next((p for p in PREFIXES if all(name.startswith(p) and name != p for name in tensors)), None)
+        named = (p for p in PREFIXES if tensors and all(name.startswith(p) and name != p for name in tensors))
+        prefix = next(named, None)
         if prefix is None:
             return tensors, stripped
         tensors, stripped = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, stripped + prefix

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from modeldoctor.config.treat import Metric, TreatConfig
 from modeldoctor.errors import ConfigError
-from modeldoctor.runtime.reading import SETTINGS_MOST, content, plain_yaml
+from modeldoctor.runtime.reading import SETTINGS_MOST, content, exists, plain_yaml
 
 _MIB = 2**20
 _TO_FILL = "???"
@@ -108,7 +108,7 @@ def _find_beside(content: dict[str, Any], folder: Path, paths: Sequence[str]) ->
     """Paths count from the file's folder where something is there, else from where the command runs."""
     for holder, key in _named(content, paths):
         file, function = _file_and_function(holder[key])
-        if _exists(folder / file):
+        if exists(folder / file):
             holder[key] = _shortest(folder / file) + function
 
 
@@ -148,16 +148,9 @@ def written_yaml(config: TreatConfig) -> str:
     for holder, key in _named(settings, _PATHS):
         file, function = _file_and_function(holder[key])
         path = Path(file)
-        if path == config.output or (not path.is_absolute() and _exists(path)):
+        if path == config.output or (not path.is_absolute() and exists(path)):
             holder[key] = os.path.relpath(path.parent.resolve() / path.name, home) + function
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long to be a path
-        return False
 
 
 def _unfilled(content: dict[str, Any], above: str = "") -> Iterator[str]:

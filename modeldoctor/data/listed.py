@@ -10,7 +10,7 @@ from unicodedata import normalize
 from modeldoctor.data.foreign_paths import plain as plain_path
 from modeldoctor.data.foreign_paths import tails
 from modeldoctor.data.pictures import EXTENSIONS
-from modeldoctor.runtime.reading import is_there
+from modeldoctor.runtime.reading import exists, is_there
 
 
 class _Folder(NamedTuple):
@@ -46,7 +46,7 @@ class ListedFiles:
         if absolute:
             below = PurePosixPath(path).is_relative_to(self._whole)
             if not below:
-                return path if _exists(Path(path)) else self._find_end(name) or path
+                return path if exists(Path(path)) else self._find_end(name) or path
             name = PurePosixPath(path).relative_to(self._whole).as_posix()
         plain = PurePosixPath(name if absolute else path)
         doubtful = "\\" in path or not path.isascii() or plain.suffix.lower() not in EXTENSIONS
@@ -88,13 +88,6 @@ class ListedFiles:
             images = {str(PurePosixPath(key).with_suffix("")): name for key, name in entries.items() if _is_image(key)}
             self._folders[place] = _Folder(path, entries, images)
         return self._folders[place]
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long to be a path
-        return False
 
 
 def _is_image(name: str) -> bool:

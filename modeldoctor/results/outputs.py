@@ -8,6 +8,7 @@ from pathlib import Path
 from modeldoctor.errors import StoreError, UsageError
 from modeldoctor.results.hdf5_file import open_hdf5
 from modeldoctor.runtime.files import check_name, check_writable, regular
+from modeldoctor.runtime.reading import exists
 
 _ELSEWHERE = "choose another place with -o"
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
@@ -30,7 +31,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str | None], 
     Raises:
         UsageError: the first problem.
     """
-    there = [path for path in (Path(name) for name in inputs if name is not None) if _exists(path)]
+    there = [path for path in (Path(name) for name in inputs if name is not None) if exists(path)]
     for output in outputs:
         try:
             _check_output(output, there, inside)
@@ -107,13 +108,6 @@ _RECOGNISE: dict[str, Callable[[Path], bool]] = {
     ".h5": _hdf5, ".hdf5": _hdf5, ".json": _text, ".html": _text, ".md": _text, ".yaml": _text,
     ".csv": _table, ".xml": _cases,
 }  # fmt: skip
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long to be a path
-        return False
 
 
 def _same(output: Path, given: Path) -> bool:

@@ -29,6 +29,14 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def exists(path: Path) -> bool:
+    """Whether a file or folder is there; a name that no file can have is of none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def content(path: Path, most: int = RESULT_MOST) -> bytes:
     """What is in a file.
 

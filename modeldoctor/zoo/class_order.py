@@ -11,6 +11,7 @@ from modeldoctor.checkpoint.metadata import class_names_of
 from modeldoctor.config.class_order import ORDERS
 from modeldoctor.errors import UsageError
 from modeldoctor.runtime.files import regular
+from modeldoctor.runtime.reading import is_there
 
 _EXPECTED = (
     "text (as ImageFolder sorts folders: 0, 1, 10, 2), number (0, 1, 2, 10), names in the order of the logits "
@@ -40,7 +41,7 @@ def read_class_order(stated: str | Sequence[str] | None) -> Stated:
     if stated in ORDERS:
         return Stated(order=stated)
     path = Path(stated)
-    if path.is_file():
+    if is_there(path):  # a list of many names is longer than any file's name
         return Stated(names=_checked(_read(path), str(path)))
     if "," in stated:
         return Stated(names=_checked(tuple(name.strip() for name in stated.split(",")), "--class-order"))

@@ -100,7 +100,7 @@ def parse_head(text: str | Sequence[str] | None) -> tuple[str, ...] | None:
         return None
     known = {name.lower(): name for name in (LINEAR, *NORMS, *LAYERS)}
     parts = [part.strip() for part in (text.split(",") if isinstance(text, str) else text)]
-    if parts[-1].lower() in ("softmax", "logsoftmax"):  # logits are what stands before it
+    if parts and parts[-1].lower() in ("softmax", "logsoftmax"):  # logits are what stands before it
         parts = parts[:-1]
     wrong = [part for part in parts if part.lower() not in known]
     names = tuple(known[part.lower()] for part in parts if part not in wrong)

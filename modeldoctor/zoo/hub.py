@@ -27,6 +27,7 @@ from torchvision.models import get_model_weights
 from modeldoctor.checkpoint import Checkpoint, read_checkpoint
 from modeldoctor.checkpoint.folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS
 from modeldoctor.errors import ArchitectureError, CheckpointError
+from modeldoctor.runtime.reading import exists
 from modeldoctor.zoo.libraries import Plan, find_plans, torchvision_preprocessing
 
 HUB = ("hf-hub:", "hf_hub:")
@@ -60,7 +61,7 @@ def find_named(name: str, *, download: bool) -> Named | None:
         ArchitectureError: the library has no such network, or no weights for it.
         CheckpointError: the weights are not in the cache, or cannot be fetched.
     """
-    if not name.startswith((*HUB, *LIBRARIES)) or Path(name).exists():
+    if not name.startswith((*HUB, *LIBRARIES)) or exists(Path(name)):
         return None
     if name.startswith(HUB):
         repo, _, revision = name[len(HUB[0]) :].partition("@")
@@ -78,7 +79,7 @@ def read_named(
     """
     named = find_named(str(path), download=download)
     if named is None:
-        if not Path(path).exists() and (meant := _meant(str(path))):
+        if not exists(Path(path)) and (meant := _meant(str(path))):
             raise CheckpointError(
                 "no such file",
                 where=str(path),

@@ -236,6 +236,12 @@ def test_a_trusted_whole_module_is_itself(tmp_path: Path) -> None:
     assert torch.equal(logits(checkpoint.module), logits(network))
 
 
+def test_a_trusted_module_without_weights_is_refused_and_does_not_go_round_for_ever(tmp_path: Path) -> None:
+    torch.save(nn.Flatten(), tmp_path / "whole.pt")
+    with pytest.raises(CheckpointError, match="no network weights"):
+        read_checkpoint(tmp_path / "whole.pt", trust_pickle=True)
+
+
 def test_plain_values_of_foreign_types_do_not_refuse_a_file(tmp_path: Path) -> None:
     stored = {"state_dict": {"a": torch.ones(2)}, "curve": np.arange(3), "when": datetime.datetime(2024, 1, 1)}
     stored |= {"epochs": range(3), "part": slice(1, None), "rest": [..., NotImplemented, 1j], "why": ValueError("nan")}

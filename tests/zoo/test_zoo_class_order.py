@@ -45,3 +45,8 @@ def test_what_is_no_list_of_names_is_refused(tmp_path: Path, content: bytes, sai
     (tmp_path / "classes.txt").write_bytes(content)
     with pytest.raises(UsageError, match=said):
         read_class_order(str(tmp_path / "classes.txt"))
+
+
+def test_names_beyond_the_length_of_a_file_s_name_are_no_path() -> None:
+    names = tuple(f"class {number}" for number in range(1000))
+    assert read_class_order(",".join(names)).names == names

@@ -120,8 +120,8 @@ def test_without_the_option_the_message_has_it(tmp_path: Path) -> None:
             load_model(path, arch="torchvision/resnet18", head=wrong)
 
 
-@pytest.mark.parametrize("text", ["", "Linear,os.system", "ReLU", "Conv2d,Linear", "Linear,,Linear"])
-def test_what_is_no_head(text: str) -> None:
+@pytest.mark.parametrize("text", ["", (), "Linear,os.system", "ReLU", "Conv2d,Linear", "Linear,,Linear"])
+def test_what_is_no_head(text: str | tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="--head"):
         parse_head(text)
 

@@ -193,6 +193,7 @@ def test_names_of_nothing(caches: Path, name: str, said: str) -> None:
         ("https://huggingface.co/someone/model", "hf-hub:someone/model"),
         ("https://example.org/net.pth", "download the file"),
         ("runs/best.pt", "check the path"),
+        ("resnet50." + 300 * "x", "timm/resnet50"),
     ],
 )
 def test_a_name_without_its_library(caches: Path, name: str, said: str) -> None:
