@@ -14,6 +14,7 @@ from modeldoctor.graph.hooks import HookedNetwork
 from modeldoctor.graph.layers import Layer, select_layers
 from modeldoctor.graph.logits import logits_of, refuse_unsteady
 from modeldoctor.graph.rewrites.pooled import PooledHead
+from modeldoctor.runtime.memory import is_of_memory
 
 __all__ = [
     "Cut",
@@ -54,6 +55,10 @@ def open_network(
         return cut
     except GraphError as error:
         hooked_because = error.found
+    except RuntimeError as error:  # an operation that the graph has without what was around it, such as autocast
+        if is_of_memory(error):
+            raise
+        hooked_because = str(error).strip().partition("\n")[0]
     warnings.warn(
         f"this network cannot be cut ({hooked_because}); each noise draw runs the whole of it: same numbers, "
         f"slower{', in float32' if bfloat16 else ''}",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from modeldoctor.errors import ArchitectureError, GraphError, shortened
+from modeldoctor.runtime.memory import is_of_memory
 
 _TOLERANCE = 1e-2
 """Of the largest logit: far above what another batch size changes by rounding, TF32 included."""
@@ -19,9 +20,18 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     """Images (B,C,H,W) to logits (B,N): the network's output, or the first of its outputs.
 
     Raises:
-        GraphError: it is something else.
+        GraphError: it is something else, or it cannot take these images.
     """
-    output = network(images)
+    try:
+        output = network(images)
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        if isinstance(error, RuntimeError) and is_of_memory(error):
+            raise
+        raise GraphError(
+            f"the network's forward pass fails on images {tuple(images.shape)} ({type(error).__name__}: "
+            f"{str(error).strip().partition(chr(10))[0]})",
+            expected="a network that takes batches (B,C,H,W) of any size B",
+        ) from error
     logits = next(iter(output), None) if isinstance(output, list | tuple) else output
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise GraphError("the network's output is not one row of logits per image", expected="a tensor (B,N)")
@@ -46,6 +56,13 @@ def refuse_unsteady(network: nn.Module, images: Tensor) -> None:
         together, again = logits_of(network, images), logits_of(network, images)
         # Each beside itself: BatchNorm without statistics does not take one image.
         alone = torch.cat([logits_of(network, image.repeat(2, 1, 1, 1))[:1] for image in images])
+    if not torch.isfinite(together).all():
+        raise ArchitectureError(
+            "the network's logits are NaN or infinite",
+            where="the network's forward pass, on images of noise",
+            expected="finite logits",
+            hint="look for NaN in its weights, and take a checkpoint from before training diverged",
+        )
     if _differ(together, again):
         raise ArchitectureError(
             "the network gives other logits each time for the same images, though it is in eval mode",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modeldoctor.errors import GraphError
 from modeldoctor.graph import Cut
 from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit
@@ -75,6 +76,13 @@ def _derivative_sums(cut: Cut, maps: Tensor, classes: Tensor, copies: int) -> li
             picked = cut.pooled.pointwise(maps, cut.live_values).sum()
         else:
             picked = cut.head(maps).gather(1, classes.repeat(copies)[:, None]).sum()
+        if not picked.requires_grad:
+            raise GraphError(
+                f"no gradient reaches the layer {cut.layer.name} from the logits",
+                where="the network's forward pass",
+                expected="logits that depend on the layer's maps by operations that can be differentiated",
+                hint="take detach(), no_grad() and numpy out of forward, or choose later layers with --layers",
+            )
         (gradient,) = torch.autograd.grad(picked, maps)
     if cut.pooled:
         gradient.unflatten(0, (copies, -1)).mul_(cut.pooled.factor(classes, maps))

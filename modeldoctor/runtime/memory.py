@@ -103,7 +103,7 @@ def _attempt(call: Callable[[Sequence[Item]], Result], part: Sequence[Item]) -> 
     try:
         return call(part), False
     except (MemoryError, RuntimeError) as error:
-        if _is_of_memory(error):
+        if is_of_memory(error):
             return None, True
         raise
 
@@ -118,13 +118,14 @@ def told_when_short(place: str, hint: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
+        if not is_of_memory(error):
             raise
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise MemoryLimitError(f"out of memory ({said[:120]})", where=place, hint=hint) from error
 
 
-def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
+def is_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether an error says that there is not enough memory, on the CPU or a GPU."""
     said = str(error).lower()
     of_others = ("can't allocate memory", "out of memory", "alloc_failed")  # the CPU's allocator, CUDA, its libraries
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in said for text in of_others)

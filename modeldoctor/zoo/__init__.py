@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from modeldoctor.checkpoint import Checkpoint
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.errors import ArchitectureError, CheckpointError, UsageError, counted
+from modeldoctor.zoo.answers import settle_answer
 from modeldoctor.zoo.binary import NOTE, as_two_classes
 from modeldoctor.zoo.class_order import read_class_order
 from modeldoctor.zoo.code import names_code
@@ -22,7 +23,7 @@ from modeldoctor.zoo.heads import parse_head
 from modeldoctor.zoo.hub import read_named
 from modeldoctor.zoo.huggingface import translated
 from modeldoctor.zoo.identify import Identification, identify, identify_file
-from modeldoctor.zoo.libraries import IMAGENET, Built, Plan, find_plans, own_config
+from modeldoctor.zoo.libraries import CODE, IMAGENET, MODULE, Built, Plan, find_plans, own_config
 from modeldoctor.zoo.live import AS_IT_IS, as_checkpoint, plan_of_module, told_apart
 from modeldoctor.zoo.options import read_classes
 from modeldoctor.zoo.preprocessing import resolve_preprocessing, with_normaliser
@@ -57,9 +58,13 @@ class Classifier:
     """How the training sorted its class folders, `text` or `number`, if the user says it; stronger than the names."""
 
     def example(self, device: torch.device) -> Tensor:
-        """Two images (2,C,H,W) of noise; a generator of its own leaves the caller's random state alone."""
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(2, *self.preprocessing.input_size, generator=generator).to(device)
+        """Two images (2,C,H,W) of noise."""
+        return noise_images(self.preprocessing).to(device)
+
+
+def noise_images(preprocessing: Preprocessing) -> Tensor:
+    """Two (2,C,H,W); a generator of its own leaves the caller's random state alone."""
+    return torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
 
 
 def load_model(
@@ -161,6 +166,13 @@ def load_model(
         fixed_size=built.fixed_size,
         path=held.path,
     )
+    if built.plan.library in (CODE, MODULE):
+        said = num_classes or held.metadata.num_classes or len(class_names or held.metadata.class_names or ()) or None
+        classes, settled = settle_answer(
+            built.module.float().eval(), noise_images(preprocessing), stated=said, likely=classes
+        )
+        notes = (*notes, *settled)
+    assert classes is not None
     _refuse_multi_label(held, classes)
     if classes == 1:
         as_two_classes(built, torch.zeros(2, *preprocessing.input_size), held.path)
@@ -292,9 +304,10 @@ def _whole(checkpoint: Checkpoint) -> tuple[Built, tuple[str, ...]]:
     return built, (AS_IT_IS,)
 
 
-def _logits(built: Built, checkpoint: Checkpoint, stated: int | None) -> int:
+def _logits(built: Built, checkpoint: Checkpoint, stated: int | None) -> int | None:
+    """The number of logits; None for a network of one's own, where what it gives will show it."""
     count = read_classes(built, built.module.state_dict()) or stated or checkpoint.metadata.num_classes
-    if count is None:
+    if count is None and built.plan.library not in (CODE, MODULE):
         raise CheckpointError(
             f"the network {built.plan.arch} has no head that shows the number of classes",
             where=str(checkpoint.path),

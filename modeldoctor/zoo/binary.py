@@ -63,7 +63,7 @@ def as_two_classes(built: Built, example: Tensor, path: Path) -> None:
         with torch.no_grad():
             logits = built.module.float().eval()(example)
         if logits.shape != (len(example), 2) or logits[:, 0].abs().max() > 0:
-            raise _refusal("one logit, which the network changes before it returns it (a sigmoid?)", path)
+            raise _refusal("one logit, which the network changes before it returns it", path)
 
 
 def _refusal(found: str, path: Path) -> CheckpointError:

@@ -169,7 +169,7 @@ def _fitting_size(plan: Plan, draft: Built, tensors: Mapping[str, Tensor]) -> tu
 
 def compare(built: Built, tensors: Mapping[str, Tensor]) -> Fit:
     """Compare names, shapes and kinds. Auxiliary heads and buffers that are computed anew may differ."""
-    expected = built.module.state_dict()
+    expected = {name: value for name, value in built.module.state_dict().items() if isinstance(value, Tensor)}
     recomputed = {name for name, _ in built.module.named_buffers()} - expected.keys()
     common = [name for name in expected if name in tensors]
     return Fit(
@@ -209,7 +209,7 @@ def fill(fit: Fit, checkpoint: Checkpoint) -> None:
     # The network's own state keeps each module's format version, which some refuse to load without.
     state = fit.built.module.state_dict()
     # An index that was cast to half precision may be rounded: the network's own is kept.
-    kept = [name for name, tensor in state.items() if not tensor.is_floating_point()]
+    kept = [name for name, value in state.items() if not isinstance(value, Tensor) or not value.is_floating_point()]
     state.update({n: t for n, t in fit.tensors.items() if n in state and not (n in kept and t.is_floating_point())})
     fit.built.module.load_state_dict(state)
     warn_not_finite(fit.built.module.state_dict(), checkpoint)
@@ -217,7 +217,7 @@ def fill(fit: Fit, checkpoint: Checkpoint) -> None:
 
 def warn_not_finite(tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
     """Warn of weights that are NaN or infinite, by name."""
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    bad = [name for name, value in tensors.items() if isinstance(value, Tensor) and not torch.isfinite(value).all()]
     if bad:
         warnings.warn(
             f"{checkpoint.path}: {len(bad)} tensors hold NaN or infinite values: {shortened(bad)}; "

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from modeldoctor.checkpoint import Checkpoint, CheckpointMetadata, unwrapped
 from modeldoctor.checkpoint.container import Container
-from modeldoctor.errors import ArchitectureError, UsageError
+from modeldoctor.checkpoint.inert import PACKED
+from modeldoctor.errors import ArchitectureError, UsageError, shortened
 from modeldoctor.zoo.libraries import MODULE, Plan
 
 AS_IT_IS = "the network is the module as it is; --arch has no effect"
@@ -72,7 +74,7 @@ def _copied(module: nn.Module) -> nn.Module:
             hint="run a batch through it and load its weights first",
         )
     try:
-        return copy.deepcopy(module).cpu()
+        return copy.deepcopy(module, dict(_computed(module))).cpu()
     except Exception as error:  # locks, open files, weights that are computed, on the meta device or not made yet
         raise ArchitectureError(
             f"{name} cannot be copied ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
@@ -82,6 +84,17 @@ def _copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
+def _computed(module: nn.Module) -> Iterator[tuple[int, Tensor]]:
+    """Tensors that a network computed and keeps, which copy.deepcopy refuses: normalised or pruned weights, features.
+
+    What keeps them computes them anew in each pass, from parameters that are copied.
+    """
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                yield id(value), value.detach().clone()
+
+
 def plan_of_module(module: nn.Module) -> Plan:
     """What to build: a copy of the module."""
     return Plan(library=MODULE, name=type(module).__name__, module=module)
@@ -89,11 +102,19 @@ def plan_of_module(module: nn.Module) -> Plan:
 
 def as_checkpoint(module: nn.Module) -> Checkpoint:
     """A module as if a file had held it."""
-    tensors = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+    state = module.state_dict()
+    if packed := [name for name in state if name.endswith(PACKED)]:
+        raise ArchitectureError(
+            f"{type(module).__name__} is quantized ({shortened(packed)})",
+            where="load_model",
+            expected="a network of floating-point weights, through which gradients pass",
+            hint="pass the network as it was before it was quantized",
+        )
+    tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     path = Path(type(module).__name__)
     return Checkpoint(
         path=path,

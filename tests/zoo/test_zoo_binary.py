@@ -37,6 +37,9 @@ class Squeezed(Net):
 class Sigmoid(Net):
     def after(self, z):
         return z.sigmoid()
+class Shifted(Net):
+    def after(self, z):
+        return z + 1
 """
 
 
@@ -101,13 +104,13 @@ def test_own_code_must_return_the_logit(tmp_path: Path) -> None:
     state = {"conv.weight": torch.ones(4, 3, 3, 3), "conv.bias": torch.ones(4)}
     state |= {"fc.weight": torch.ones(1, 4), "fc.bias": torch.ones(1)}
     torch.save(state, tmp_path / "ckpt.pt")
-    for name in ("Net", "Squeezed"):
+    for name in ("Net", "Squeezed", "Sigmoid"):
         loaded = load_model(tmp_path / "ckpt.pt", arch=f"{tmp_path}/mine.py:{name}")
         answer = logits(loaded.module)
         assert answer.shape == (2, 2)
         assert not answer[:, 0].any()
     with pytest.raises(CheckpointError, match="before it returns it"):
-        load_model(tmp_path / "ckpt.pt", arch=f"{tmp_path}/mine.py:Sigmoid")
+        load_model(tmp_path / "ckpt.pt", arch=f"{tmp_path}/mine.py:Shifted")
 
 
 @pytest.mark.parametrize(
