@@ -59,9 +59,7 @@ def read_labelme(path: Path, canvas: Canvas) -> None:
     shapes = content.get("shapes")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         raise AnnotationError('no list "shapes"')
-    width, height = content.get("imageWidth"), content.get("imageHeight")
-    if width is not None and height is not None:
-        canvas.check_size(width, height)
+    canvas.check_size(content.get("imageWidth"), content.get("imageHeight"))
     for shape in shapes:
         canvas.attempt(partial(_labelme_shape, canvas, shape))
 
@@ -83,9 +81,7 @@ def read_voc(path: Path, canvas: Canvas) -> None:
         raise AnnotationError(f"broken XML: {error}", hint) from error
     if root.tag != "annotation":
         raise AnnotationError(f"XML with <{root.tag}> at the top")
-    width, height = numbers([root.findtext(f"size/{side}") or 0 for side in ("width", "height")]).astype(int).tolist()
-    if width and height:
-        canvas.check_size(width, height)
+    canvas.check_size(root.findtext("size/width"), root.findtext("size/height"))
     for element in root.iter("object"):
         canvas.attempt(partial(_voc_shape, canvas, element.find("bndbox")))
 
@@ -107,6 +103,7 @@ OUTLINES: dict[str, Format] = {
 """Formats that outline objects, by the file's suffix; the first that an image has counts."""
 
 PIXELS = ".png"
+_HALF, _FEW = 128, 0.1
 _VOID = 255
 """Pascal VOC's index of outlines and of objects that do not count, beside those of the classes."""
 FORMATS: dict[str, Format] = OUTLINES | {
@@ -115,8 +112,14 @@ FORMATS: dict[str, Format] = OUTLINES | {
 """All of them."""
 
 
+_NO_OBJECT = ("__ignore__", "_background_", "background")
+"""Labels that LabelMe's own tools take for no object."""
+
+
 def _labelme_shape(canvas: Canvas, shape: dict[str, Any]) -> None:
     kind = str(shape.get("shape_type") or "polygon")
+    if str(shape.get("label")).strip().lower() in _NO_OBJECT:
+        raise AnnotationError(f"shape labelled {shape['label']}")
     if kind not in _LABELME:
         raise AnnotationError(kind)
     _LABELME[kind](canvas, numbers(shape.get("points"), columns=2), shape)
@@ -172,10 +175,11 @@ def _labelme_mask(canvas: Canvas, points: NDArray[np.float64], shape: dict[str, 
     canvas.paste(pixels, left, top)
 
 
-# "rotation" is a turned rectangle, as some of LabelMe's descendants write it.
+# A turned rectangle is "oriented_rectangle", or "rotation" in some of LabelMe's descendants.
 _LABELME: dict[str, Callable[[Canvas, NDArray[np.float64], dict[str, Any]], None]] = {
     "polygon": lambda canvas, points, shape: canvas.polygon(points),
     "rotation": lambda canvas, points, shape: canvas.polygon(points),
+    "oriented_rectangle": lambda canvas, points, shape: canvas.polygon(points),
     "rectangle": _labelme_box,
     "circle": _labelme_circle,
     "mask": _labelme_mask,
@@ -204,12 +208,29 @@ def _object_values(picture: Image.Image) -> Image.Image:
         found = values != 0 if found is None else found
         if picture.mode == "P" and ((values > 0) & (values < _VOID)).any():
             found &= values != _VOID
+        if picture.mode == "L" and _is_blurred(values, picture.format):
+            found &= values >= _HALF
         return Image.fromarray(found.astype(np.uint8))
     if picture.mode == "RGB" and "transparency" in picture.info:
         picture = picture.convert("RGBA")
     if picture.mode in ("LA", "PA", "La", "RGBA", "RGBa") and (opaque := _opaque(picture)) is not None:
         return Image.fromarray(opaque.astype(np.uint8))
-    return Image.fromarray((np.asarray(picture.convert("RGB")) != 0).any(axis=-1).astype(np.uint8))
+    brightest = np.asarray(picture.convert("RGB")).max(axis=-1)
+    least = _HALF if _is_blurred(brightest, picture.format) else 1
+    return Image.fromarray((brightest >= least).astype(np.uint8))
+
+
+def _is_blurred(values: NDArray[np.uint8], stored_as: str | None) -> bool:
+    """Whether a mask of black and white went through JPEG, which leaves dark grey on the background.
+
+    That is an 8-bit picture stored as one, or one whose values crowd at both ends, several each, with few between.
+    """
+    counts = np.bincount(values.ravel(), minlength=256)
+    if stored_as == "JPEG":
+        return bool(counts[_HALF:].any())
+    dark, bright = counts[1:32], counts[224:255]
+    between = counts[64:192].sum() / values.size
+    return bool((dark > 0).sum() >= 3 and (bright > 0).sum() >= 3 and between < _FEW)
 
 
 def _opaque(picture: Image.Image) -> NDArray[np.bool_] | None:

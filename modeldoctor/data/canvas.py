@@ -67,9 +67,14 @@ class Canvas:
     def check_size(self, width: Any, height: Any) -> None:
         """Compare the size that the annotation names with the image's, before anything is drawn.
 
+        Numbers may be texts; 0, or none, says nothing.
+
         Raises:
             AnnotationError: they differ.
         """
+        width, height = _side(width), _side(height)
+        if width in (None, 0) or height in (None, 0):
+            return
         if (width, height) == (self.width, self.height):
             return
         if (width, height) == self._stored_size and not self.shapes:
@@ -202,6 +207,15 @@ def describe(kinds: Counter[str]) -> str:
     return (
         ", ".join(f"{count} × {kind}" for kind, count in sorted(kinds.items(), key=lambda entry: -entry[1])[:5]) + more
     )
+
+
+def _side(value: Any) -> Any:
+    """A number, also from a text; what is none as it came."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
+    return int(number) if number.is_integer() else number
 
 
 def numbers(values: Any, columns: int | None = None) -> NDArray[np.float64]:

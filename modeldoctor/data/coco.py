@@ -87,8 +87,7 @@ class CocoIndex:
         """Draw all annotations of the image that `find` named."""
         file = next(file for file in self._files if place.is_relative_to(file))
         entry = json.loads(self._texts[self._rows[_key(place.relative_to(file).as_posix())]])
-        if None not in entry["size"]:
-            canvas.check_size(*entry["size"])
+        canvas.check_size(*entry["size"])
         for shape in entry["shapes"]:
             canvas.attempt(partial(_draw, shape, canvas))
 

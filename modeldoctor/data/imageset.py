@@ -112,19 +112,21 @@ class ImageSet(Dataset[Sample | Broken]):
 
     def check_masks(self) -> MaskCheck:
         """Read each mask there is."""
-        check = MaskCheck([], [], [])
+        check = MaskCheck([], [], [], [])
         for index, path in enumerate(self.paths):
             mask, size = self.masks.find(path) if self.masks else None, self.pictures.size(index)
             if mask is None or size is None:
                 continue
             try:
-                covers_all = bool(self._mask(mask, index, size).all())
+                pixels = self._mask(mask, index, size)
             except MaskError as error:
                 check.invalid.append(error)
                 continue
             check.usable.append(index)
-            if covers_all:
+            if pixels.all():
                 check.whole.append(mask)
+            elif pixels[[0, 0, -1, -1], [0, -1, 0, -1]].all():
+                check.framing.append(mask)
         return check
 
     def _mask(self, mask: Path, index: int, size: tuple[int, int]) -> Tensor:

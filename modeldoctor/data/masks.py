@@ -69,7 +69,8 @@ class _Drawn:
             raise MaskError(found, where=str(path), expected=expected, hint=hint) from error
         if canvas.ignored:
             self.warn(
-                f"{path}: {describe(canvas.ignored)} left out, as they enclose no area or cannot be read; so it is with"
+                f"{path}: {describe(canvas.ignored)} left out, as they enclose no area, are labelled as no object or "
+                "cannot be read; so it is with"
                 " any other file's"
             )
         return torch.from_numpy(mask)
@@ -214,6 +215,8 @@ class MaskCheck(NamedTuple):
     """Why the others' cannot."""
     whole: list[Path]
     """The usable masks that cover the whole image, so that nothing is background."""
+    framing: list[Path]
+    """Those that hold all four corners of their image, but not all of it."""
 
 
 def open_masks(path: Path, image_paths: Sequence[str]) -> Masks:

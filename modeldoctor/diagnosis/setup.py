@@ -26,6 +26,8 @@ from modeldoctor.zoo import Classifier
 _CHANGE_NO_FIGURE = {"batch_size", "workers", "device", "memory", "expect_accuracy"}
 
 
+_SEVERAL = 3
+"""Masks, at least, that must look exchanged."""
 _DEEP = 0.5
 """Depth up to which a network's deepest layer is said to be shallow."""
 
@@ -70,7 +72,7 @@ def with_usable_masks(read: Sequence[AnySet], *, propagated: bool = False) -> li
         if not isinstance(images, ImageSet) or images.masks is None:
             kept.append(images)
             continue
-        usable, invalid, whole = images.check_masks()
+        usable, invalid, whole, framing = images.check_masks()
         kept.append(images.masked_at(usable))
         if invalid:
             first = invalid[0]
@@ -85,6 +87,14 @@ def with_usable_masks(read: Sequence[AnySet], *, propagated: bool = False) -> li
             warnings.warn(
                 f"{images.split}: {len(whole)} of {counted(len(usable), 'mask')} cover the whole image, so that "
                 f"nothing in it is background; first {whole[0]}; check that they are 0 on the background",
+                ModelDoctorWarning,
+                stacklevel=3,
+            )
+        if len(framing) >= _SEVERAL and 2 * len(framing) > len(usable):
+            warnings.warn(
+                f"{images.split}: {len(framing)} of {counted(len(usable), 'mask')} hold all four corners of their"
+                f" images, as if object and background were exchanged; first {framing[0]}; check that they are 0 on"
+                " the background",
                 ModelDoctorWarning,
                 stacklevel=3,
             )

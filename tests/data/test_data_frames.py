@@ -167,7 +167,7 @@ def test_flat_polygons_of_coco_are_left_out(tmp_path):
     (tmp_path / "coco.json").write_text(json.dumps({"images": images, "annotations": marks}))
     images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "coco.json")["all"]
     with pytest.warns(ModelDoctorWarning, match="1 × a polygon of 2 points left out"):
-        usable, invalid, _ = images.check_masks()
+        usable, invalid = images.check_masks()[:2]
     assert usable == [1]
     assert "a flat list of 6 numbers" in invalid[0].found
 
@@ -213,4 +213,16 @@ def test_a_mask_of_the_whole_image_is_warned_of(tmp_path):
     images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "masks")["all"]
     assert images.check_masks().whole == [tmp_path / "masks/a/1.png"]
     with pytest.warns(ModelDoctorWarning, match=r"1 of 1 mask cover the whole image.*a.1.png"):
+        with_usable_masks([images])
+
+
+def test_masks_whose_objects_hold_all_corners_are_warned_of(tmp_path):
+    """Black objects on white: background and object are exchanged."""
+    for number in range(4):
+        photograph(tmp_path / f"images/a/{number}.jpg", 1, object_of().astype(np.uint8))
+        (tmp_path / "masks/a").mkdir(parents=True, exist_ok=True)
+        mask = ~object_of() if number else object_of()
+        Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"masks/a/{number}.png")
+    images = open_data(tmp_path / "images", preprocessing=PREPROCESSING, masks=tmp_path / "masks")["all"]
+    with pytest.warns(ModelDoctorWarning, match=r"3 of 4 masks hold all four corners.*exchanged"):
         with_usable_masks([images])
