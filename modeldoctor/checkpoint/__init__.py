@@ -30,6 +30,7 @@ WEIGHT_KEYS = (
     "net",
     "weights",
 )
+EMA_KEYS = ("ema", "ema_model", "model_averaged", "swa_model", "module", "model", "state_dict")
 DENSE = "save the network's dense floating-point weights, before it was quantized or pruned"
 MAX_NESTING = 3
 MAX_ITEMS = 16
@@ -124,12 +125,13 @@ def find_weights(
 ) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]:
     """Every set of weights in an unpickled file, in the order of `WEIGHT_KEYS`, and the keys that lead to it.
 
+    An average under a key such as `ema` comes first where it has every name of the network beside it: some hold less.
     Where none of these keys leads to any, the only set under any key counts, or the only network with its average.
     """
-    known = False
-    for located in _under_keys(value, key, WEIGHT_KEYS):
-        known = True
-        yield located
+    known = list(_under_keys(value, key, WEIGHT_KEYS))
+    if known and not _averaged(known[0][0]):
+        yield from (each for each in _under_keys(value, key, EMA_KEYS) if _twins([known[0], each]))
+    yield from known
     if not known:
         elsewhere = list(_under_keys(value, key, None))
         if len(elsewhere) == 1 or _twins(elsewhere):
@@ -140,7 +142,7 @@ def _twins(sets: list[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]) ->
     """Whether these are a network and its average, as the keys' words say and the tensors' names."""
     if len(sets) != 2 or sum(_averaged(key) for key, _ in sets) != 1:
         return False
-    names = [set(held) for _, held in sets if isinstance(held, Mapping)]
+    names = [set(held) if isinstance(held, Mapping) else set(held.state_dict()) for _, held in sets]
     return len(names) == 2 and names[0] == names[1]
 
 

@@ -111,6 +111,8 @@ class _Unpickler(_Reader):  # type: ignore[misc]
             module in ("builtins", "__builtin__") and name not in PLAIN_BUILTINS
         ):
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        if (module, name) == ("torch.storage", "UntypedStorage"):  # of types that have no storage class of their own
+            return torch.UntypedStorage
         value = getattr(torch, name, None) if module == "torch" else None
         return value if isinstance(value, torch.dtype) else _Name(module, name)
 
@@ -237,6 +239,8 @@ def _made(what: Any, args: Any) -> Any:
         return StandIn(type(what).__name__)
     if what.module == "torch._utils" and what.name in TENSORS:
         return _tensor(*args[:4])
+    if what.full == "torch._utils._rebuild_tensor_v3" and len(args) > 6 and isinstance(args[6], torch.dtype):
+        return _tensor(args[0], args[1], args[2], args[3], args[6])
     if what.module == "torch._utils" and what.name in PARAMETERS and args and isinstance(args[0], Tensor):
         return args[0]
     if what.full == "torch.nn.parameter.Parameter" and args and isinstance(args[0], Tensor):
@@ -264,16 +268,19 @@ def _made(what: Any, args: Any) -> Any:
     return made
 
 
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+def _tensor(
+    storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype | None = None
+) -> Tensor:
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError("a tensor without a storage")
     numbers = (offset, *size, *stride)
     if not all(type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride):
         raise pickle.UnpicklingError("a tensor of impossible shape")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if 0 not in size and last >= len(storage):
+    dtype = dtype or storage.dtype
+    if 0 not in size and (last + 1) * dtype.itemsize > storage.nbytes():
         raise pickle.UnpicklingError("a tensor that is larger than its storage")
-    return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
+    return torch.empty(0, dtype=dtype).set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
 
 
 def _tensors_of(module: StandIn, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:

@@ -79,10 +79,8 @@ def class_names_of(value: object) -> tuple[str, ...] | None:
     """Names from name → index, also where the names are digits; else as `_class_names`."""
     if not isinstance(value, Mapping) or any(isinstance(index, str) for index in value.values()):
         return _class_names(value)
-    if not all(isinstance(name, str) for name in value):
-        return _class_names(value)
-    by_index = {index: name for name, index in value.items()}
-    return _class_names(by_index) if len(by_index) == len(value) else None
+    by_index = {_index(index): _class_name(name) for name, index in value.items()}
+    return _class_names(by_index) if len(by_index) == len(value) and None not in by_index else None
 
 
 def _class_names(value: object) -> tuple[str, ...] | None:
@@ -97,11 +95,22 @@ def _class_names(value: object) -> tuple[str, ...] | None:
             pairs = [(index, name) for name, index in pairs]
         order = {_index(index): name for index, name in pairs}
         value = [order.get(index) for index in range(len(pairs))]
-    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    if list(value) == list(range(len(value))):  # says nothing
+        return None
+    if all(_class_name(name) is not None for name in value) and len(set(value)) == len(value):
+        value = [_class_name(name) for name in value]  # numbers, as folders have for names
+    if not all(isinstance(name, str) for name in value):
         return None
     if all(name == f"LABEL_{index}" for index, name in enumerate(value)):  # how transformers calls unnamed classes
         return None
     return tuple(value)
+
+
+def _class_name(value: object) -> str | None:
+    """A text, or a whole number that stands for one."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 def _multi_label(value: object) -> bool | None:
@@ -112,13 +121,17 @@ def _multi_label(value: object) -> bool | None:
 def _index(value: object) -> int | None:
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+    if callable(numel := getattr(value, "numel", None)) and numel() == 1:  # a tensor
+        value = value.item()  # type: ignore[attr-defined]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 _MULTI_LABEL = re.compile(r"multi[-_ ]?label|asymmetric[-_ ]?loss", re.IGNORECASE)
 CLASS_NAMES = (
     "class_names", "label_names", "classes", "idx_to_class", "id2label", "idx2label", "idx2class", "idx_to_label",
-    "index_to_class", "id_to_class", "classnames", "labels", "names",
+    "index_to_class", "id_to_class", "classnames", "CLASSES", "labels", "names",
 )  # fmt: skip
 CLASS_NUMBERS = (
     "class_to_idx", "label2id", "class2idx", "class2id", "label_to_idx", "class_to_index", "class_to_id", "label_to_id",
@@ -143,7 +156,7 @@ _RESAMPLING = {"0": "nearest", "1": "lanczos", "2": "bilinear", "3": "bicubic"} 
 _NEVER_CROPPED = 384
 _TENSORFLOW_EPS = 1e-3
 MULTI_LABEL = ("multi_label", "multilabel", "is_multilabel", "problem_type", "task", "loss", "loss_fn", "criterion")
-SECTIONS = ("pretrained_cfg", "preprocessing", "args", "hyper_parameters", "config")
+SECTIONS = ("pretrained_cfg", "preprocessing", "args", "hyper_parameters", "config", "meta", "dataset_meta")
 TRAINING = {
     "lr": ("lr", "learning_rate"),
     "opt": ("opt", "optimizer"),
@@ -209,6 +222,8 @@ def _places(root: object) -> Iterator[Mapping[str, Any]]:
             value = vars(value)
         if isinstance(value, Mapping):
             yield {**_reference_crop(value), **value}
+            if isinstance(inner := value.get("dataset_meta"), Mapping):  # as MMPretrain has it, in "meta"
+                yield inner
 
 
 def _reference_crop(args: Mapping[str, Any]) -> dict[str, float]:
@@ -271,6 +286,7 @@ def _first(places: list[Mapping[str, Any]], keys: tuple[str, ...], parse: Callab
 
 
 def _mapping(value: object) -> dict[str, Any] | None:
+    value = vars(value) if isinstance(value, argparse.Namespace) else value
     return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else None
 
 

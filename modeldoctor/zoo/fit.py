@@ -259,6 +259,17 @@ def _integers(fit: Fit) -> str | None:
     return "save the weights as floating-point numbers: the file's are quantized or packed" if quantized else None
 
 
+def _computed(fit: Fit) -> str | None:
+    """Weights that the file holds in parts, from which the network computes them in each pass."""
+    for ending, what, step in COMPUTED:
+        if any(name.endswith(ending) for name in fit.unexpected):
+            return f"the file holds parts from which {what} computes weights; before you save it, call {step}"
+    if any(".parametrizations." in name for name in fit.unexpected):
+        step = "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') for each of these layers"
+        return f"the file holds parts from which a parametrization computes weights; before you save it, call {step}"
+    return None
+
+
 def _dense(fit: Fit) -> str | None:
     found = any(DENSE_PREDICTION.match(name) for name in fit.unexpected)
     return "this looks like a detection or segmentation network; pass an image classifier" if found else None
@@ -308,9 +319,17 @@ def _in(name: str, layer: str | None) -> bool:
     return layer is not None and name.startswith(f"{layer}.")
 
 
+COMPUTED = (
+    ("_mask", "pruning", "torch.nn.utils.prune.remove(layer, 'weight') for each of these layers"),
+    ("weight_g", "weight_norm", "torch.nn.utils.remove_weight_norm(layer) for each of these layers"),
+    ("weight_u", "spectral_norm", "torch.nn.utils.remove_spectral_norm(layer) for each of these layers"),
+)
+"""How such a part's name ends, who makes them, and how they become weights again."""
+
 # The likeliest cause of a misfit and what to do: the first that recognises it gives the message.
 CAUSES: tuple[Callable[[Fit], str | None], ...] = (
     _integers,
+    _computed,
     _layered_head,
     _code_without_classes,
     _only(

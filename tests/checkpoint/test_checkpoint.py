@@ -202,7 +202,7 @@ def test_class_names_come_in_index_order(tmp_path: Path, stored: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    "names", [{0: "a", 2: "b"}, {"a": 0, "b": 0}, [1, 2], [], "abc", 5, {0: "a", 1: None}, {"a": -1, "b": 0}]
+    "names", [{0: "a", 2: "b"}, {"a": 0, "b": 0}, [1, 1], [], "abc", 5, {0: "a", 1: None}, {"a": -1, "b": 0}]
 )
 def test_class_names_that_make_no_sense_are_unknown(tmp_path: Path, names: Any) -> None:
     torch.save({"state_dict": {"a": torch.ones(1)}, "class_names": names}, tmp_path / "named.pt")
@@ -341,3 +341,59 @@ def test_a_quantized_network_is_refused_as_one(tmp_path: Path, whole: bool) -> N
     torch.save(packed if whole else packed.state_dict(), tmp_path / "quantized.pt")
     with pytest.raises(CheckpointError, match=r"quantized network.*1\._packed_params"):
         read_checkpoint(tmp_path / "quantized.pt")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_average_beside_the_network_is_read_where_it_is_whole(tmp_path: Path, whole: bool, inside: bool) -> None:
+    """As in ultralytics' files; an average of the parameters alone has no running statistics."""
+    state, average = timm_network().state_dict(), timm_network(seed=1).state_dict()
+    if not whole:
+        average = {name: tensor for name, tensor in average.items() if "running" not in name}
+    torch.save({"model": state, "ema": {"module": average, "updates": 3} if inside else average}, tmp_path / "a.pt")
+    read = read_checkpoint(tmp_path / "a.pt")
+    assert read.key == ((("ema", "module") if inside else ("ema",)) if whole else ("model",))
+    for name, tensor in (average if whole else state).items():
+        assert torch.equal(read.tensors[name], tensor)
+
+
+def test_tensors_of_types_without_a_storage_of_their_own_lie_beside_a_network(tmp_path: Path) -> None:
+    """Read with stand-ins, since a loss is saved, too."""
+    network = timm_network()
+    network.register_buffer("codes", torch.arange(300).to(torch.uint16)[7:200])
+    network.register_buffer("scale", torch.tensor([0.5, 2.0]).to(torch.float8_e4m3fn))
+    torch.save({"model": network, "criterion": torch.nn.CrossEntropyLoss()}, tmp_path / "a.pt")
+    read = read_checkpoint(tmp_path / "a.pt")
+    assert read.tensors["codes"].int().tolist() == list(range(7, 200))
+    assert read.tensors["scale"].float().tolist() == [0.5, 2.0]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(read.tensors[name].float(), tensor.float())
+
+
+ORDERED = {name: index for index, name in enumerate(CLASSES)}
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ({"class_to_idx": {name: float(index) for name, index in ORDERED.items()}}, CLASSES),
+        ({"class_to_idx": {name: torch.tensor(index) for name, index in ORDERED.items()}}, CLASSES),
+        ({"class_to_idx": {10: 0, 2: 1, 0: 2, 1: 3, 3: 4}}, ("10", "2", "0", "1", "3")),
+        ({"class_to_idx": {0: 2, 1: 0, 2: 1}}, ("1", "2", "0")),
+        ({"idx_to_class": {0: 10, 1: 2, 2: 0}}, ("10", "2", "0")),
+        ({"classes": [10, 2, 0]}, ("10", "2", "0")),
+        ({"classes": [0, 1, 2]}, None),
+        ({"labels": [3, 3, 1, 0]}, None),
+        ({"meta": {"CLASSES": CLASSES}}, CLASSES),
+        ({"meta": {"dataset_meta": {"classes": list(CLASSES)}}}, CLASSES),
+    ],
+)
+def test_class_names_as_tools_write_them(tmp_path: Path, said: dict[str, Any], names: tuple[str, ...] | None) -> None:
+    torch.save({"state_dict": {"a": torch.ones(1)}, **said}, tmp_path / "n.pt")
+    assert read_checkpoint(tmp_path / "n.pt").metadata.class_names == names
+
+
+def test_arguments_in_a_namespace_within_others(tmp_path: Path) -> None:
+    args = argparse.Namespace(model="test_resnet", model_kwargs=argparse.Namespace(global_pool="max"))
+    torch.save({"state_dict": {"a": torch.ones(1)}, "args": args}, tmp_path / "n.pt")
+    assert read_checkpoint(tmp_path / "n.pt").metadata.model_args == {"global_pool": "max"}

@@ -31,7 +31,7 @@ def test_a_file_names_the_classes(tmp_path: Path, case: str) -> None:
     assert read_class_order(str(tmp_path / "classes")).names == names
 
 
-@pytest.mark.parametrize("content", [{"ant": 1, "bee": 2}, {"ant": 0, "bee": 0}, [1, 2], {}, [["ant"]]])
+@pytest.mark.parametrize("content", [{"ant": 1, "bee": 2}, {"ant": 0, "bee": 0}, [1, 1], {}, [["ant"]]])
 def test_json_without_names_is_refused(tmp_path: Path, content: Any) -> None:
     (tmp_path / "classes.json").write_text(json.dumps(content))
     with pytest.raises(UsageError, match=r"does not name the classes 0 \.\.\. N - 1"):

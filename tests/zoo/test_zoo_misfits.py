@@ -19,6 +19,7 @@ from checkpoints import (
     torchvision_network,
 )
 from torch import Tensor, nn
+from torch.nn.utils.prune import l1_unstructured
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from modeldoctor.errors import ArchitectureError, ModelDoctorWarning
@@ -119,3 +120,19 @@ def test_loading_leaves_the_random_state_and_the_file_alone(tmp_path: Path) -> N
         next(first.parameters()).zero_()
     assert next(second.parameters()).abs().sum() > 0
     assert nn.init.ones_(torch.zeros(1)).item() == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        (lambda layer: l1_unstructured(layer, "weight", amount=0.3), "prune.remove"),
+        (nn.utils.weight_norm, "remove_weight_norm"),
+        (nn.utils.spectral_norm, "remove_spectral_norm"),
+        (nn.utils.parametrizations.weight_norm, "remove_parametrizations"),
+    ],
+)
+def test_weights_in_parts_say_how_they_become_whole(tmp_path: Path, change: Any, step: str) -> None:
+    network = timm_network("test_resnet")
+    change(network.get_submodule("fc"))
+    assert step in misfit(saved(tmp_path, network.state_dict()), arch="timm/test_resnet")
