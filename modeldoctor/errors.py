@@ -48,6 +48,15 @@ def one_line(text: str) -> str:
     return printable(_LINE_END.sub(" ", text.strip()))
 
 
+def storable(text: str) -> str:
+    r"""Text as UTF-8 and HDF5 can hold it: stray bytes of file names and NUL are shown as escapes.
+
+    >>> storable("caf\udce9")
+    'caf\\udce9'
+    """
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+
+
 def in_table(value: object) -> object:
     """A cell of a CSV: a text that a spreadsheet would run as a formula gets the sign that keeps it a text.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from modeldoctor.config.treat import Metric
-from modeldoctor.errors import UsageError
+from modeldoctor.errors import UsageError, storable
 from modeldoctor.evaluate.metrics import RULES, HeldOut, Predictions, by_run, class_groups
 from modeldoctor.evaluate.statistics import difference, estimate, mcnemar, sign_flip, swap, wilson
 from modeldoctor.results.diagnosis import Bools, Ints
@@ -63,7 +63,7 @@ def evaluate_arm(
 
 
 def _all_cells(right: Bools, held_out: HeldOut) -> dict[str, tuple[Cell, ...]]:
-    classes, groups = held_out.classes, held_out.group_names
+    classes, groups = [storable(name) for name in held_out.classes], held_out.group_names
     of_class: list[tuple[str | None, str | None]] = [(label, None) for label in classes]
     found = {"classes": _cells(right, held_out.labels, of_class), "groups": (), "class_groups": ()}
     if held_out.groups is not None:
@@ -95,7 +95,7 @@ def compare(
 
     Args:
         arm: predictions of R runs.
-        baseline: of the R runs with the same seeds, or of one run, against which every run is held.
+        baseline: of the R runs with the same seeds, or of one run, with which every run is compared.
         held_out: the images.
         metric: what is compared.
         resamples: D, of the bootstrap, and of the permutations for other metrics than accuracy.

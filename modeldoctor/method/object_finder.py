@@ -81,12 +81,14 @@ class ObjectFinder:
         self._layers: list[Layer] = [layers[place] for place in dict.fromkeys(places.tolist())]
 
     def learn(self, annotated: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Quality:
-        """Train on annotated images, and measure on each with what the others taught.
+        """Train on annotated images, and measure on each with what the others taught; of fewer than two nothing is.
 
         Args:
             annotated: batches of indices (B,), images (B,C,H,W) and masks (B,H,W) bool.
         """
         parts = [(indices, self._cells(images).half().cpu(), masks) for indices, images, masks in annotated]
+        if sum(len(indices) for indices, _, _ in parts) < 2:
+            return _unmeasured([(indices, masks) for indices, _, masks in parts])
         indices, x, masks = (torch.cat(column) for column in zip(*parts, strict=True))
         self._mean = x.float().mean((0, 2, 3), keepdim=True).to(self._device)
         self._std = x.float().std((0, 2, 3), keepdim=True).clamp_min(1e-5).to(self._device)
@@ -156,6 +158,13 @@ class ObjectFinder:
                 chance = finder(self._inputs(some).permute(0, 2, 3, 1)).sigmoid().permute(0, 3, 1, 2)
                 parts.append(F.interpolate(chance, size=tuple(size), mode="bilinear", align_corners=False)[:, 0].cpu())
         return torch.cat(parts)
+
+
+def _unmeasured(parts: Sequence[tuple[Tensor, Tensor]]) -> Quality:
+    """Of an image by itself, or none: nothing teaches where its object is."""
+    indices, masks = parts[0] if parts else (torch.empty(0, dtype=torch.int64), torch.empty(0, 1, 1))
+    found = torch.zeros_like(masks, dtype=torch.bool)
+    return Quality(iou=0.0, by_place=0.0, by_image=np.zeros(len(found)), found=found, indices=indices.numpy())
 
 
 def _on_grid(maps: Tensor) -> Tensor:

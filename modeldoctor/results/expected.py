@@ -17,9 +17,10 @@ _SETUP = ("preprocessing", "class-order")
 
 def check_diagnosis(diagnosis: Diagnosis, expected: float | None) -> None:
     """As `check_expected`, of the images that a diagnosis examined; what it found of preprocessing is the next step."""
-    images = int(diagnosis.rows(diagnosis.examined).sum())
+    rows = diagnosis.rows(diagnosis.examined)
+    right = int((diagnosis.samples.label[rows] == diagnosis.samples.predicted[rows]).sum())
     causes = [finding.action for finding in diagnosis.findings if finding.name in _SETUP]
-    check_expected(round(diagnosis.accuracy * images), images, diagnosis.examined, expected, causes)
+    check_expected(right, int(rows.sum()), diagnosis.examined, expected, causes)
 
 
 def check_expected(right: int, images: int, split: str, expected: float | None, causes: Sequence[str] = ()) -> None:

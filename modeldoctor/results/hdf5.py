@@ -49,7 +49,7 @@ import h5py
 import numpy as np
 
 from modeldoctor.config.diagnose import DiagnoseConfig
-from modeldoctor.errors import StoreError
+from modeldoctor.errors import StoreError, storable
 from modeldoctor.results.altered import Altered
 from modeldoctor.results.checked import DAMAGED, check_attributes, check_range, check_storage
 from modeldoctor.results.diagnosis import (
@@ -112,7 +112,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
             examined=diagnosis.examined,
             wrong=diagnosis.wrong_count,
             splits=json.dumps(diagnosis.samples.splits),
-            command=_storable(diagnosis.command),
+            command=storable(diagnosis.command),
             preprocessing=json.dumps(diagnosis.preprocessing),
             explaining_s=diagnosis.explaining_s,
         )
@@ -219,12 +219,8 @@ class _Layers(Mapping[str, LayerDiagnosis]):
 
 def _write_text(group: h5py.Group, name: str, texts: Any) -> h5py.Dataset:
     """Bytes as they are; of strings, what HDF5's UTF-8 cannot hold (stray bytes of file names, NUL) is escaped."""
-    storable = [text if isinstance(text, bytes) else _storable(text).encode() for text in texts]
-    return group.create_dataset(name, data=np.array(storable, dtype=object), dtype=_TEXT)
-
-
-def _storable(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+    held = [text if isinstance(text, bytes) else storable(text).encode() for text in texts]
+    return group.create_dataset(name, data=np.array(held, dtype=object), dtype=_TEXT)
 
 
 def _write_layer(group: h5py.Group, layer: LayerDiagnosis, classes: tuple[str, ...], order: int) -> None:

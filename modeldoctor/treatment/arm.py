@@ -114,6 +114,7 @@ class Arm:
         """
         done = self._load()
         self.context.network.load_state_dict(done.network)
+        self.context.network.zero_grad(set_to_none=True)  # an arm that ended in NaN leaves a half-made step
         self.remedy.hold(self.context.network)
         with self._frozen_body():
             self._train(done)
@@ -237,16 +238,22 @@ class Arm:
         return float(np.mean((predicted == val.labels)[predicted >= 0])), score
 
     def _measure_start(self, penalty: Penalty) -> dict[tuple[str, str], float]:
-        """Each constraint's mean over the first batches, before anything is changed."""
-        sums: dict[tuple[str, str], list[float]] = {}
-        for step, batch in zip(range(_START_BATCHES), self._batches(0), strict=False):
-            logits, cuts = self.context.trainable.training_pass(batch.images, penalty.layers)
-            for key, term in penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
-                value = float(self.context.team.all_reduce(term))
-                if key[0] != "keep":  # which begins at 0
-                    sums.setdefault(key, []).append(value)
+        """Each constraint's mean over the first batches that it applies to, before anything is changed."""
+        team, found = self.context.team, dict[tuple[str, str], list[float]]()  # the keep term begins at 0
+        found |= {("channel", layer.name): [] for layer in penalty.channel_layers}
+        found |= {("space", layer.name): [] for layer in penalty.space_layers}
+        for step, batch in enumerate(self._batches(0)):
+            # Of few annotated images the first may come late.
+            if step < _START_BATCHES or int(team.all_reduce(batch.annotated.sum())):
+                logits, cuts = self.context.trainable.training_pass(batch.images, penalty.layers)
+                for key, term in penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
+                    value = float(team.all_reduce(term))
+                    if key in found and len(found[key]) < _START_BATCHES:
+                        found[key].append(value)
+            if all(len(values) == _START_BATCHES for values in found.values()):
+                break
         self.context.network.load_state_dict(self.context.original)  # the passes moved BatchNorm's statistics
-        return {key: max(float(np.mean(values)), 1e-12) for key, values in sums.items()}
+        return {key: max(float(np.mean(values)), 1e-12) for key, values in found.items() if values}
 
     def _batches(self, epoch: int) -> Iterator[TrainingBatch]:
         context, remedy = self.context, self.remedy

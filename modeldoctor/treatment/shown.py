@@ -23,7 +23,7 @@ from modeldoctor.results.maps import TrialMaps, write_maps
 from modeldoctor.runtime.memory import BatchLimit
 from modeldoctor.treatment.arm import TrialContext, answered
 from modeldoctor.treatment.arm_state import ArmState
-from modeldoctor.treatment.subsets import Subset, unusable
+from modeldoctor.treatment.subsets import Subset, look_at_mask
 from modeldoctor.zoo import Classifier
 
 SHOWN = 6
@@ -91,7 +91,7 @@ def show_arms(
     if not len(rows):
         return None
     chosen = indices[rows]
-    usable = [index for index in chosen.tolist() if unusable(part.images, index) is None]
+    usable = [index for index in chosen.tolist() if look_at_mask(part.images, index)[0] is None]
     (batch,) = make_loader(part.images.masked_at(usable), chosen, batch_size=len(chosen), workers=0)
     images, keys = batch.images.to(device), batch.indices.tolist()
     masks: Sequence[Tensor | None] = batch.masks or [None] * len(keys)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,8 +129,12 @@ def split_subsets(splits: Mapping[str, AnySet], *, seed: int = 0) -> Splits:
         DataError: there is no split to train on, a split is a stream, or too few to choose or prove by.
     """
     files = {name: random_access(images) for name, images in splits.items()}
-    if "train" not in files and len(files) > 1:
-        raise DataError(f"splits {', '.join(splits)}", where="the data", expected="a split called train")
+    if "train" not in files and (len(files) > 1 or not files.keys().isdisjoint(("val", "test"))):
+        raise DataError(
+            f"no split to train on: {', '.join(splits)}", where="the data",
+            expected="a split called train, or images without splits, of which some are held back",
+            hint="add the training images; or name the folder of the split itself, to train on a part of it",
+        )  # fmt: skip
     train = _whole(files.get("train") or next(iter(files.values())))
     if "val" in files:
         val = _whole(files["val"])
@@ -306,12 +311,13 @@ def annotated_images(train: Subset, diagnosis: Diagnosis, config: TreatConfig) -
     has_mask[train.indices] = train.has_mask
     matched, invalid = int(has_mask.sum()), dict[int, str]()
     predicted, confidence = as_diagnosed(train, diagnosis)
+    look = cache(partial(look_at_mask, train.images))
     while True:
         chosen = choose_to_annotate(
             train.images.labels, predicted, confidence, has_mask, per_class=config.space.annotated_per_class,
             num_classes=len(diagnosis.classes),
         )  # fmt: skip
-        looked = {index: _look_at_mask(train.images, index) for index in chosen.tolist()}
+        looked = {index: look(index) for index in chosen.tolist()}
         wrong = {index: text for index, (text, _) in looked.items() if text is not None}
         if not wrong:
             break
@@ -383,13 +389,8 @@ def as_diagnosed(train: Subset, diagnosis: Diagnosis) -> Predicted:
     return Predicted(predicted, confidence)
 
 
-def unusable(images: ImageSet, index: int) -> str | None:
-    """Why an image or its mask cannot be used; None if they can."""
-    return _look_at_mask(images, index)[0]
-
-
-def _look_at_mask(images: ImageSet, index: int) -> tuple[str | None, bool]:
-    """Why an image or its mask cannot be used, and whether the mask covers all that the network sees."""
+def look_at_mask(images: ImageSet, index: int) -> tuple[str | None, bool]:
+    """Why an image or its mask cannot be used (None if they can), and whether the mask covers all that is seen."""
     try:
         sample = images[index]
     except MaskError as error:

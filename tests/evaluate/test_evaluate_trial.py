@@ -17,6 +17,7 @@ from modeldoctor.config.treat import Metric
 from modeldoctor.errors import StoreError
 from modeldoctor.evaluate import (
     HeldOut,
+    Predictions,
     build_trial,
     compare,
     evaluate_arm,
@@ -238,3 +239,12 @@ def test_of_twenty_trials_with_nothing_to_gain_at_most_one_is_called_improved() 
         found.append(trial.ruling.outcome)
     assert found.count("improved") <= 1
     assert found.count("no-benefit") >= 15
+
+
+def test_a_class_whose_folder_s_name_holds_stray_bytes_is_in_the_file_as_a_diagnosis_has_it(tmp_path: Path) -> None:
+    labels = np.array([0, 1] * 20)
+    held_out = HeldOut(labels=labels, classes=("caf\udce9", "tea"))
+    arms = [Predictions(arm=name, seeds=(0,), predicted=labels[None]) for name in ("original", "treat", "continue")]
+    write_trial(build_trial(arms, held_out, resamples=10, provenance={}), tmp_path / "trial.json")
+    names = [cell.label for cell in read_trial(tmp_path / "trial.json").arms[0].classes]
+    assert names == ["caf\\udce9", "tea"]

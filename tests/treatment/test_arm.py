@@ -1,0 +1,82 @@
+"""One run of an arm, on stand-ins for all that it does not do itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modeldoctor.runtime.distributed import Team
+from modeldoctor.treatment.arm import Arm
+from modeldoctor.treatment.arm_state import ArmState
+from modeldoctor.treatment.remedies import Remedy
+
+LAYER = SimpleNamespace(name="conv")
+
+
+class Trainable:
+    """Counts its passes; a batch's images are a number."""
+
+    def __init__(self) -> None:
+        self.passed: list[float] = []
+
+    def training_pass(self, images: Tensor, layers: object) -> tuple[Tensor, list[Any]]:
+        self.passed.append(float(images))
+        return images, []
+
+
+class Penalty:
+    """The channel constraint is the batch's number, the space constraint ten times that where there are masks."""
+
+    channel_layers = space_layers = layers = (LAYER,)
+
+    def terms(self, logits: Tensor, cuts: object, batch: Any, seed: int) -> dict[tuple[str, str], Tensor]:
+        terms = {("channel", "conv"): logits, ("keep", "conv"): logits * 0}
+        return terms | ({("space", "conv"): 10 * logits} if batch.annotated.any() else {})
+
+
+def made(**context: Any) -> Arm:
+    network = nn.Linear(1, 1)
+    usual = {"network": network, "original": network.state_dict(), "team": Team(), "states": Path("nowhere")}
+    return Arm(
+        name="treat", seed=0, context=SimpleNamespace(**(usual | context)), config=SimpleNamespace(), remedy=Remedy(),
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("masked", "passed", "space"),
+    [
+        (set(range(12)), [0, 1, 2, 3], (0 + 10 + 20 + 30) / 4),
+        ({5, 9}, [0, 1, 2, 3, 5, 9], (50 + 90) / 2),
+        ({1, 4, 6, 7, 8}, [0, 1, 2, 3, 4, 6, 7], (10 + 40 + 60 + 70) / 4),
+    ],
+)
+def test_each_constraint_is_measured_on_the_first_batches_that_it_applies_to(
+    monkeypatch: pytest.MonkeyPatch, masked: set[int], passed: list[float], space: float
+) -> None:
+    def batches(arm: Arm, epoch: int) -> Iterator[Any]:
+        for number in range(12):
+            yield SimpleNamespace(images=torch.tensor(float(number)), annotated=torch.tensor([number in masked]))
+
+    trainable = Trainable()
+    monkeypatch.setattr(Arm, "_batches", batches)
+    start = made(trainable=trainable)._measure_start(Penalty())  # type: ignore[arg-type]
+    assert start == {("channel", "conv"): (0 + 1 + 2 + 3) / 4, ("space", "conv"): space}
+    assert trainable.passed == passed
+
+
+def test_no_gradient_is_left_of_the_arm_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm, seen = made(), list[Any]()
+    for parameter in arm.context.network.parameters():
+        parameter.grad = torch.ones_like(parameter)  # as an accumulated step leaves it that ended in NaN
+    monkeypatch.setattr(Arm, "_load", lambda self: ArmState(network=self.context.original))
+    monkeypatch.setattr(
+        Arm, "_train", lambda self, done: seen.extend(p.grad for p in self.context.network.parameters())
+    )
+    arm.run()
+    assert seen == [None, None]
