@@ -35,15 +35,12 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeldoctor import graph
 from modeldoctor.checkpoint import read_checkpoint
 from modeldoctor.checkpoint.write import treated_path, write_checkpoint
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ModelDoctorError, ModelDoctorWarning
 from modeldoctor.graph import select_layers
-from modeldoctor.graph import trainable as trainable_graphs
-from modeldoctor.graph.capture import Captured, capture
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
 from modeldoctor.method.constraints import channel_constraint, runner_up, space_constraint
@@ -279,25 +276,9 @@ def run_one(arch: str, options: dict[str, Any], tell: Callable[[Outcome], None] 
     return outcome
 
 
-def export_once() -> None:
-    """Let diagnosis and training share one exported graph, which takes most of the time of so small a run."""
-    done: dict[tuple[Any, ...], Captured] = {}
-
-    def once(network: nn.Module, example: Tensor) -> Captured:
-        # Hooks put auxiliary heads behind the logits, which is another graph.
-        key = (id(network), example.shape, len(network._forward_hooks))
-        if key not in done:
-            done[key] = capture(network, example)
-        return done[key]
-
-    for module in (graph, trainable_graphs):
-        module.capture = once  # type: ignore[attr-defined]
-
-
 def _child(arch: str, options: dict[str, Any], answer: Connection) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    export_once()
     answer.send(run_one(arch, options, answer.send))
 
 

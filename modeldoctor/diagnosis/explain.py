@@ -69,7 +69,7 @@ class Probe:
 
 
 class Evidence(NamedTuple):
-    """What was measured on one image; NaN where it was not. See `records.Misdiagnosis` for the terms.
+    """What was measured on one image; NaN where it was not. See `results.diagnosis.Misdiagnosis` for the terms.
 
     `stability` and `fallback` have D values.
     """

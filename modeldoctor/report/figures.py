@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def write_figures(results: Results, folder: Path) -> tuple[Path, ...]:
     Raises:
         UsageError: matplotlib is missing, or the folder holds other files.
     """
-    figures = dict(_figures(results))
+    pyplot, figures = load_pyplot(), dict(_figures(results))
     paths = [folder / f"{name}.{ending}" for name in figures for ending in FORMATS]
     foreign = (
         sorted({path.name for path in folder.iterdir()} - {path.name for path in paths}) if folder.exists() else []
@@ -45,26 +46,30 @@ def write_figures(results: Results, folder: Path) -> tuple[Path, ...]:
             expected="a new folder, or that of an earlier report on the same layers",
         )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        with written_aside(path) as aside:
-            figures[path.stem].savefig(aside, format=path.suffix[1:], dpi=_DPI)
-    for figure in figures.values():
-        load_pyplot().close(figure)
+    for name, draw in figures.items():
+        figure = draw()
+        try:
+            for ending in FORMATS:
+                with written_aside(folder / f"{name}.{ending}") as aside:
+                    figure.savefig(aside, format=ending, dpi=_DPI)
+        finally:
+            pyplot.close(figure)
     return tuple(paths)
 
 
-def _figures(results: Results) -> Iterator[tuple[str, Figure]]:
+def _figures(results: Results) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Names, and how each is drawn: one figure of each layer is open at a time."""
     diagnosis = results.diagnosis
     if diagnosis is not None:
-        yield "accuracy", _plot_classes(diagnosis)
-        yield "confusion", _plot_confusion(diagnosis)
+        yield "accuracy", partial(_plot_classes, diagnosis)
+        yield "confusion", partial(_plot_confusion, diagnosis)
         for layer in diagnosis.layers:
             name = re.sub(r"[^\w.-]", "_", layer)
-            yield f"kernels-{name}", plot_kernels(diagnosis, layer)
+            yield f"kernels-{name}", partial(plot_kernels, diagnosis, layer)
         if diagnosis.shown is not None and len(diagnosis.shown.sample):
-            yield "wrong", plot_wrong(diagnosis)
+            yield "wrong", partial(plot_wrong, diagnosis)
     if results.trial is not None:
-        yield "trial", _plot_trial(results.trial)
+        yield "trial", partial(_plot_trial, results.trial)
 
 
 def _plot_classes(diagnosis: Diagnosis) -> Figure:

@@ -9,7 +9,7 @@ import numpy as np
 
 from modeldoctor.report.pictures import small_picture
 from modeldoctor.results.diagnosis import Diagnosis, Misdiagnosis
-from modeldoctor.results.summary import confusion, image_record
+from modeldoctor.results.summary import image_record, images_by_class
 from modeldoctor.results.verdicts import most_telling, sentence_of
 
 _PAIRS = 8
@@ -63,14 +63,16 @@ class ClassImages:
 
 def confusions(diagnosis: Diagnosis) -> list[Confusion]:
     """The pairs of classes that most images are taken for each other in, with their direction."""
-    counts = confusion(diagnosis, diagnosis.rows(diagnosis.examined))
-    images = counts.sum(axis=1)
-    np.fill_diagonal(counts, 0)
+    samples, rows, number = diagnosis.samples, diagnosis.rows(diagnosis.examined), len(diagnosis.classes)
+    wrong = rows & (samples.label != samples.predicted)
+    # Of very many classes not all pairs could be held in memory.
+    pairs, counts = np.unique(
+        samples.label[wrong].astype(np.int64) * number + samples.predicted[wrong], return_counts=True
+    )
+    images, _ = images_by_class(diagnosis, rows)
     found = []
-    for place in np.argsort(-counts, axis=None, kind="stable")[:_PAIRS].tolist():
-        label, predicted = divmod(place, len(counts))
-        if not counts[label, predicted]:
-            break
+    for place in np.argsort(-counts, kind="stable")[:_PAIRS].tolist():
+        label, predicted = divmod(int(pairs[place]), number)
         verdicts = Counter(
             image.verdict
             for image in diagnosis.misdiagnosed
@@ -78,7 +80,7 @@ def confusions(diagnosis: Diagnosis) -> list[Confusion]:
         )  # fmt: skip
         said = "".join(f"{verdict} ({number})" for verdict, number in verdicts.most_common(1))
         names = diagnosis.classes[label], diagnosis.classes[predicted]
-        found.append(Confusion(*names, int(counts[label, predicted]), int(images[label]), said))
+        found.append(Confusion(*names, int(counts[place]), int(images[label]), said))
     return found
 
 

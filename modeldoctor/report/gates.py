@@ -81,7 +81,7 @@ def _number(text: str, gate: str, option: str) -> float:
 
 
 def check_gates(gates: Sequence[Gate], report: dict[str, Any]) -> tuple[GateResult, ...]:
-    """Hold each gate against a report.
+    """Compare each gate with a report.
 
     Args:
         gates: from `parse_gates`.

@@ -17,7 +17,7 @@ class Model(BaseModel):
 
 
 class KernelFigures(Model):
-    """One kernel that carries a wrong prediction; see `records.Kernel`."""
+    """One kernel that carries a wrong prediction; see `results.diagnosis.Kernel`."""
 
     channel: int
     size: Number
@@ -28,7 +28,7 @@ class KernelFigures(Model):
 
 
 class ImageFigures(Model):
-    """One wrong image; see `records.Misdiagnosis`."""
+    """One wrong image; see `results.diagnosis.Misdiagnosis`."""
 
     path: str
     label: str
@@ -77,7 +77,7 @@ class FindingFigures(Model):
 
 
 class LimitFigures(Model):
-    """What 95% of right, confident predictions stay within; see `records.Limits`."""
+    """What 95% of right, confident predictions stay within; see `results.diagnosis.Limits`."""
 
     layer: str
     noise_range: Number

@@ -98,12 +98,9 @@ def _comparison(report: Report) -> Iterator[str]:
         f"Of {counted(images.common, 'image')} in both, {images.turned_right} turned right and "
         f"{images.turned_wrong} turned wrong (McNemar's exact test: p = {images.p_value:.2g})."
     )
-    moved = sorted(
-        (change_of_class for change_of_class in change.classes if change_of_class.images),
-        key=lambda row: row.after - row.before,
-    )
+    worse = sorted((row for row in change.classes if row.after < row.before), key=lambda row: row.after - row.before)
     yield from _table("Classes that lost most", ["class", "before", "after"], [
-        [text(row.name), percent(row.before), percent(row.after)] for row in moved[:_ROWS] if row.after < row.before
+        [text(row.name), percent(row.before), percent(row.after)] for row in worse[:_ROWS]
     ])  # fmt: skip
 
 

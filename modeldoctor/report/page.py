@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -167,11 +168,19 @@ def _class_rows(report: Report) -> list[ClassRow]:
             marks = [("before", "arm-0", _estimate(earlier[row.name]))] if row.name in earlier else []
             name = "after" if report.before else report.diagnosis.examined
             rows.append(ClassRow(row.name, row.images, (*marks, (name, "arm-1", _estimate(row))), verdicts[row.name]))
-    return sorted(rows, key=lambda row: (row.images == 0, row.marks[0][2].value, row.name))
+    return sorted(rows, key=_lowest_first)
+
+
+def _lowest_first(row: ClassRow) -> tuple[bool, bool, float, str]:
+    """The place of a class in the table; what the first network was not measured on comes last."""
+    value = row.marks[0][2].value
+    return row.images == 0, math.isnan(value), 0.0 if math.isnan(value) else value, row.name
 
 
 def _trial_rows(trial: Trial, verdicts: dict[str, str]) -> list[ClassRow]:
-    arms = sorted(trial.arms, key=lambda arm: arm_style(arm.arm))
+    # The original and the remedy that the outcome is about come first: the change is of the one to the other.
+    first = ("original", trial.ruling.against_original.arm)
+    arms = sorted(trial.arms, key=lambda arm: first.index(arm.arm) if arm.arm in first else len(first))
     return [
         ClassRow(
             str(cells[0].label),

@@ -151,8 +151,8 @@ def _find_diagnosis(folder: Path, run: Path | None, config: dict[str, Any] | Non
     named = (config or {}).get("diagnosis")
     candidates = [base / run_directory.DIAGNOSIS for base in (run, folder) if base]
     if named:
-        # A relative path counts from where `treat` was run, which is not known any more.
-        bases = [Path(), *([run, *run.absolute().parents] if run else [])]
+        # A relative path counts from the run; in older files from where `treat` was run, which is not known any more.
+        bases = [*([run] if run else []), Path(), *(run.absolute().parents if run else [])]
         candidates = [base / named for base in bases] + candidates
     if len(files := sorted(folder.glob("*.h5"))) == 1 and run is None:
         candidates += files

@@ -23,7 +23,7 @@ a new schema number.
   `noise_range` (D) f4.
 - `/misdiagnosed` MUST hold `sample`, `label`, `predicted`, `resembles` i4 (-1: none), `confidence`, `strength`,
   `stability`, `fallback`, `background_share`, `foreign_share`, `resemblance` f4, `verdict` (string), (M) each, and
-  `/misdiagnosed/kernels` the fields of `records.Kernel` as (M,E), channel -1 where there are fewer. It MAY have the
+  `/misdiagnosed/kernels` the fields of `diagnosis.Kernel` as (M,E), channel -1 where there are fewer. It MAY have the
   attribute `limits` (JSON of `Limits`), and the further fields of `Misdiagnosis`, f4 or i4 (NaN or -1: not measured).
 - `/findings` MAY hold what was found of the whole network and its data: JSON of `Finding`, one string each.
 - `/broken` MUST hold `path` and `reason` of unreadable images.

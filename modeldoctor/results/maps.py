@@ -49,7 +49,7 @@ class TrialMaps:
         outline: (P,h,w), True on the object; all False without a mask.
         predicted: (A,P), class indices.
         confidence: (A,P), softmax of the prediction.
-        contribution, derivative, grad_cam: (A,P,H,W), as in `records.Shown`, of each arm's own prediction.
+        contribution, derivative, grad_cam: (A,P,H,W), as in `pictures.Shown`, of each arm's own prediction.
         background_share: (A,P), share of the contribution outside the object; NaN without a mask.
     """
 

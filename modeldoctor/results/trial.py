@@ -155,7 +155,8 @@ class Comparison(Record):
         arm, baseline: their names.
         metric: what is compared.
         difference: arm less baseline, with the paired bootstrap interval over images and seeds.
-        p_value: of the two-sided paired sign-flip test over images, all seeds pooled.
+        p_value: two-sided, all seeds pooled; of the paired sign-flip test over images, for other metrics than accuracy
+            of the test that swaps the two arms' predictions image by image.
         mcnemar: of every seed, on right and wrong whatever the metric.
     """
 

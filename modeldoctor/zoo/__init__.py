@@ -49,7 +49,7 @@ class Classifier:
     notes: tuple[str, ...]
     """What was assumed where neither the user nor the file said it, as sentences."""
     training: Mapping[str, float | int | str | bool] = field(default_factory=dict)
-    """What the file says of its own training, under the names of `checkpoint_metadata.TRAINING`."""
+    """What the file says of its own training, under the names of `checkpoint.metadata.TRAINING`."""
     options: Mapping[str, str | list[str]] = field(default_factory=dict)
     """What the user said of the network and its preprocessing, as options of the command line without their dashes; a
     list where one is repeated."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from conftest import make_diagnosis
+from matplotlib import pyplot
 from PIL import Image
 from stored_results import with_pictures, write_run
 
@@ -34,6 +36,15 @@ def test_every_figure_is_an_svg_and_a_png(tmp_path: Path) -> None:
         else:
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
     make_report(tmp_path / "d.h5", figures=tmp_path / "figures", formats=["json"])  # again, in their place
+
+
+def test_one_figure_is_open_at_a_time_however_many_layers_there_are(tmp_path: Path) -> None:
+    write_diagnosis(make_diagnosis(), tmp_path / "d.h5")
+    pyplot.close("all")
+    with mpl.rc_context({"figure.max_open_warning": 1}), warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # matplotlib's own, of the second
+        make_report(tmp_path / "d.h5", figures=tmp_path / "figures", formats=["json"])
+    assert not pyplot.get_fignums()
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:

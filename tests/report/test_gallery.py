@@ -34,6 +34,12 @@ def test_confusions_keep_their_direction_and_count_all_wrong_images() -> None:
     assert [(one.wrong, one.verdict) for one in unexplained] == [(1, "")] * 4
 
 
+def test_confusions_of_so_many_classes_that_no_table_of_all_pairs_fits_into_memory() -> None:
+    diagnosis = make_diagnosis(classes=tuple(map(str, range(300_000))))
+    found = [(one.label, one.predicted, one.wrong, one.images) for one in confusions(diagnosis)]
+    assert found == [("0", "1", 1, 3), ("0", "2", 1, 3), ("1", "0", 1, 2), ("2", "1", 1, 1)]
+
+
 def test_every_class_with_a_wrong_image_has_them_with_their_evidence() -> None:
     cat, quoted, naive = make_diagnosis().classes
     found = images_of_classes(make_diagnosis())

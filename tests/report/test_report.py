@@ -137,6 +137,21 @@ def test_a_diagnosis_of_another_checkpoint_is_left_out_and_said(run: Path) -> No
     assert "is of another checkpoint" in words(html)
 
 
+def test_the_path_of_a_diagnosis_counts_from_the_run_and_not_from_where_the_report_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "mine" / "run", gain=0.3)
+    (run / "diagnosis.h5").rename(run.parent / "named.h5")
+    config = (run / "config.yaml").read_text().replace("diagnosis: null", "diagnosis: ../named.h5")
+    (run / "config.yaml").write_text(config)
+    elsewhere = tmp_path / "other" / "here"
+    elsewhere.mkdir(parents=True)
+    write_diagnosis(make_diagnosis(checkpoint_sha256="00" * 32), elsewhere.parent / "named.h5")
+    monkeypatch.chdir(elsewhere)
+    _, content, _ = made(run)
+    assert Path(content["diagnosis"]["file"]).resolve() == (run.parent / "named.h5").resolve()
+
+
 def test_a_diagnosis_of_an_older_version_is_reported_without_pictures(tmp_path: Path) -> None:
     html, content, _ = made(OLD, output=tmp_path)
     assert content["kind"] == "diagnosis"

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import make_diagnosis
+from report_files import made
 
 from modeldoctor.report import make_report
 from modeldoctor.results.hdf5 import write_diagnosis
+
+
+def test_a_class_without_images_before_is_in_no_list_of_losses_and_disturbs_none(tmp_path: Path) -> None:
+    """Before, class 0 is right on 2 of 3 images and class 2 on its one, class 1 has none; after, all are wrong."""
+    samples = make_diagnosis().samples
+    label = samples.label.copy()
+    label[[7, 8]] = 2
+    early = replace(samples, label=label, predicted=np.where(np.arange(10) == 4, 1, label))
+    late = replace(samples, predicted=(samples.label + 1) % 3)
+    for name, part, sha in (("before", early, "ab"), ("after", late, "cd")):
+        wrong = int((part.label != part.predicted)[4:].sum())
+        diagnosis = make_diagnosis(samples=part, misdiagnosed=(), wrong_count=wrong, checkpoint_sha256=sha * 32)
+        write_diagnosis(diagnosis, tmp_path / f"{name}.h5")
+    html, _, markdown = made(tmp_path / "before.h5", tmp_path / "after.h5", output=tmp_path / "page")
+    rows = [line.split(" | ")[1:] for line in markdown.partition("Classes that lost most")[2].splitlines()[4:6]]
+    assert rows == [["100.0%", "0.0% |"], ["66.7%", "0.0% |"]]
+    names = re.findall(
+        r'<tr><td class="name"><bdi[^>]*>(.*?)</bdi>', html.partition('table class="sortable classes"')[2]
+    )
+    assert [name[0] for name in names[:3]] == ["c", "&", "a"]  # 66.7%, 100%, not measured; the third name is escaped
+
 
 OTHER = {"input_size": [3, 32, 32], "mean": [0.4, 0.5, 0.5], "resize_mode": "squash"}
 

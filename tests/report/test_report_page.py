@@ -19,7 +19,7 @@ from stored_results import HOSTILE, hostile_diagnosis, make_trial, with_pictures
 from modeldoctor.report import make_report
 from modeldoctor.report.wording import unbroken
 from modeldoctor.results.hdf5 import write_diagnosis
-from modeldoctor.results.trial import write_trial
+from modeldoctor.results.trial import read_trial, write_trial
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -162,3 +162,20 @@ def test_the_map_of_confusions_keeps_their_direction(tmp_path: Path) -> None:
     rows = re.findall(r'<bdi title="(.)', html.partition('<div class="rows">')[2].partition("</ol>")[0])
     place = [rows.index(first) for first in "ca&"]  # the names' first letters; the third is escaped
     assert bright == {(place[label], place[taken]) for label, taken in ((0, 1), (0, 2), (1, 0), (2, 1))}
+
+
+def test_the_change_by_class_is_of_the_remedy_that_the_outcome_is_about(tmp_path: Path) -> None:
+    """It is not called `treat`, and stands before `continue`, which is like the original."""
+    run = write_run(tmp_path / "run", gain=0.3)
+    stored = (run / "trial.json").read_text(encoding="utf-8").replace('"treat"', '"last-layer"')
+    (run / "trial.json").write_text(stored, encoding="utf-8")
+    table = made(run)[0].partition('<table class="sortable classes">')[2].partition("</table>")[0]
+    heads = re.findall(r'<th class="number"[^>]*>([^<]+)</th>', table)
+    assert heads == ["images", "original", "last-layer", "change"]
+    trial = read_trial(run / "trial.json")
+    gains = [
+        after.accuracy.value - before.accuracy.value
+        for before, after in zip(trial["original"].classes, trial["last-layer"].classes, strict=True)
+    ]
+    changes = re.findall(r'data-label="change"[^>]*>([^<]+)</td>', table)
+    assert sorted(changes) == sorted(f"{100 * gain:+.1f}" for gain in gains)
