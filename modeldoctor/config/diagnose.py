@@ -11,6 +11,10 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 ResizeMode = Literal["shortest", "squash", "pad"]
 
 
+CHANGE_NO_FIGURE = {"batch_size", "workers", "device", "memory", "expect_accuracy"}
+"""Options of a diagnosis: with others of these an interrupted one can be resumed, and two can be compared."""
+
+
 class Model(BaseModel):
     """Unknown keys are refused, nothing is NaN, and nothing changes."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.config.diagnose import CHANGE_NO_FIGURE, DiagnoseConfig
 from modeldoctor.data import ImageSet
 from modeldoctor.data.identity import Stamps, identify_data
 from modeldoctor.data.outputs import AnySet
@@ -22,9 +22,6 @@ from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit, default_budget
 from modeldoctor.zoo import Classifier
-
-_CHANGE_NO_FIGURE = {"batch_size", "workers", "device", "memory", "expect_accuracy"}
-
 
 _SEVERAL = 3
 """Masks, at least, that must look exchanged."""
@@ -175,7 +172,7 @@ def open_state(
         StoreError: the state to resume is damaged or of another run.
     """
     fingerprint = fingerprint_of(
-        config.model_dump(exclude=_CHANGE_NO_FIGURE),
+        config.model_dump(exclude=CHANGE_NO_FIGURE),
         network.checkpoint_sha256,
         network.arch,
         network.preprocessing.model_dump(),

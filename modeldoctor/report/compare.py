@@ -6,9 +6,11 @@ Shapes: N classes, K channels.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
+from modeldoctor.config.diagnose import CHANGE_NO_FIGURE
 from modeldoctor.errors import counted
 from modeldoctor.evaluate.statistics import mcnemar
 from modeldoctor.report.collect import diagnosis_figures, key_figures
@@ -72,7 +74,7 @@ def _changes(
         same_checkpoint=before.checkpoint_sha256 == after.checkpoint_sha256,
         same_preprocessing=before.preprocessing == after.preprocessing
         or not (before.preprocessing and after.preprocessing),
-        same_settings=before.config == after.config,
+        same_settings=_what_counts(before) == _what_counts(after),
         images=_images(before, after),
         classes=tuple(
             ClassChange(name=name, images=value.images, before=old[name].accuracy, after=value.accuracy)
@@ -83,6 +85,11 @@ def _changes(
         classes_new=tuple(name for name in new if name not in old),
         layers=tuple(_layers(before, after)),
     )
+
+
+def _what_counts(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The settings that figures depend on."""
+    return diagnosis.config.model_dump(exclude=CHANGE_NO_FIGURE)
 
 
 def _images(before: Diagnosis, after: Diagnosis) -> ImageChanges:

@@ -48,6 +48,7 @@ class Arms:
     def __init__(self, context: TrialContext, diagnosis: Diagnosis, history: History):
         self._context, self._diagnosis, self._history = context, diagnosis, history
         self._rows: dict[tuple[Layer, ...], dict[str, BatchLimit]] = {}
+        self._kernels: dict[tuple[Layer, ...], dict[str, Tensor]] = {}
         self._keep: Keep | None = None
         self.annotations: dict[str, int] = {}
         self._predicted = as_diagnosed(context.splits.train, diagnosis)
@@ -194,7 +195,12 @@ class Arms:
         return self._rows[layers]
 
     def _correlated(self, layers: tuple[Layer, ...], config: TreatConfig) -> dict[str, Tensor]:
-        """By layer (N,K), the kernels that a class may depend on."""
+        """By layer (N,K), the kernels that a class may depend on; the same for every arm and seed."""
+        if layers not in self._kernels:
+            self._kernels[layers] = self._find_correlated(layers, config)
+        return self._kernels[layers]
+
+    def _find_correlated(self, layers: tuple[Layer, ...], config: TreatConfig) -> dict[str, Tensor]:
         threshold = self._diagnosis.config.threshold
         found = {layer.name: torch.from_numpy(self._diagnosis[layer.name].correlated(threshold)) for layer in layers}
         if not config.channel.exclude_background or not layers:

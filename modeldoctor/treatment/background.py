@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeldoctor.data import make_loader
+from modeldoctor.data.found_masks import annotated_batches
 from modeldoctor.graph import Layer
 from modeldoctor.graph.trainable import TrainableNetwork
 from modeldoctor.method.attribution import Attribution, attribute
@@ -51,13 +51,15 @@ def background_shares(
     """
     kind = Attribution.GRADIENT_X_ACTIVATION
     sums = {layer.name: torch.zeros(2, classes, layer.channels, dtype=torch.float64) for layer in layers}
-    for batch in make_loader(train.images, annotated, batch_size=batch_size):
-        masks = torch.stack([mask for mask in batch.masks or [] if mask is not None]).to(device)
-        labels = batch.labels.to(device)
-        for cut in trainable.eval_cuts(batch.images.to(device), layers):
+    for indices, images, object_masks in annotated_batches(
+        train.images, annotated, batch_size=batch_size, device=device
+    ):
+        masks, own = object_masks.to(device), torch.from_numpy(train.images.labels[indices.numpy()])
+        labels = own.to(device)
+        for cut in trainable.eval_cuts(images.to(device), layers):
             found = attribute(cut, labels[None], None, {kind: 1}, BatchLimit(len(labels), cut.layer.name))
             values = found[kind][0].detach()
             outside = background_cells(masks, expand_px, (values.shape[2], values.shape[3]))[:, None]
             parts = torch.stack([(values * outside).sum((2, 3)), values.sum((2, 3))])
-            sums[cut.layer.name].index_add_(1, batch.labels, parts.cpu().double())
+            sums[cut.layer.name].index_add_(1, own, parts.cpu().double())
     return {name: torch.where(total > 0, outside / total, torch.nan) for name, (outside, total) in sums.items()}

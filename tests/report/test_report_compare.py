@@ -36,6 +36,23 @@ def test_a_class_without_images_before_is_in_no_list_of_losses_and_disturbs_none
     assert [name[0] for name in names[:3]] == ["c", "&", "a"]  # 66.7%, 100%, not measured; the third name is escaped
 
 
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [({"workers": 3, "device": "cpu", "batch_size": 99, "memory": 2**30, "expect_accuracy": 0.5}, True),
+     ({"threshold": 0.4}, False), ({"seed": 9}, False)],
+)  # fmt: skip
+def test_only_settings_that_change_a_figure_are_said_to_differ(
+    tmp_path: Path, changes: dict[str, Any], same: bool
+) -> None:
+    before = make_diagnosis()
+    write_diagnosis(before, tmp_path / "before.h5")
+    write_diagnosis(make_diagnosis(config=before.config.model_copy(update=changes)), tmp_path / "after.h5")
+    report = make_report(tmp_path / "before.h5", tmp_path / "after.h5", output=tmp_path / "page").report
+    assert report.comparison is not None
+    assert report.comparison.same_settings is same
+    assert any("different settings" in note for note in report.notes) is not same
+
+
 OTHER = {"input_size": [3, 32, 32], "mean": [0.4, 0.5, 0.5], "resize_mode": "squash"}
 
 

@@ -58,3 +58,29 @@ def test_equals_a_loop_over_images(tmp_path: Path) -> None:
     assert found.numpy() == pytest.approx(wanted, rel=1e-4, nan_ok=True)
     assert torch.isnan(found[2]).all()
     assert 0 < np.nanmin(wanted) < np.nanmax(wanted) < 1
+
+
+def test_an_image_that_can_no_longer_be_read_counts_for_nothing(tmp_path: Path) -> None:
+    """It is a batch of its own, which then holds none."""
+    for folder in ("images/a", "masks/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(2):
+            square = np.zeros((8, 8), dtype=np.uint8)
+            square[2:6, 2 : 6 + number] = 255
+            Image.fromarray(square).save(tmp_path / folder / f"{number}.png")
+    preprocessing = Preprocessing(input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
+    images = open_data(tmp_path / "images", preprocessing=preprocessing, masks=tmp_path / "masks")["all"]
+    trainable = TrainableNetwork(randomised(Dense()), torch.randn(2, 3, 8, 8))
+    layers, part = select_layers(trainable.layers, "conv"), Subset(images=images, indices=np.arange(2))
+
+    def shares(annotated: list[int]) -> np.ndarray:
+        found = background_shares(
+            trainable, layers, part, np.array(annotated), classes=4, expand_px=0, batch_size=1,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+        return found["conv"].numpy()
+
+    alone = shares([1])
+    (tmp_path / "images" / "a" / "0.png").unlink()
+    np.testing.assert_array_equal(shares([0, 1]), alone)
+    assert np.isfinite(alone[0]).any()
