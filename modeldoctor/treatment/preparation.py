@@ -139,7 +139,9 @@ def check_new(config: TreatConfig, resume: bool, *, diagnosed: bool = False) -> 
     ]
     root = data.root if Path(data.path).is_file() else None
     check_outputs(written, (config.checkpoint, data.path, root, data.masks, data.groups))
-    left = next((path for path in written if path.exists()), None)
+    # The treated file's ending is that of the weights, which may be another than the checkpoint's name has.
+    treated = (folder / run_directory.TREATED, *folder.glob(f"{run_directory.TREATED}.*"))
+    left = next((path for path in (*written, *treated) if path.exists()), None)
     if left and not resume:
         raise UsageError(
             f"there is a file of another run: {left.name}",

@@ -114,7 +114,8 @@ def test_the_gates_file_replaces_nothing_of_a_run_nor_of_others(folder: Path) ->
 def test_a_treatment_keeps_what_lies_in_its_folder(clinic: Clinic, folder: Path) -> None:
     run = folder / "run"
     run.mkdir()
-    for name in ("treated.pt", "maps.h5"):
+    # A checkpoint called model.pth.tar, or one of safetensors by any name, is treated into a file of that ending.
+    for name in ("treated.pt", "maps.h5", "treated.pth.tar", "treated.safetensors", "treated"):
         (run / name).write_text("theirs")
         config = load_treat_config(None, [], checkpoint=clinic.checkpoint, data__path=str(clinic.data), output=run)
         with pytest.raises(UsageError):
