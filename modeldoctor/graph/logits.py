@@ -42,24 +42,25 @@ def refuse_unsteady(network: nn.Module, images: Tensor) -> None:
     """Refuse a network whose figures of one image would depend on the others in its batch, or on chance.
 
     BatchNorm without running statistics normalises by the batch in eval mode, too; dropout that ignores the mode makes
-    every pass another one. No figure of such a network can be repeated with another batch size, or at all.
+    every pass another one. No figure of such a network can be repeated with another batch size, or at all; and none of
+    one whose logits are NaN means anything.
 
     Args:
         network: a classifier in eval mode.
         images: (B,C,H,W), B >= 2, which differ.
 
     Raises:
-        ArchitectureError: the logits of an image change with its batch, or from pass to pass.
+        ArchitectureError: the logits of an image change with its batch, or from pass to pass, or are not finite.
         GraphError: no logits.
     """
     with torch.no_grad():
         together, again = logits_of(network, images), logits_of(network, images)
         # Each beside itself: BatchNorm without statistics does not take one image.
         alone = torch.cat([logits_of(network, image.repeat(2, 1, 1, 1))[:1] for image in images])
-    if not torch.isfinite(together).all():
+    if not together.isfinite().all():
         raise ArchitectureError(
             "the network's logits are NaN or infinite",
-            where="the network's forward pass, on images of noise",
+            where=_not_finite(network) or "the network's forward pass, on images of noise",
             expected="finite logits",
             hint="look for NaN in its weights, and take a checkpoint from before training diverged",
         )
@@ -82,6 +83,12 @@ def refuse_unsteady(network: nn.Module, images: Tensor) -> None:
 
 def _differ(logits: Tensor, others: Tensor) -> bool:
     return bool((logits - others).abs().max() > _TOLERANCE * logits.abs().max())
+
+
+def _not_finite(network: nn.Module) -> str | None:
+    state = network.state_dict().items()
+    found = [name for name, value in state if isinstance(value, Tensor) and not value.isfinite().all()]
+    return f"{shortened(found)}, with values that are not finite" if found else None
 
 
 def _without_statistics(network: nn.Module) -> str | None:

@@ -46,6 +46,15 @@ def test_a_network_that_is_another_each_time_is_refused() -> None:
         refuse_unsteady(Restless(), IMAGES)
 
 
+def test_a_network_whose_logits_are_not_finite_is_refused_by_the_weight_that_does_it() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)).eval()
+    for value in (torch.nan, torch.inf, -torch.inf):
+        with torch.no_grad():
+            network[1].bias[2] = value
+        with pytest.raises(ArchitectureError, match=r"(?s)NaN or infinite.*where: 1\.bias.*diverged"):
+            refuse_unsteady(network, IMAGES)
+
+
 @pytest.mark.parametrize("norm", [nn.InstanceNorm2d(3), nn.GroupNorm(1, 3), nn.BatchNorm2d(3)])
 def test_normalisation_within_an_image_or_by_running_statistics_is_fine(norm: nn.Module) -> None:
     refuse_unsteady(nn.Sequential(norm, nn.Flatten(), nn.Linear(3 * 32 * 32, 4)).eval(), IMAGES)
