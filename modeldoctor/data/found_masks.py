@@ -63,18 +63,18 @@ def packed(mask: Tensor) -> bytes:
 
 
 def annotated_batches(
-    images: ImageSet, indices: NDArray[np.int64], *, batch_size: int, device: torch.device
+    images: ImageSet, indices: NDArray[np.int64], *, batch_size: int, workers: int | None, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Indices (B,), images (B,C,H,W) and masks (B,H,W) of annotated images that can be read."""
-    for batch in make_loader(images, indices, batch_size=batch_size, device=device):
+    for batch in make_loader(images, indices, batch_size=batch_size, workers=workers, device=device):
         if len(batch.labels):
             yield batch.indices, batch.images, torch.stack([mask for mask in batch.masks or () if mask is not None])
 
 
 def plain_batches(
-    images: ImageSet, indices: NDArray[np.int64], *, batch_size: int, device: torch.device
+    images: ImageSet, indices: NDArray[np.int64], *, batch_size: int, workers: int | None, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Indices (B,) and images (B,C,H,W) of images that can be read, without a look at any mask."""
-    for batch in make_loader(images.masked_at(()), indices, batch_size=batch_size, device=device):
+    for batch in make_loader(images.masked_at(()), indices, batch_size=batch_size, workers=workers, device=device):
         if len(batch.labels):
             yield batch.indices, batch.images

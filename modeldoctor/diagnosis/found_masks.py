@@ -51,7 +51,8 @@ def with_found_masks(
         return list(read)
     free = np.setdiff1d(np.arange(len(examined), dtype=np.int64), list(examined.annotated or ()))
     found = dict[int, bytes]()
-    for index, mask in finder.find(plain_batches(examined, free, batch_size=config.batch_size, device=device)):
+    batches = plain_batches(examined, free, batch_size=config.batch_size, workers=config.workers, device=device)
+    for index, mask in finder.find(batches):
         progress("masks from masks", len(found), len(free))
         found[index] = packed(mask)
     _warn(
@@ -71,7 +72,9 @@ def _annotated(
     for images in given:
         annotated = np.array(sorted(images.annotated or ()), dtype=np.int64)
         here = chosen[(chosen >= before) & (chosen < before + len(annotated))] - before
-        yield from annotated_batches(images, annotated[here], batch_size=config.batch_size, device=device)
+        yield from annotated_batches(
+            images, annotated[here], batch_size=config.batch_size, workers=config.workers, device=device
+        )
         before += len(annotated)
 
 

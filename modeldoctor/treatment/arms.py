@@ -210,7 +210,7 @@ class Arms:
         context.network.load_state_dict(context.original)
         shares = background_shares(
             context.trainable, layers, context.splits.train, context.annotated, classes=len(self._diagnosis.classes),
-            expand_px=self._expand_px(config), batch_size=size, device=context.device,
+            expand_px=self._expand_px(config), batch_size=size, workers=config.workers, device=context.device,
         )  # fmt: skip
         kept = {name: mask & ~(shares[name] > MOSTLY) for name, mask in found.items()}
         for name, mask in kept.items():

@@ -33,6 +33,7 @@ def background_shares(
     classes: int,
     expand_px: int,
     batch_size: int,
+    workers: int | None,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """By layer (N,K), the share of Σ_hw |∂y_n/∂m_k · m_k| outside the object over annotated images of class n.
@@ -47,12 +48,13 @@ def background_shares(
         classes: N.
         expand_px: pixels of the input by which objects are grown.
         batch_size: images at once.
+        workers: processes that read images.
         device: of the network.
     """
     kind = Attribution.GRADIENT_X_ACTIVATION
     sums = {layer.name: torch.zeros(2, classes, layer.channels, dtype=torch.float64) for layer in layers}
     for indices, images, object_masks in annotated_batches(
-        train.images, annotated, batch_size=batch_size, device=device
+        train.images, annotated, batch_size=batch_size, workers=workers, device=device
     ):
         masks, own = object_masks.to(device), torch.from_numpy(train.images.labels[indices.numpy()])
         labels = own.to(device)

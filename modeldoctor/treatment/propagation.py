@@ -46,8 +46,8 @@ def with_propagated(
     assert train.images.masks is not None
     context.progress("masks from masks", 0, None)
     trainable = context.trainable
-    reading: dict[str, Any] = {"batch_size": size, "device": context.device}
-    finder = ObjectFinder(trainable.eval_cuts, trainable.layers, **reading)
+    finder = ObjectFinder(trainable.eval_cuts, trainable.layers, batch_size=size, device=context.device)
+    reading: dict[str, Any] = {"batch_size": size, "workers": config.workers, "device": context.device}
     annotated = context.annotated[to_learn_from(len(context.annotated))]
     quality = finder.learn(annotated_batches(train.images, annotated, **reading))
     if context.team.is_primary:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from modeldoctor.config.diagnose import DiagnoseConfig, Preprocessing
+from modeldoctor.data import found_masks
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ModelDoctorWarning, UsageError
 from modeldoctor.results.diagnosis import Diagnosis
@@ -73,6 +74,19 @@ def test_masks_that_are_found_tell_where_the_evidence_lies_and_are_called_what_t
     assert "were found from 24 annotated ones" in said
     assert "(intersection over union; " in said
     assert not any("nothing can be said of their backgrounds" in text for text in found.warnings)
+
+
+def test_as_many_processes_read_as_the_user_says(discs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, plain = [], found_masks.make_loader
+
+    def noted(*args: Any, **options: Any) -> Any:
+        said.append(options["workers"])
+        return plain(*args, **options)
+
+    monkeypatch.setattr(found_masks, "make_loader", noted)
+    diagnosed(discs, discs / "some", propagate_masks=True, workers=0)
+    assert len(said) >= 2  # what is learned from, and where objects are sought
+    assert set(said) == {0}
 
 
 def test_masks_by_people_stay_theirs(discs: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_equals_a_loop_over_images(tmp_path: Path) -> None:
     annotated = np.array([0, 1, 3, 4, 5, 10])  # none of the third class
     found = background_shares(
         trainable, select_layers(trainable.layers, "conv"), Subset(images=images, indices=np.arange(12)), annotated,
-        classes=4, expand_px=0, batch_size=4, device=torch.device("cpu"),
+        classes=4, expand_px=0, batch_size=4, workers=0, device=torch.device("cpu"),
     )["conv"]  # fmt: skip
 
     (batch,) = make_loader(images, annotated, batch_size=12)
@@ -75,7 +75,7 @@ def test_an_image_that_can_no_longer_be_read_counts_for_nothing(tmp_path: Path) 
 
     def shares(annotated: list[int]) -> np.ndarray:
         found = background_shares(
-            trainable, layers, part, np.array(annotated), classes=4, expand_px=0, batch_size=1,
+            trainable, layers, part, np.array(annotated), classes=4, expand_px=0, batch_size=1, workers=0,
             device=torch.device("cpu"),
         )  # fmt: skip
         return found["conv"].numpy()

@@ -94,12 +94,12 @@ def network() -> TrainableNetwork:
     return TrainableNetwork(module, torch.randn(2, 3, 56, 56))
 
 
-READING: Any = {"batch_size": 8, "device": torch.device("cpu")}
+READING: Any = {"batch_size": 8, "workers": 0, "device": torch.device("cpu")}
 
 
 def finder_of() -> ObjectFinder:
     trainable = network()
-    return ObjectFinder(trainable.eval_cuts, trainable.layers, **READING)
+    return ObjectFinder(trainable.eval_cuts, trainable.layers, batch_size=8, device=torch.device("cpu"))
 
 
 def test_so_many_images_are_learned_from_as_are_worth_it() -> None:
