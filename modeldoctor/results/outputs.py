@@ -43,6 +43,13 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str | None], 
 def _check_output(output: Path, there: Iterable[Path], inside: bool) -> None:
     """One output against what is read."""
     check_name(output)
+    if "-" in output.parts:
+        raise UsageError(
+            "the output is -, which would be a file of this name",
+            where=str(output),
+            expected="a path: results are not written to stdout",
+            hint="--json prints the summary there, where a command has it; or name a file",
+        )
     for given in there:
         if given.is_file() and _same(output, given):
             raise UsageError(f"the output is an input, {given}", where=str(output), hint=_ELSEWHERE)

@@ -131,3 +131,11 @@ def test_a_treatment_keeps_what_lies_in_its_folder(clinic: Clinic, folder: Path)
 def test_a_configuration_says_which_checkpoint_it_is_of() -> None:
     assert identity_in(identity_line("ab" * 32) + "checkpoint: x.pt\n") == "ab" * 32
     assert identity_in("checkpoint: x.pt\n") is None
+
+
+@pytest.mark.parametrize("output", ["-", "-/treated.pt"])
+def test_a_minus_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="would be a file of this name"):
+        check_outputs([Path(output)], [])
+    assert not list(tmp_path.iterdir())
