@@ -79,9 +79,12 @@ def settle_answer(
         answer = _pick(output, len(example), stated, likely)
         notes = [f"of what the network gives {_named(answer.place)} is taken as its logits"] if answer.place else []
         functions, left_out, note = _last_call(module, example, answer)
-        one = _at(module(example[:1]), answer.place)
+        try:
+            single = _at(module(example[:1]), answer.place).ndim != 2  # squeeze() takes a single image's row
+        except (RuntimeError, ValueError):  # BatchNorm without statistics: whoever measures it refuses it in words
+            single = False
     first = output[0] if isinstance(output, list | tuple) and len(output) else output
-    if first is not answer.logits or left_out is not None or one.ndim != 2:  # squeeze() takes a single image's row
+    if first is not answer.logits or left_out is not None or single:
         _replace_forward(module, answer.place, functions, left_out)
     if answer.place == (0,):
         notes = []  # what is usual needs no word
