@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modeldoctor.checkpoint import Checkpoint
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.errors import ArchitectureError, CheckpointError, UsageError, counted
-from modeldoctor.zoo.answers import settle_answer
+from modeldoctor.zoo.answers import layer_of_logits, settle_answer
 from modeldoctor.zoo.binary import NOTE, as_two_classes
 from modeldoctor.zoo.class_order import read_class_order
 from modeldoctor.zoo.code import names_code
@@ -172,6 +172,7 @@ def load_model(
             built.module.float().eval(), noise_images(preprocessing), stated=said, likely=classes
         )
         notes = (*notes, *settled)
+        built = replace(built, head=layer_of_logits(built.module, noise_images(preprocessing)) or built.head)
     assert classes is not None
     _refuse_multi_label(held, classes)
     if classes == 1:

@@ -91,6 +91,33 @@ def settle_answer(
     return answer.logits.shape[1], (*notes, *note)
 
 
+def layer_of_logits(module: nn.Module, example: Tensor) -> str | None:
+    """Which linear or convolutional layer of a network gives what the network gives; None for none.
+
+    Args:
+        module: in eval mode, after `settle_answer`.
+        example: images (B,C,H,W).
+    """
+    given: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: Any, output: Tensor) -> None:
+            given[name] = output
+
+        return hook
+
+    layers = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    handles = [layer.register_forward_hook(keep(name)) for name, layer in layers]
+    try:
+        with torch.no_grad():
+            output = module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    logits = next(iter(output)) if isinstance(output, list | tuple) else output
+    return next((name for name in reversed(given) if _same(given[name], logits)), None)
+
+
 def _forward(module: nn.Module, example: Tensor) -> Any:
     try:
         return module(example)

@@ -10,12 +10,14 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from modeldoctor.checkpoint import unwrapped
@@ -24,6 +26,9 @@ from modeldoctor.errors import ArchitectureError
 _EXPECTED = "path/to/file.py:FUNCTION or package.module:FUNCTION, a callable that returns an nn.Module"
 # What a callable that demands a number of classes is given before the file's tensors have told it.
 _ANY_CLASSES = 1000
+_TWO_COUNTS = (13, 17)
+_GROWING: dict[tuple[str, str, str], frozenset[str]] = {}
+"""Of code that was asked, once a process: the weights whose rows grow with the number of classes."""
 
 
 def names_code(arch: str) -> bool:
@@ -56,6 +61,23 @@ def build_from_code(name: str, num_classes: int | None, further: Mapping[str, An
             f"{name} returned {type(module).__name__}", where="--arch", expected=_EXPECTED, hint=_instead_of(module)
         )
     return unwrapped(module)
+
+
+def head_of_code(name: str, further: Mapping[str, Any] | None, layers: Sequence[tuple[str, nn.Module]]) -> str | None:
+    """Which layer gives the logits: the one that grows with the number of classes; else the last.
+
+    Args:
+        name, further: of `build_from_code`.
+        layers: the linear and convolutional ones of the network that it built, by name, in their order.
+    """
+    key = (str(Path.cwd()), name, repr(further))
+    if key not in _GROWING:
+        _GROWING[key] = frozenset()
+        with suppress(Exception), torch.device("meta"), redirect_stderr(StringIO()):
+            first, other = (build_from_code(name, count, further).state_dict() for count in _TWO_COUNTS)
+            _GROWING[key] = frozenset(n for n in first if n in other and first[n].shape[:1] != other[n].shape[:1])
+    heads = [layer for layer, _ in layers if f"{layer}.weight" in _GROWING[key]]
+    return next(reversed(heads or [layer for layer, _ in layers]), None)
 
 
 def _instead_of(value: object) -> str:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, get_model_weights, list_models
 
 from modeldoctor.errors import ArchitectureError
-from modeldoctor.zoo.code import build_from_code, names_code
+from modeldoctor.zoo.code import build_from_code, head_of_code, names_code
 from modeldoctor.zoo.networks import OWN, SMALL, adapt
 from modeldoctor.zoo.networks.pooling import CLASS_AND_MEAN, pool_class_and_mean
 
@@ -334,10 +334,11 @@ def _build_code(plan: Plan) -> Built:
     module = build_from_code(plan.name, plan.num_classes, plan.options) if live is None else copy.deepcopy(live)
     layers = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     stem = next((name for name, layer in layers if isinstance(layer, nn.Conv2d)), None)
+    last = layers[-1][0] if layers else None
     return Built(
         plan=plan,
         module=module,
-        head=layers[-1][0] if layers else None,
+        head=head_of_code(plan.name, plan.options, layers) if live is None else last,
         stem=stem,
         fixed_size=None,
         defaults={**IMAGENET, **own_config(module)},

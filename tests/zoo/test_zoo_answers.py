@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,3 +186,41 @@ def test_a_state_of_ones_own_beside_the_tensors_does_no_harm() -> None:
     torch.manual_seed(0)
     found = modeldoctor.load_model(Extra(plain).eval(), input_size=EDGE)
     torch.testing.assert_close(logits_of(found.module, images), network(plain)(images))
+
+
+HEAD_FIRST = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes=7):
+        super().__init__()
+        self.head = nn.Linear(8, num_classes)
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.embed = nn.Linear(8, 20)
+    def forward(self, images):
+        return self.head(self.conv(images).relu().mean((2, 3)))
+
+class Demanding(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+"""
+
+
+@pytest.mark.parametrize("name", ["Net", "Demanding"])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_head_that_is_not_the_last_layer_gives_the_number_of_classes(tmp_path: Path, name: str, classes: int) -> None:
+    (tmp_path / "head_first.py").write_text(HEAD_FIRST)
+    scope: dict[str, Any] = {}
+    exec(HEAD_FIRST, scope)
+    module = scope[name](classes).eval()
+    torch.save(module.state_dict(), tmp_path / "net.pt")
+    images = torch.rand(2, 3, EDGE, EDGE)
+    with torch.no_grad():
+        right = module(images)
+        right = torch.cat([torch.zeros_like(right), right], 1) if classes == 1 else right
+        for found in (
+            modeldoctor.load_model(tmp_path / "net.pt", arch=f"{tmp_path}/head_first.py:{name}", input_size=EDGE),
+            modeldoctor.load_model(module, input_size=EDGE),
+        ):
+            assert found.num_classes == max(classes, 2)
+            torch.testing.assert_close(logits_of(found.module, images), right)
