@@ -19,6 +19,7 @@ from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import ImageSet
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.passes import Run
+from modeldoctor.errors import GraphError
 from modeldoctor.graph import logits_of
 
 IMAGES, MOST_IMAGES = 200, 800
@@ -181,6 +182,6 @@ def _predicted(run: Run, images: Tensor) -> Tensor | None:
     try:
         with torch.no_grad():
             logits = logits_of(run.module, images)
-    except (RuntimeError, ValueError, AssertionError, IndexError):
+    except (GraphError, RuntimeError):  # at another size, or where memory is short
         return None
     return logits.argmax(1).cpu() if logits.shape[1:] == (run.classes,) else None
