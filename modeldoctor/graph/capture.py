@@ -17,6 +17,7 @@ from torch.export.graph_signature import InputKind
 from torch.nn import functional
 
 from modeldoctor.errors import GraphError
+from modeldoctor.graph.functional import make_functional
 from modeldoctor.graph.layers import FEATURES, MapsView, match_module, patch_grid, view_of
 from modeldoctor.graph.recomputation import without_checkpointing
 from modeldoctor.graph.rewrites.attention import attend, attend_from_tokens, attend_macs
@@ -85,7 +86,9 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
         with torch.no_grad(), without_checkpointing():
             exported = torch.export.export(
                 network, (example,), dynamic_shapes=({0: torch.export.Dim("batch", max=_CUDNN_BATCH)},), strict=False
-            ).run_decompositions({})
+            )
+            if not make_functional(exported.graph):
+                exported = exported.run_decompositions({})
     except Exception as error:  # torch.export raises nearly everything
         raise GraphError(f"torch.export cannot capture it: {_first_line(error)}") from error
     graph, image = exported.graph, _image(exported)

@@ -86,6 +86,8 @@ class CutNetwork:
         self._order = {node: index for index, node in enumerate(captured.graph.nodes)}
         self._suffixes: dict[str, _Suffix] = {}
         self._passes: dict[tuple[str, ...], Mapping[fx.Node, Operation]] = {}
+        # Once per node: the layers' suffixes overlap, and a traced shape takes long to become a number.
+        self._macs = {node: node_macs(node, captured.batch) for node in captured.graph.nodes}
         layer_nodes = self._reaching(captured.layer_nodes)
         self._layer_nodes = {layer_node.name: layer_node for layer_node in layer_nodes}
         self.layers = tuple(self._layer(layer_node) for layer_node in layer_nodes)
@@ -249,7 +251,7 @@ class CutNetwork:
             height=shape[2],
             width=shape[3],
             depth=captured.depths[layer_node.node] / captured.depths[captured.logits],
-            macs_after=sum(node_macs(node, captured.batch) for node in after),
+            macs_after=sum(self._macs[node] for node in after),
         )
 
 

@@ -115,12 +115,20 @@ def test_last_is_the_layer_that_feeds_the_classifier(architecture) -> None:
     assert (chosen.name, chosen.channels) == (last, kernels)
 
 
-def test_gates_auxiliary_heads_and_classifiers_are_no_layers() -> None:
+# Of layers that ARCHITECTURES have: squeezenet's classifier is a convolution, mobilenetv3's gates and head are, too.
+NO_LAYERS = {"torchvision squeezenet": ("classifier.1",), "timm mobilenetv3": ("se.", "conv_head")}
+
+
+def test_gates_and_classifiers_are_no_layers(architecture, request: pytest.FixtureRequest) -> None:
+    network, _, cut, _, _ = architecture
+    names = NO_LAYERS.get(request.node.callspec.params["architecture"], ())
+    assert not [layer.name for layer in cut.layers for name in names if name in layer.name]
+    convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    assert all(any(name in one for one in convolutions) for name in names)
+
+
+def test_auxiliary_heads_are_no_layers() -> None:
     images = torch.randn(2, 3, 64, 64)
-    squeezenet = CutNetwork(capture(vision("squeezenet1_1")().eval(), images))
-    assert "classifier.1" not in {layer.name for layer in squeezenet.layers}
-    gated = CutNetwork(capture(image_model("mobilenetv3_small_050")().eval(), images))
-    assert not [layer.name for layer in gated.layers if "se." in layer.name or layer.name == "conv_head"]
     auxiliary = CutNetwork(capture(small_googlenet(7, aux_logits=True).eval(), images))
     assert not [layer.name for layer in auxiliary.layers if layer.name.startswith("aux")]
 
@@ -175,10 +183,15 @@ class CountConvolutions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_the_prefix_runs_once_for_all_layers_and_a_draw_runs_the_suffix_alone() -> None:
-    network = randomised(vision("resnet18")())
+@pytest.fixture(scope="module")
+def resnet18() -> nn.Module:
+    """In float32; what is captured of it once is for all tests."""
+    return randomised(vision("resnet18")())
+
+
+def test_the_prefix_runs_once_for_all_layers_and_a_draw_runs_the_suffix_alone(resnet18: nn.Module) -> None:
     images = torch.randn(2, 3, 64, 64)
-    cut = CutNetwork(capture(network, images))
+    cut = open_network(resnet18, images)
     with CountConvolutions() as counted:
         for one in cut.cuts(images, cut.layers):
             assert one.maps.shape[0] == 2
@@ -256,8 +269,8 @@ def flags(network: nn.Module) -> list[tuple[object, ...]]:
     return [*modules, *((name, one.requires_grad) for name, one in network.named_parameters())]
 
 
-def test_new_weights_in_the_same_network_are_seen() -> None:
-    network, images = randomised(vision("resnet18")()), torch.randn(2, 3, 64, 64)
+def test_new_weights_in_the_same_network_are_seen(resnet18: nn.Module) -> None:
+    network, images = resnet18, torch.randn(2, 3, 64, 64)
     cut = open_network(network, images, "layer2.0.conv1")
     layers = select_layers(cut.layers, "layer2.0.conv1")
     for seed in (0, 1):

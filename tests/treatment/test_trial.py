@@ -2,39 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from modeldoctor.config.treat_file import load_treat_config
-from modeldoctor.demo import DemoPlan, DemoResult, run_demo
+from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.config.treat import TreatConfig
+from modeldoctor.demo import DemoPlan, prepare_demo
 from modeldoctor.demo.drawing import ImageSetPlan
-from modeldoctor.results.hdf5 import read_diagnosis
+from modeldoctor.diagnosis import diagnose
+from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.trial import Outcome, read_trial
 from modeldoctor.treatment import treat
-from modeldoctor.zoo import load_model
+from modeldoctor.zoo import Classifier, load_model
 
 # The demo is small: not every class has 100 right, confident images.
 pytestmark = pytest.mark.filterwarnings("ignore:.*images predicted right with confidence")
 
 
+@dataclass(frozen=True)
+class Demo:
+    """The demo's images, network and diagnosis; single images are not explained, since no treatment reads that."""
+
+    folder: Path
+    network: Classifier
+    diagnosis: Diagnosis
+
+    def config(self, output: Path, masks: Path, **changes: object) -> TreatConfig:
+        data = {"path": str(self.folder / "data"), "masks": masks, "groups": self.folder / "metadata.csv"}
+        return TreatConfig(
+            checkpoint=self.folder / "checkpoint.pt", data=data, output=output, training={"epochs": 4}, seeds=(0,),
+            metric="worst_group", **changes,
+        )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    plan = DemoPlan(images=ImageSetPlan(edge=48, train=160, val=60, test=80), input_edge=48)
-    return run_demo(tmp_path_factory.mktemp("trial") / "demo", plan=plan)
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    folder = tmp_path_factory.mktemp("trial") / "demo"
+    plan = DemoPlan(images=ImageSetPlan(edge=48, train=160, val=24, test=60), input_edge=48)
+    network = load_model(prepare_demo(folder, plan=plan))
+    config = DiagnoseConfig(layers="last:3,features", scan="all", samples_per_class=40, max_explained=0, shown=0)
+    return Demo(folder, network, diagnose(network, folder / "data", config=config, masks=folder / "data-masks"))
 
 
-def test_a_treatment_of_misleading_backgrounds_is_called_improved(demo: DemoResult) -> None:
-    assert demo.trial.ruling.outcome is Outcome.IMPROVED
-    assert demo.trial.handed_back == "treat"
-    accuracy = {arm.arm: arm.metrics["accuracy"].value for arm in demo.trial.arms}
+def test_a_treatment_of_misleading_backgrounds_is_called_improved(demo: Demo, tmp_path: Path) -> None:
+    trial = treat(demo.config(tmp_path / "run", demo.folder / "data-masks"), demo.network, demo.diagnosis)
+    assert trial.ruling.outcome is Outcome.IMPROVED
+    assert trial.handed_back == "treat"
+    accuracy = {arm.arm: arm.metrics["accuracy"].value for arm in trial.arms}
     assert all(accuracy["treat"] > accuracy[other] for other in ("hard-examples", "continue", "original"))
-    assert read_trial(demo.folder / "trial.json") == demo.trial
+    assert read_trial(tmp_path / "run" / "trial.json") == trial
 
 
-def test_with_masks_in_random_places_it_is_not(demo: DemoResult, tmp_path: Path) -> None:
+def test_with_masks_in_random_places_it_is_not(demo: Demo, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     masks = tmp_path / "masks"
     for file in sorted((demo.folder / "data-masks" / "train").rglob("*.png")):
@@ -43,7 +66,6 @@ def test_with_masks_in_random_places_it_is_not(demo: DemoResult, tmp_path: Path)
         there = masks / file.relative_to(demo.folder / "data-masks")
         there.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rolled).save(there)
-    config = load_treat_config(demo.folder / "config.yaml", data__masks=masks, output=tmp_path / "run")
-    trial = treat(config, load_model(demo.checkpoint), read_diagnosis(demo.output))
+    trial = treat(demo.config(tmp_path / "run", masks), demo.network, demo.diagnosis)
     assert trial.ruling.outcome is not Outcome.IMPROVED
     assert trial.handed_back in ("original", "continue", "hard-examples")
