@@ -87,7 +87,8 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
             exported = torch.export.export(
                 network, (example,), dynamic_shapes=({0: torch.export.Dim("batch", max=_CUDNN_BATCH)},), strict=False
             )
-            if not make_functional(exported.graph):
+            # Under autocast the casts are in the graph of the second trace alone.
+            if torch.is_autocast_enabled(example.device.type) or not make_functional(exported.graph):
                 exported = exported.run_decompositions({})
     except Exception as error:  # torch.export raises nearly everything
         raise GraphError(f"torch.export cannot capture it: {_first_line(error)}") from error

@@ -314,7 +314,7 @@ def test_a_terminal_that_cannot_show_a_name_is_no_fault(clinic: Clinic, tmp_path
 def test_ctrl_c_is_resumable(clinic: Clinic, tmp_path: Path) -> None:
     """Interrupted from outside when the first batch has been correlated, which the process tells on stderr."""
     arguments = (
-        "diagnose", clinic.checkpoint, "--data", clinic.data, "--layers", "layer2.0.conv1", "--noise-draws", 60,
+        "diagnose", clinic.checkpoint, "--data", clinic.data, "--layers", "layer2.0.conv1", "--noise-draws", 20,
         "--batch-size", 2, "--samples-per-class", 10, "--max-explained", 0, "--device", "cpu", "--json", "-o",
         tmp_path / "out" / "d.h5",
     )  # fmt: skip

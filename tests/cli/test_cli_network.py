@@ -12,7 +12,7 @@ import scipy.stats
 import timm
 import torch
 from command_line import Call
-from conftest import CLASSES, Clinic
+from conftest import CLASSES, EDGE, Clinic
 from torchvision.transforms import v2
 
 from modeldoctor.cli import commands, diagnosing
@@ -144,9 +144,9 @@ def test_an_accuracy_that_is_not_the_expected_one_ends_annotation_and_treatment_
 def test_where_an_accuracy_is_not_expected_what_was_assumed_stands_beside_it(
     call: Call, clinic: Clinic, tmp_path: Path
 ) -> None:
-    bare = tmp_path / "bare.pt"  # nothing but weights: all of the preprocessing is assumed
+    bare = tmp_path / "bare.pt"  # nothing but weights: what is not stated is assumed
     torch.save(torch.load(clinic.checkpoint, weights_only=True)["state_dict"], bare)
-    arguments = (bare, "--data", clinic.data, "--mean", "0.4,0.5,0.6")
+    arguments = (bare, "--data", clinic.data, "--mean", "0.4,0.5,0.6", "--input-size", EDGE)
     own = timm.get_pretrained_cfg("test_resnet").to_dict()
 
     def beside(text: str) -> str:

@@ -127,7 +127,7 @@ def test_a_demo_ends_with_a_diagnosis_and_a_checkpoint_and_can_be_run_again(tmp_
     result = run_demo(
         tmp_path / "out",
         seed=3,
-        plan=DemoPlan(images=SMALL, epochs=2),
+        plan=DemoPlan(images=SMALL, epochs=2, treatment_epochs=1),
         progress=lambda stage, done, total: stages.append((stage, done, total)),
     )
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

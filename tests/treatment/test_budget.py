@@ -117,7 +117,7 @@ ARMS = ("balanced", "inferred-groups", "last-layer", "continue")
 
 class Case:
     def __init__(self, folder: Path):
-        plan = DemoPlan(images=ImageSetPlan(edge=48, train=24, val=16, test=16), input_edge=48, epochs=2)
+        plan = DemoPlan(images=ImageSetPlan(edge=48, train=12, val=16, test=16), input_edge=48, epochs=2)
         prepare_demo(folder, plan=plan)
         self.folder, self.network = folder, load_model(folder / "checkpoint.pt")
         settings = DiagnoseConfig(

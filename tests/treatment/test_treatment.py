@@ -68,7 +68,7 @@ class Case:
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("treatment") / "demo"
-    plan = DemoPlan(images=ImageSetPlan(edge=48, train=24, val=8, test=8), input_edge=64, epochs=2)
+    plan = DemoPlan(images=ImageSetPlan(edge=48, train=16, val=8, test=8), input_edge=64, epochs=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModelDoctorWarning)  # so few images cannot be predicted well
         prepare_demo(folder, plan=plan)
@@ -228,7 +228,7 @@ def test_running_out_of_memory_says_what_takes_less(
     passes = iter(range(100))
 
     def short(self: TrainableNetwork, images: torch.Tensor, layers: object, **options: object) -> object:
-        if next(passes) == 20:
+        if next(passes) == 14:
             raise error
         return training_pass(self, images, layers, **options)
 
@@ -274,7 +274,7 @@ def test_a_space_constraint_without_any_mask_is_refused(case: Case, tmp_path: Pa
     one = next((case.folder / "data-masks" / "val" / "disc").iterdir())
     (empty / "val" / "disc" / one.name).write_bytes(one.read_bytes())
     data = {"path": str(case.folder / "data"), "masks": empty}
-    with pytest.raises(DataError, match="none of 144 training images has a mask"):
+    with pytest.raises(DataError, match="none of 96 training images has a mask"):
         treat(case.config(tmp_path / "run", data=data), case.network, case.diagnosis)
 
 

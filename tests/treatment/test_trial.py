@@ -66,6 +66,8 @@ def test_with_masks_in_random_places_it_is_not(demo: Demo, tmp_path: Path) -> No
         there = masks / file.relative_to(demo.folder / "data-masks")
         there.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rolled).save(there)
-    trial = treat(demo.config(tmp_path / "run", masks), demo.network, demo.diagnosis)
+    # With fewer arms to be better than, it would be called improved more easily.
+    arms = ("treat", "continue")
+    trial = treat(demo.config(tmp_path / "run", masks, arms=arms), demo.network, demo.diagnosis)
     assert trial.ruling.outcome is not Outcome.IMPROVED
-    assert trial.handed_back in ("original", "continue", "hard-examples")
+    assert trial.handed_back in ("original", "continue")
