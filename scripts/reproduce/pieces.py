@@ -128,12 +128,20 @@ def _discovery_of(checkpoint: Callable[[], Path], data: str, root: Path | None) 
 
 def menagerie_arms(place: Place) -> dict[str, Any]:
     """Menagerie, 20 masks per class: which remedy mends the reliance on backgrounds?"""
+    return _menagerie(place, "menagerie-arms", "treat,swap-background,hard-examples,continue")
+
+
+def menagerie_together(place: Place) -> dict[str, Any]:
+    """Menagerie, 20 masks per class and found ones: the constraint and swapped backgrounds together."""
+    return _menagerie(place, "menagerie-together", "space-and-swap,hard-examples,continue")
+
+
+def _menagerie(place: Place, name: str, arms: str) -> dict[str, Any]:
     data, network = place.data / "menagerie", _menagerie_network(place)
     trial = place.trial(
-        "menagerie-arms", network, "--config", _SCRIPTS.parent / "configs" / "menagerie.yaml", "--data", data,
+        name, network, "--config", _SCRIPTS.parent / "configs" / "menagerie.yaml", "--data", data,
         "--masks", data / "masks", "--groups", data / "metadata.csv", "--set", "training.epochs=3",
-        "--set", "space.annotated_share=0.5", "--set", "space.propagated_per_class=300",
-        "--set", "arms=[treat,swap-background,hard-examples,continue]",
+        "--set", "space.annotated_share=0.5", "--set", "space.propagated_per_class=300", "--set", f"arms=[{arms}]",
     )  # fmt: skip
     return trial_figures(trial)
 
@@ -307,6 +315,7 @@ def cifar_channels(place: Place) -> dict[str, Any]:
 PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "discovery-1": discovery_1,
     "menagerie-arms": menagerie_arms,
+    "menagerie-together": menagerie_together,
     "table-2": table_2,
     "table-3": table_3,
     "figure-6": figure_6,

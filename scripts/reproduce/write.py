@@ -37,6 +37,7 @@ def results(found: Found) -> str:
         "discovery-1": _discovery,
         "cifar-channels": _trial,
         "menagerie-arms": _trial,
+        "menagerie-together": _trial,
         "table-2": _variation,
         "table-3": _variation,
         "figure-6": _variation,
