@@ -68,10 +68,10 @@ ARMS: dict[str, ArmFacts] = {
 }
 """In the order of the guide; `modeldoctor/treatment/remedies` holds what each does."""
 
-AUTOMATIC = ("swap-background", "inferred-groups", "last-layer")
-"""What `arms: auto` takes, beside `treat` where there are masks: remedies that have raised a worst group somewhere."""
-FOR_BACKGROUNDS = ("treat", "swap-background")
-"""Those that it leaves out where a diagnosis has looked for a reliance on backgrounds and found none."""
+AUTOMATIC = ("inferred-groups", "last-layer")
+"""What `arms: auto` takes without masks: remedies that have raised a worst group somewhere."""
+FOR_BACKGROUNDS = ("treat", "space-and-swap")
+"""What it takes first where there are masks, unless a diagnosis has looked for a reliance on backgrounds in vain."""
 PRESCRIBED = {"rare": "balanced", "foreign-kernels": "erase-channels"}
 """Findings of a diagnosis, and the remedy that `auto` takes for each."""
 

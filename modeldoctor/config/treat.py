@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from modeldoctor.config.arms import ARMS, AUTOMATIC, PLAIN, own_control
+from modeldoctor.config.arms import ARMS, AUTOMATIC, FOR_BACKGROUNDS, PLAIN, own_control
 from modeldoctor.config.diagnose import Interpolation, Model, ResizeMode
 
 Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
@@ -294,10 +294,9 @@ class TreatConfig(Model):
     def _arms_that_the_data_allow(cls, arms: Any, info: ValidationInfo) -> Any:
         if arms not in _AUTO or not {"data", "channel", "space"} <= info.data.keys():
             return arms
-        masks = info.data["data"].masks is not None
-        remedies = [arm for arm in AUTOMATIC if masks or "masks" not in ARMS[arm].needs]
-        if masks and (info.data["space"].weight or info.data["channel"].weight):
-            remedies = ["treat", *remedies]
+        constrained = info.data["space"].weight or info.data["channel"].weight
+        by_masks = FOR_BACKGROUNDS if constrained else ("swap-background",)
+        remedies = (*(by_masks if info.data["data"].masks is not None else ()), *AUTOMATIC)
         return _with_controls(remedies, oversampled=_oversampled(info.data["channel"], info.data["space"]))
 
     @field_validator("arms")

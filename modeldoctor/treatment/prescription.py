@@ -6,7 +6,7 @@ import math
 
 from pydantic import ValidationError
 
-from modeldoctor.config.arms import FOR_BACKGROUNDS, PRESCRIBED
+from modeldoctor.config.arms import ARMS, FOR_BACKGROUNDS, PRESCRIBED
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.errors import UsageError
 from modeldoctor.results.diagnosis import Diagnosis
@@ -25,7 +25,7 @@ def prescribed(config: TreatConfig, diagnosis: Diagnosis) -> tuple[TreatConfig, 
         return config, ""
     found = {finding.name for finding in diagnosis.findings}
     idle = _objects_removed(diagnosis) and "background" not in found
-    left_out = [arm for arm in config.controls if idle and arm in FOR_BACKGROUNDS]
+    left_out = [arm for arm in config.controls if idle and (arm in FOR_BACKGROUNDS or "masks" in ARMS[arm].needs)]
     added = [arm for finding, arm in PRESCRIBED.items() if finding in found]
     remedies = [*(arm for arm in config.controls if arm not in left_out), *added]
     said = f"arms: auto takes {', '.join(remedies)}"

@@ -15,7 +15,7 @@ from modeldoctor.results.diagnosis import Diagnosis, Finding, Limits
 from modeldoctor.treatment.prescription import prescribed
 
 ALWAYS = ("inferred-groups", "last-layer")
-BACKGROUNDS = ("treat", "swap-background")
+BACKGROUNDS = ("treat", "space-and-swap")
 
 
 def _config(masks: str | None = "masks", **changes: Any) -> TreatConfig:

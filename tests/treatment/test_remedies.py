@@ -88,14 +88,15 @@ def test_automatic_arms_are_what_the_data_allow_with_their_controls(arms: Any) -
     assert config(masks=False, arms=arms).arms == ("inferred-groups", "last-layer", "continue")
     given = config(arms=arms)
     assert given.arms == (
-        "treat", "swap-background", "inferred-groups", "last-layer", "hard-examples", "continue",
+        "treat", "space-and-swap", "inferred-groups", "last-layer", "hard-examples", "continue",
     )  # fmt: skip
     assert given.controls == {
-        "treat": "hard-examples", "swap-background": "hard-examples", "inferred-groups": "continue",
+        "treat": "hard-examples", "space-and-swap": "hard-examples", "inferred-groups": "continue",
         "last-layer": "continue",
     }  # fmt: skip
     without = config(arms=arms, space={"weight": 0})
-    assert "treat" not in without.arms
+    assert without.arms[:1] == ("swap-background",)
+    assert not {"treat", "space-and-swap"} & set(without.arms)
     assert given.automatic
     again = TreatConfig(**given.model_dump())
     assert again.model_dump() == given.model_dump()
