@@ -304,8 +304,7 @@ class TreatConfig(Model):
     def _usual_arms(cls, arms: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if arms or not {"channel", "space"} <= info.data.keys():
             return arms
-        oversampled = _oversampled(info.data["channel"], info.data["space"])
-        return tuple(dict.fromkeys(("treat", own_control("treat", oversampled=oversampled) or PLAIN, PLAIN)))
+        return _with_controls(("treat",), oversampled=_oversampled(info.data["channel"], info.data["space"]))
 
     @property
     def automatic(self) -> bool:
