@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
+from modeldoctor.errors import shortened
+
 Scalar = float | int | str | bool
 
 
@@ -22,6 +24,8 @@ class CheckpointMetadata:
     in_chans: int | None = None
     class_names: tuple[str, ...] | None = None
     """In the order of the network's outputs."""
+    names_doubt: str | None = None
+    """What the file says of its classes that contradicts these names, or could not be used."""
     input_size: tuple[int, int, int] | None = None
     """Channels, height, width; where the file gives height and width alone, channels are `in_chans` or 3."""
     mean: tuple[float, ...] | None = None
@@ -129,9 +133,11 @@ def _index(value: object) -> int | None:
 
 
 _MULTI_LABEL = re.compile(r"multi[-_ ]?label|asymmetric[-_ ]?loss", re.IGNORECASE)
+_NAMES_BY_INDEX = (
+    "idx_to_class", "id2label", "idx2label", "idx2class", "idx_to_label", "index_to_class", "id_to_class",
+)  # fmt: skip
 CLASS_NAMES = (
-    "class_names", "label_names", "classes", "idx_to_class", "id2label", "idx2label", "idx2class", "idx_to_label",
-    "index_to_class", "id_to_class", "classnames", "CLASSES", "labels", "names",
+    "class_names", "label_names", "classes", *_NAMES_BY_INDEX, "classnames", "CLASSES", "labels", "names",
 )  # fmt: skip
 CLASS_NUMBERS = (
     "class_to_idx", "label2id", "class2idx", "class2id", "label_to_idx", "class_to_index", "class_to_id", "label_to_id",
@@ -179,7 +185,9 @@ def read_metadata(root: object, described: Mapping[str, Any]) -> CheckpointMetad
     images = images if isinstance(images, Mapping) else {}
     places = [_image_processor(images), *_places(described), *_places(root)]
     found = {name: _first(places, keys, parse) for name, (keys, parse) in FIELDS.items()}
-    found["class_names"] = found["class_names"] or _first(places, CLASS_NUMBERS, class_names_of)
+    numbered = _first(places, CLASS_NUMBERS, class_names_of)
+    found["names_doubt"] = _names_doubt(places, found["class_names"], numbered)
+    found["class_names"] = found["class_names"] or numbered
     size = found["input_size"]
     if size is not None and len(size) == 2:
         found["input_size"] = (found["in_chans"] or 3, *size)
@@ -194,6 +202,33 @@ def read_metadata(root: object, described: Mapping[str, Any]) -> CheckpointMetad
     }
     assert set(found) == {f.name for f in fields(CheckpointMetadata)}
     return CheckpointMetadata(**found)
+
+
+def _names_doubt(
+    places: list[Mapping[str, Any]], names: tuple[str, ...] | None, numbered: tuple[str, ...] | None
+) -> str | None:
+    """Two orders of the classes that contradict each other, or, where there is no other, one that has gaps."""
+    if names is not None and numbered is not None and names != numbered:
+        return (
+            f"the checkpoint gives its classes in two orders, {shortened(names)} as a list and {shortened(numbered)} by"
+            " index: the list is used; settle it with --class-order"
+        )
+    return _first(places, (*_NAMES_BY_INDEX, *CLASS_NUMBERS), _gaps) if names is None and numbered is None else None
+
+
+def _gaps(value: object) -> str | None:
+    """What is wrong with the indices of a mapping between names and indices."""
+    if not isinstance(value, Mapping) or not value:
+        return None
+    found = next(
+        (found for side in (value.values(), value) if None not in (found := [_index(index) for index in side])), None
+    )
+    if found is None or sorted(found, key=str) == sorted(range(len(found)), key=str):
+        return None
+    return (
+        f"the checkpoint's {len(found)} class names are not used: their indices are "
+        f"{shortened(sorted(map(str, found)))}, not 0 to {len(found) - 1}; give the order with --class-order"
+    )
 
 
 def _build_options(places: list[Mapping[str, Any]]) -> dict[str, Any]:

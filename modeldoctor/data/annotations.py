@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -23,7 +23,7 @@ from PIL import Image
 from modeldoctor.data.canvas import AnnotationError, Canvas, numbers
 from modeldoctor.data.encodings import decoded
 from modeldoctor.data.pictures import UnreadableError, decode, picture_size
-from modeldoctor.runtime.reading import RESULT_MOST
+from modeldoctor.runtime.reading import RESULT_MOST, SETTINGS_MOST, plain_yaml
 from modeldoctor.runtime.reading import content as content_of
 
 
@@ -65,10 +65,31 @@ def read_labelme(path: Path, canvas: Canvas) -> None:
 
 
 def read_yolo(path: Path, canvas: Canvas) -> None:
-    """YOLO's lines: class, then a box (centre x, y, width, height) or a polygon (x1 y1 x2 y2 ...), as shares."""
+    """YOLO's lines: class, then a box (centre x, y, width, height) or a polygon (x1 y1 x2 y2 ...), as shares.
+
+    Behind a box there may be key points, as many as the data's description says: they look like a polygon's.
+    """
+    posed = 5 + _key_values(path.parent)
     for number, line in enumerate(decoded(content_of(path)).splitlines(), start=1):
         if words := line.split():
-            canvas.attempt(partial(_yolo_shape, canvas, words, number))
+            canvas.attempt(partial(_yolo_shape, canvas, words[:5] if len(words) == posed else words, number))
+
+
+_DESCRIBED_ABOVE = 3
+"""`data.yaml` lies beside `labels/train/`."""
+
+
+@cache
+def _key_values(folder: Path) -> int:
+    """Values of the key points in a line of YOLO's labels: `kpt_shape` in a YAML of the data set, else 0."""
+    for place in (folder, *folder.absolute().parents[:_DESCRIBED_ABOVE]):
+        for file in sorted([*place.glob("*.yaml"), *place.glob("*.yml")]):
+            try:
+                said = plain_yaml(content_of(file, SETTINGS_MOST).decode())
+                return prod(int(count) for count in said["kpt_shape"])
+            except (OSError, ValueError, LookupError, TypeError):  # another file of settings
+                continue
+    return 0
 
 
 def read_voc(path: Path, canvas: Canvas) -> None:

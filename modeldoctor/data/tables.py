@@ -13,10 +13,11 @@ from modeldoctor.data.content import Content, Listing, file_contents, sorted_cla
 from modeldoctor.data.listed import ListedFiles
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.errors import DataError, ModelDoctorWarning, counted, shortened
-from modeldoctor.runtime.files import regular
-from modeldoctor.runtime.reading import csv_rows, is_there
+from modeldoctor.runtime.reading import csv_rows, is_there, table_text
 
 _PROBED = 100
+_MISSING = ("nan", "NaN", "<NA>")
+"""How pandas writes a value that was missing."""
 _NUMBER = re.compile(r"[0-9]+(\.0+)?")
 
 
@@ -56,13 +57,13 @@ def open_mini_imagenet(root: Path) -> dict[str, Content] | None:
 def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line, row), with the keys `path`, `class` and, where the file has it, `split`."""
     try:
-        with regular(file).open(encoding="utf-8-sig", newline="") as stream:
+        with table_text(file) as stream:
             reader = csv_rows(stream)
             columns = _columns(file, list(reader.fieldnames or ()), path_columns)
             for raw in reader:
                 row = {key: (raw[column] or "").strip() for key, column in columns.items()}
                 for key in ("path", "class"):
-                    if not row[key]:
+                    if not row[key] or row[key] in _MISSING:
                         raise _empty(file, reader.line_num, columns[key])
                 row["path"] = PurePath(row["path"]).as_posix()
                 yield reader.line_num, row

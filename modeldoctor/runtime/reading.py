@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import errno
 from collections.abc import Iterable, Iterator
@@ -60,6 +61,20 @@ def lines(stream: TextIO) -> Iterator[str]:
         if len(line) == _LINE_MOST:
             raise ValueError(f"a line of more than {_LINE_MOST:,} characters")
         yield line
+
+
+def table_text(path: Path) -> TextIO:
+    """A CSV file opened as text: UTF-8, or the UTF-16 that spreadsheets call Unicode text, which begins with a mark.
+
+    Others' letters cannot be told from one another: they raise UnicodeDecodeError when they are read.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    file = regular(path)
+    with file.open("rb") as stream:
+        wide = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return file.open(encoding="utf-16" if wide else "utf-8-sig", newline="")
 
 
 def csv_rows(stream: TextIO) -> csv.DictReader[str]:

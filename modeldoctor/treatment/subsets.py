@@ -23,8 +23,7 @@ from modeldoctor.data.outputs import AnySet, random_access
 from modeldoctor.errors import DataError, MaskError, classes_have, counted, shortened
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
-from modeldoctor.runtime.files import regular
-from modeldoctor.runtime.reading import csv_rows
+from modeldoctor.runtime.reading import csv_rows, table_text
 
 _HELD_BACK = 0.15
 _LEAST = 2
@@ -208,7 +207,7 @@ def with_groups(splits: Splits, data: DataConfig) -> Splits:
 def _read_table(table: Path, column: str) -> ByPath[str]:
     groups: ByPath[str] = ByPath()
     try:
-        with regular(table).open(newline="", encoding="utf-8-sig") as file:
+        with table_text(table) as file:
             reader = csv_rows(file)
             spelled = {name.strip().lower(): name for name in reader.fieldnames or ()}
             if not {"path", column.lower()} <= spelled.keys():

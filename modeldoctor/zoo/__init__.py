@@ -181,6 +181,8 @@ def load_model(
     order = read_class_order(class_names or class_order)
     _check_names(order.names, classes)
     names, doubts = _names(order.names or held.metadata.class_names, classes)
+    if order.names is None and held.metadata.names_doubt:
+        doubts = (*doubts, held.metadata.names_doubt)
     return Classifier(
         module=built.module.float().eval(),
         arch=built.plan.arch,

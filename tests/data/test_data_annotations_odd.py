@@ -80,3 +80,13 @@ def test_indices_are_objects_however_small(tmp_path, values):
     Image.fromarray(mask).save(stream, "PNG")
     put(tmp_path, "train/cat/1.png", stream.getvalue())
     assert np.array_equal(read(tmp_path).numpy(), mask > 0)
+
+
+@pytest.mark.parametrize(
+    ("described", "behind"), [("[3, 2]", "0.5 0.5 0.2 0.3 0.6 0.1"), ("[2, 3]", "0.5 0.5 1 0.2 0.3 0")]
+)
+def test_key_points_behind_a_box_are_no_polygon(tmp_path, described, behind):
+    put(tmp_path, "data.yaml", f"names: [cat]\nkpt_shape: {described}\n")
+    line = f"0 {12 / WIDTH} {7.5 / HEIGHT} {14 / WIDTH} {9 / HEIGHT} {behind}\n"
+    put(tmp_path / "labels", "train/cat/1.txt", line)
+    assert np.array_equal(read(tmp_path / "labels").numpy(), inside_box())

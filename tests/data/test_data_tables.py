@@ -165,3 +165,23 @@ def test_class_names_in_both_forms_are_one(tmp_path):
     assert content.class_names == ("\u00e9pinard",)
     match = match_classes(("ble\u0301", "e\u0301pinard"), ("\u00e9pinard", "bl\u00e9"), 2)
     assert match.mapping.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+def test_a_table_in_the_unicodes_that_spreadsheets_write(tmp_path, encoding):
+    images(tmp_path, "é.jpg", "2.jpg")
+    file = tmp_path / "list.csv"
+    file.write_text("path\tlabel\r\né.jpg\tépinard\r\n2.jpg\tnan-bread\r\n", encoding=encoding)
+    content = open_table(file)["all"]
+    assert list(content.paths) == ["é.jpg", "2.jpg"]
+    assert content.class_names == ("nan-bread", "épinard")
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "<NA>", ""])
+def test_a_missing_label_is_no_class(tmp_path, missing):
+    images(tmp_path, "1.jpg", "2.jpg")
+    file = tmp_path / "list.csv"
+    file.write_text(f"path,label\n1.jpg,0\n2.jpg,{missing}\n")
+    with pytest.raises(DataError, match="an empty label") as refused:
+        open_table(file)
+    assert "line 3" in refused.value.where

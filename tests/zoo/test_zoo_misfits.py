@@ -93,6 +93,25 @@ def test_class_names_must_match_the_head(tmp_path: Path) -> None:
     assert any("2 classes" in note for note in other.notes)
 
 
+@pytest.mark.parametrize(
+    ("said", "note", "names"),
+    [
+        ({"classes": CLASSES, "class_to_idx": dict(zip(CLASSES[::-1], range(5), strict=True))}, "two orders", CLASSES),
+        ({"class_to_idx": dict(zip(CLASSES, range(1, 6), strict=True))}, "not 0 to 4", None),
+        ({"id2label": dict(zip("13579", CLASSES, strict=True))}, "not 0 to 4", None),
+        ({"classes": CLASSES, "class_to_idx": dict(zip(CLASSES, range(5), strict=True))}, None, CLASSES),
+    ],
+)
+def test_an_order_of_classes_that_cannot_be_trusted_is_said(tmp_path, said, note, names) -> None:
+    path = saved(tmp_path, timm_network().state_dict(), arch="timm/resnet10t", **said)
+    loaded = load_model(path)
+    assert loaded.class_names == (None if names is None else tuple(names))
+    doubts = [found for found in loaded.notes if "--class-order" in found]
+    assert len(doubts) == (note is not None)
+    assert all(note and note in found for found in doubts)
+    assert not [found for found in load_model(path, class_order=",".join(CLASSES)).notes if "--class-order" in found]
+
+
 def test_the_weights_beat_stale_metadata(tmp_path: Path) -> None:
     stale = argparse.Namespace(model="resnet10t", num_classes=1000, in_chans=3)
     source = timm_network(in_chans=1)
