@@ -20,6 +20,8 @@ from modeldoctor.errors import ModelDoctorWarning, counted
 
 _MOST = 1 << 30
 """Bytes of a file; that of COCO's training images is half of it."""
+_LISTS = (re.compile(rb'"images"\s*:\s*\['), re.compile(rb'"annotations"\s*:\s*\['))
+"""Other files have these words, too, such as what a treatment writes."""
 EXPECTED = "COCO's instances: polygons, run lengths or boxes of an image of this size"
 
 
@@ -210,4 +212,4 @@ def _mentions_images(file: Path) -> bool:
     if not file.is_file() or file.stat().st_size == 0:
         return False
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        return all(text.find(key) >= 0 for key in (b'"images"', b'"annotations"'))
+        return all(lists.search(text) for lists in _LISTS)

@@ -34,6 +34,7 @@ from modeldoctor.results.expected import check_expected
 from modeldoctor.runtime.files import check_writable, locked, written_aside
 from modeldoctor.runtime.interrupts import graceful_stop
 from modeldoctor.runtime.progress import Progress, silent
+from modeldoctor.runtime.reading import exists
 from modeldoctor.runtime.session import at_work, resolve_device
 from modeldoctor.zoo import Classifier
 
@@ -132,7 +133,7 @@ def annotate(
         InterruptedRunError: Ctrl-C.
     """
     config, output = config or DiagnoseConfig(), Path(output)
-    _check_request(data, output, per_class)
+    _check_request(data, root, output, per_class)
     if isinstance(data, str | Path):
         data = open_data(str(data), preprocessing=network.preprocessing, root=root, download=download, masks=masks)
     with locked(output):
@@ -179,7 +180,7 @@ def _annotate(
     )
 
 
-def _check_request(data: str | Path | Mapping[str, AnySet], output: Path, per_class: int) -> None:
+def _check_request(data: str | Path | Mapping[str, AnySet], root: Path | None, output: Path, per_class: int) -> None:
     if per_class < 1:
         raise UsageError(f"{per_class} images per class", where="--per-class", expected="at least 1")
     check_writable(output / PLAN_FILE)
@@ -195,6 +196,15 @@ def _check_request(data: str | Path | Mapping[str, AnySet], output: Path, per_cl
             f"the output would lie within the images of {data}",
             where=str(output),
             expected="a folder elsewhere: here it would pass for a class",
+            hint="choose another folder for the output",
+        )
+    read = [Path(given) for given in (data, root) if isinstance(given, str | Path) and exists(Path(given))]
+    # A copy would replace the image that it is of, and a link to it lead to itself.
+    if given := next((path for path in read if path.resolve().is_relative_to(output.resolve())), None):
+        raise UsageError(
+            f"the output holds what is read, {given}",
+            where=str(output),
+            expected="a folder elsewhere: images would be copied or linked onto themselves",
             hint="choose another folder for the output",
         )
 

@@ -18,7 +18,7 @@ from modeldoctor.report.markdown import render_markdown
 from modeldoctor.report.model import GateResult, Report, json_schema
 from modeldoctor.report.page import render_page
 from modeldoctor.report.results import Results, open_results
-from modeldoctor.results.outputs import check_outputs
+from modeldoctor.results.outputs import check_folder, check_ours, check_outputs
 from modeldoctor.runtime.files import locked, written_aside
 
 __all__ = [
@@ -88,6 +88,10 @@ def make_report(
     read = [file for place in (path, later) if place is not None for file in _files(place)]
     check_outputs(files.values(), (path if path.is_file() else None, later))
     check_outputs(also, [*files.values(), *read])
+    for file in also:
+        check_ours(file, ".xml")  # whatever its suffix: it may be a checkpoint
+    if figures is not None:
+        check_folder(Path(figures))
     with ExitStack() as stack:
         # Not the run directory: a trial that is being run may be reported on.
         for written in (folder / "report", *also, *([Path(figures)] if figures is not None else [])):

@@ -65,6 +65,16 @@ def _check_output(output: Path, there: Iterable[Path], inside: bool) -> None:
     check_writable(output)
 
 
+def check_folder(output: Path) -> None:
+    """Refuse a folder to write to that is a file.
+
+    Raises:
+        UsageError: it is.
+    """
+    if exists(output) and not output.is_dir():
+        raise UsageError("it is no folder", where=str(output), expected="a folder to write to", hint=_ELSEWHERE)
+
+
 def check_ours(output: Path, kind: str | None = None) -> None:
     """Refuse to replace a file that modeldoctor did not make.
 

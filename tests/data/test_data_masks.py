@@ -7,7 +7,7 @@ from PIL import Image
 
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.imageset import Broken
-from modeldoctor.data.masks import MaskTree
+from modeldoctor.data.masks import MaskTree, open_masks
 from modeldoctor.data.sources import open_data
 from modeldoctor.errors import MaskError
 
@@ -107,3 +107,10 @@ def test_an_image_comes_with_its_mask(tmp_path):
     assert isinstance(images[3], Broken)
     images.masks = None
     assert all(images[index].mask is None for index in range(3))
+
+
+def test_what_a_treatment_wrote_beside_the_masks_is_no_coco(tmp_path):
+    save(tmp_path / "train" / "cat" / "x.png", mask_image())
+    (tmp_path / "trial.json").write_text('{"split": {"images": 4}, "budget": {"annotations": {"train": 1}}}')
+    masks = open_masks(tmp_path, ["train/cat/x.jpg"])
+    assert masks.read(masks.find("train/cat/x.jpg"), (3, 2)).tolist() == OBJECT.tolist()

@@ -230,3 +230,14 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path, clinic, network):
     with pytest.raises(UsageError, match="leads out of the output"):
         annotate(network, clinic.data, output=out, per_class=1, config=CONFIG)
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_the_images_of_a_plan_are_not_linked_onto_themselves(network, clinic, tmp_path):
+    plan = annotate(network, clinic.data, output=tmp_path / "plan", per_class=1, config=CONFIG)
+    moved = tmp_path / "list.csv"
+    moved.write_bytes(plan.table.read_bytes())
+    before = snapshot(plan.output)
+    for data, root in ((plan.table, None), (moved, plan.output)):
+        with pytest.raises(UsageError, match="the output holds what is read"):
+            annotate(network, data, root=root, output=plan.output, per_class=1, config=CONFIG, link=True)
+        assert snapshot(plan.output) == before

@@ -139,3 +139,13 @@ def test_a_minus_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out
     with pytest.raises(UsageError, match="would be a file of this name"):
         check_outputs([Path(output)], [])
     assert not list(tmp_path.iterdir())
+
+
+def test_gates_and_figures_replace_no_file_of_others(folder: Path) -> None:
+    write_diagnosis(make_diagnosis(), folder / "ours.h5")
+    with pytest.raises(UsageError, match="did not make"):
+        make_report(folder / "ours.h5", junit=folder / "net.pt")
+    with pytest.raises(UsageError, match="no folder"):
+        make_report(folder / "ours.h5", figures=folder / "net.pt")
+    assert (folder / "net.pt").read_text() == "given"
+    assert not (folder / "report.html").exists()
