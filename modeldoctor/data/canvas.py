@@ -63,6 +63,8 @@ class Canvas:
         self._work = 0
         self.ignored: Counter[str] = Counter()
         """Shapes that enclose no area or cannot be read, by kind."""
+        self.frame_is_known = orientation == STORED
+        """Whether the annotation said on which of the two pictures it was drawn, or they are one."""
 
     def check_size(self, width: Any, height: Any) -> None:
         """Compare the size that the annotation names with the image's, before anything is drawn.
@@ -75,6 +77,7 @@ class Canvas:
         width, height = _side(width), _side(height)
         if width in (None, 0) or height in (None, 0):
             return
+        self.frame_is_known |= self._stored_size != upright_size(self._stored_size, self._orientation)
         if (width, height) == (self.width, self.height):
             return
         if (width, height) == self._stored_size and not self.shapes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from unicodedata import normalize
 
@@ -15,8 +16,11 @@ from modeldoctor.data.content import Content, Listing, file_contents
 from modeldoctor.data.levels import Level, look
 from modeldoctor.data.nesting import check_depth
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
-from modeldoctor.errors import DataError, ModelDoctorWarning, counted
+from modeldoctor.errors import DataError, ModelDoctorWarning, counted, shortened
 
+_OF_MARKS = re.compile("mask|annot|label|segm|outline|bound|box", re.IGNORECASE)
+_UNREAD = {".heic", ".heif", ".jxl", ".dcm", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".svg", ".npy"}
+"""Pictures of formats that Pillow alone does not open."""
 _LAYOUT = "class folders with images in them (DIR/cat/1.jpg), or train/, val/, test/ folders of those"
 
 
@@ -51,7 +55,7 @@ def open_folder(root: Path, excluded: Path | None = None) -> dict[str, Content]:
     listings = {split: _list_classes(folder, root, level, passed) for split, (folder, level) in levels.items()}
     labelled = {split: listing for split, listing in listings.items() if listing.paths}
     if not labelled:
-        raise _nothing(root, top, set(class_names))
+        raise _nothing(root, top, set(class_names), passed)
     for folder, level in levels.values():
         if level.images:
             warnings.warn(
@@ -64,6 +68,7 @@ def open_folder(root: Path, excluded: Path | None = None) -> dict[str, Content]:
         root, passed if excluded is None else Counter({e: n for e, n in passed.items() if e not in OUTLINES})
     )
     _warn_of_hidden(levels.values())
+    _warn_of_beside(root, set(top.folders) - set(folders.values()) if folders else set(), class_names)
     # In the order of the names as they are on the disk: a training sorted them so.
     return file_contents(root, labelled, tuple(sorted(class_names, key=class_names.__getitem__)))
 
@@ -71,16 +76,17 @@ def open_folder(root: Path, excluded: Path | None = None) -> dict[str, Content]:
 def _warn_of_passed(root: Path, passed: Counter[str]) -> None:
     """Count by ending the files in class folders that are no pictures."""
     if passed:
-        kinds = ", ".join(
-            f"{count} {ending or 'without an ending'}"
-            for ending, count in sorted(passed.items(), key=lambda entry: (-entry[1], entry[0]))[:10]
-        )
         warnings.warn(
-            f"files in the class folders of {root} that are no pictures are passed over: {kinds}"
-            + (f"; and {len(passed) - 10} more endings" if len(passed) > 10 else ""),
+            f"files in the class folders of {root} that are no pictures are passed over: {_endings(passed)}",
             ModelDoctorWarning,
             stacklevel=3,
         )
+
+
+def _endings(passed: Counter[str]) -> str:
+    kinds = sorted(passed.items(), key=lambda entry: (-entry[1], entry[0]))
+    more = f"; and {len(kinds) - 10} more endings" if len(kinds) > 10 else ""
+    return ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in kinds[:10]) + more
 
 
 def _warn_of_hidden(levels: Iterable[tuple[Path, Level]]) -> None:
@@ -92,6 +98,24 @@ def _warn_of_hidden(levels: Iterable[tuple[Path, Level]]) -> None:
             + (f", ... ({len(found)})" if len(found) > 5 else "")
             + "; torchvision's ImageFolder counts each as a class, which moves the numbers of all others: if the"
             " network was trained so, it has an output more than there are classes",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_beside(root: Path, names: Collection[str], class_names: Collection[str]) -> None:
+    """Name folders beside the splits' that may be splits or classes, too; those of annotations are none."""
+    found = []
+    for name in sorted(name for name in names if not _OF_MARKS.search(name)):
+        level = look(root / name)
+        classes = [folder for folder in level.folders if normalize("NFC", folder) in class_names]
+        if level.images or any(look(root / name / folder).images for folder in classes):
+            found.append(name)
+    if found:
+        warnings.warn(
+            f"folders with images beside those of the splits are left out: {shortened(found)} in {root}; if one is a"
+            " split, give it the name val or test, or list the images in a CSV file with the columns path, label and"
+            " split",
             ModelDoctorWarning,
             stacklevel=3,
         )
@@ -121,6 +145,15 @@ def _split_folders(root: Path, top: Level) -> dict[str, str] | None:
 def _list_classes(folder: Path, root: Path, level: Level, passed: Counter[str]) -> Listing:
     listing = Listing([], [])
     classes = {name: _identity(folder / name) for name in level.folders}
+    owners: dict[tuple[int, int], str] = {}
+    for name, own in classes.items():
+        if (other := owners.setdefault(own, name)) != name:
+            raise DataError(
+                f"two classes are one folder: {other} and {name}, of which one is a link to the other",
+                where=str(folder),
+                expected="one class for each image",
+                hint="remove the link",
+            )
     # An image belongs to one class: a link to another class's folder, or to one above, would give it a second.
     elsewhere = {_identity(part) for part in (folder, root, *root.absolute().parents)} | set(classes.values())
     for name, own in classes.items():
@@ -149,14 +182,16 @@ def _walk(folder: Path, prefix: str, elsewhere: frozenset[tuple[int, int]], pass
         yield from _walk(folder / name, f"{prefix}/{name}", elsewhere | {identity}, passed)
 
 
-def _nothing(root: Path, top: Level, class_names: set[str]) -> DataError:
+def _nothing(root: Path, top: Level, class_names: set[str], passed: Counter[str]) -> DataError:
     flat = {name: len(look(root / name).images) for name in top.folders if split_named(name)}
     found = {
         f"{len(top.images)} images directly in {root.name}, no class folders": bool(top.images),
         "images directly in " + ", ".join(f"{name} ({n})" for name, n in flat.items()) + ", no class folders": any(
             flat.values()
         ),
-        f"{len(class_names)} class folders, but no image in them": bool(class_names),
+        f"{len(class_names)} class folders, but no image in them" + (f": {_endings(passed)}" if passed else ""): bool(
+            class_names
+        ),
         f"no image and no class folder, only {len(top.others)} other files such as {', '.join(top.others[:3])}": bool(
             top.others
         ),
@@ -166,5 +201,7 @@ def _nothing(root: Path, top: Level, class_names: set[str]) -> DataError:
         next(text for text, holds in found.items() if holds),
         where=str(root),
         expected=f"{_LAYOUT}; image files are what Pillow opens, such as {', '.join(sorted(IMG_EXTENSIONS))}",
-        hint="sort the images into one folder a class, or list them in a CSV file with the columns path and label",
+        hint="convert them to JPEG or PNG: this installation reads none of these formats"
+        if passed.keys() & _UNREAD
+        else "sort the images into one folder a class, or list them in a CSV file with the columns path and label",
     )

@@ -9,7 +9,11 @@ from typing import NamedTuple
 from modeldoctor.data.pictures import EXTENSIONS, picture_size
 from modeldoctor.errors import DataError
 
-_LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")
+_LEFTOVERS = (
+    "__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information",
+    "lost+found",
+)  # fmt: skip
+"""Of unpacking, and of network storages and file systems."""
 _NO_PICTURES = frozenset((
     ".csv", ".db", ".gz", ".h5", ".html", ".ini", ".json", ".log", ".mat", ".md", ".npy", ".npz", ".pdf", ".pt",
     ".pth", ".py", ".tar", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".zip",

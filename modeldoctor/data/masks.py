@@ -53,10 +53,13 @@ class Masks(Protocol):
 
 
 class _Drawn:
-    """Draws masks, and warns once of shapes that are left out."""
+    """Draws masks, and warns once of shapes that are left out, and once of pictures that may have been turned."""
+
+    upright = False
+    """Whether it is known that people annotated upright pictures."""
 
     def __init__(self) -> None:
-        self._warned = False
+        self._warned = self._doubted = False
 
     def _mask(self, canvas: Canvas, draw: Callable[[], None], path: Path, expected: str) -> Tensor:
         try:
@@ -72,6 +75,16 @@ class _Drawn:
                 f"{path}: {describe(canvas.ignored)} left out, as they enclose no area, are labelled as no object or "
                 "cannot be read; so it is with"
                 " any other file's"
+            )
+        if not (canvas.frame_is_known or self.upright or self._doubted):
+            self._doubted = True
+            warnings.warn(
+                f"{path}: its image is turned by EXIF, and nothing says whether the annotation is of the upright"
+                " picture or of the one that is stored; it, and others like it, are taken for upright, as viewers and"
+                " LabelMe show them. Programs that ignore EXIF, and some that find masks, see the stored one: look at"
+                " one, or store such images upright, without EXIF's orientation, before they are annotated",
+                ModelDoctorWarning,
+                stacklevel=5,
             )
         return torch.from_numpy(mask)
 
@@ -102,6 +115,7 @@ class MaskTree(_Drawn):
         super().__init__()
         self._folders: dict[PurePosixPath, _Folder] = {}
         self.root, self.suffixes = root, tuple(suffixes)
+        self.upright = (root / PLAN_FILE).is_file()  # `annotate` wrote the pictures so
         names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
         self._split_folders = {split: name for name in names if (split := split_named(name))}
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modeldoctor.data.levels import Level, look
 from modeldoctor.data.splits import split_named
-from modeldoctor.errors import DataError, ModelDoctorWarning
+from modeldoctor.errors import DataError, ModelDoctorWarning, shortened
 
 _DEEPEST = 3
 
@@ -32,6 +32,8 @@ def check_depth(root: Path, folder: Path, level: Level) -> None:
     filled = {name: folder for name, folder in inside.items() if folder.folders or folder.images}
     nested = {name: folder for name, folder in filled.items() if not folder.images}
     fitting = [place for name in nested for place in _fitting(folder / name, _DEEPEST)]
+    if not fitting and nested and len(nested) == len(filled):
+        _warn_of_splits_within(folder, nested)
     if not fitting or level.images:
         return
     fitting.sort(key=lambda place: "train" not in place.relative_to(root).as_posix().lower())
@@ -51,6 +53,20 @@ def check_depth(root: Path, folder: Path, level: Level) -> None:
             ModelDoctorWarning,
             stacklevel=3,
         )
+
+
+def _warn_of_splits_within(folder: Path, nested: Mapping[str, Level]) -> None:
+    """Warn where all of the classes' folders are named after splits."""
+    within = [f"{name}/{inner}" for name, level in nested.items() for inner in level.folders]
+    if not all(split_named(name.rpartition("/")[2]) for name in within):
+        return
+    warnings.warn(
+        f"the splits lie within the folders of {folder}: {shortened(within)}; each outer folder is taken for a class,"
+        " and all its images for one split, those of the training, too. Turn them round (train/cat/1.jpg), or list the"
+        " images in a CSV file with the columns path, label and split",
+        ModelDoctorWarning,
+        stacklevel=4,
+    )
 
 
 def _wraps(name: str, level: Level) -> bool:

@@ -45,7 +45,6 @@ def test_the_folder_that_fits_is_named_and_opens(tmp_path, paths, fits):
     [
         ["train/n01/images/1.jpg", "train/n02/images/1.jpg"],
         ["cat/1.jpg", "cat/more/2.jpg", "dog/film/1.jpg", "dog/film 2/2.jpg"],
-        ["cat/train/1.jpg", "cat/val/2.jpg", "dog/train/1.jpg"],
     ],
 )
 def test_folders_within_classes_are_left_alone(tmp_path, paths):
@@ -99,3 +98,42 @@ def test_decomposed_names_keep_the_order_of_the_disk(tmp_path):
     assert open_folder(tmp_path)["all"].class_names == ("\u00e9t", "z")
     make(tmp_path / "composed", "\u00e9t/1.jpg", "z/1.jpg")
     assert open_folder(tmp_path / "composed")["all"].class_names == ("z", "\u00e9t")
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [["cat/train/1.jpg", "cat/val/2.jpg", "dog/train/1.jpg"], ["images/train/1.jpg", "images/val/2.jpg"]],
+)
+def test_splits_within_classes_are_warned_of(tmp_path, paths):
+    make(tmp_path, *paths)
+    with pytest.warns(ModelDoctorWarning, match=rf"the splits lie within.*{paths[0].rpartition('/')[0]}.*path, label"):
+        (content,) = open_folder(tmp_path).values()
+    assert len(content.paths) == len(paths)
+
+
+@pytest.mark.parametrize("beside", ["eval/cat/1.jpg", "seg_val/dog/1.jpg", "cat/1.jpg", "more/9.jpg"])
+def test_folders_with_images_beside_the_splits_are_named(tmp_path, beside):
+    make(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "masks/cat/1.png", "extras/notes/1.jpg", beside)
+    with pytest.warns(ModelDoctorWarning, match=rf"left out: {beside.split('/')[0]} in .* val or test"):
+        assert list(open_folder(tmp_path)) == ["train"]
+
+
+def test_two_classes_that_are_one_folder_are_refused(tmp_path):
+    make(tmp_path, "train/dog/1.jpg", "train/cat/1.jpg")
+    (tmp_path / "train" / "hund").symlink_to("dog")
+    with pytest.raises(DataError, match="two classes are one folder: dog and hund"):
+        open_folder(tmp_path)
+
+
+def test_folders_of_network_storages_are_no_classes(tmp_path):
+    make(tmp_path, "cat/1.jpg", "dog/1.jpg", "@eaDir/1.jpg", "$RECYCLE.BIN/2.jpg")
+    assert open_folder(tmp_path)["all"].class_names == ("cat", "dog")
+
+
+def test_folders_of_pictures_that_pillow_does_not_read_say_which(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(90))
+    with pytest.raises(DataError, match=r"2 class folders, but no image in them: 2 \.heic") as caught:
+        open_folder(tmp_path)
+    assert "convert them to JPEG or PNG" in caught.value.hint
