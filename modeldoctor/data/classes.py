@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from timm.data import ImageNetInfo
 
 from modeldoctor.config.class_order import ORDERS, natural
+from modeldoctor.data.content import as_read
 from modeldoctor.errors import DataError, classes_have, counted, shortened
 
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -83,8 +84,8 @@ def match_classes(
 
 
 def _by_name(folders: tuple[str, ...], model_names: tuple[str, ...]) -> ClassMatch | None:
-    """Match exactly, else without case and separators; None where no name matches at all."""
-    keys: tuple[Callable[[str], str], ...] = (str, _plain)
+    """Match exactly, else as people read names; None where no name matches at all."""
+    keys: tuple[Callable[[str], str], ...] = (str, as_read)
     for key in keys:
         outputs = {key(name): output for output, name in enumerate(model_names)}
         matched = [name for name in folders if key(name) in outputs]
@@ -112,7 +113,8 @@ def _name_notes(folders: tuple[str, ...], model_names: tuple[str, ...], mapping:
             (np.diff(mapping) < 0).any()
         ),
         f"{classes_have(len(missing), len(model_names))} no folder: {shortened(missing, 20)}": bool(missing),
-        "the class names were matched without regard to case, spaces, hyphens, underscores and slashes": any(
+        "the class names were matched without regard to case, spaces, hyphens, underscores, slashes, leading zeros and"
+        " signs that are not seen": any(
             name != model_names[output] for name, output in zip(folders, mapping, strict=True)
         ),
     }
@@ -208,11 +210,6 @@ def _first_apart(folders: tuple[str, ...]) -> str:
 def _fill(folders: tuple[str, ...], mapping: NDArray[np.int64], num_classes: int) -> tuple[str, ...]:
     named = dict(zip(mapping.tolist(), folders, strict=True))
     return tuple(named.get(output, f"class {output}") for output in range(num_classes))
-
-
-def _plain(name: str) -> str:
-    # A slash cannot be in a folder's name: "T-shirt/top" comes as "T-shirt-top".
-    return re.sub(r"[\s_/-]", "", name).casefold()
 
 
 def accuracy_warning(confusion: NDArray[np.int64], class_names: Sequence[str] | None = None) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
+from unicodedata import category, normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +59,8 @@ def sorted_classes(names: set[str]) -> tuple[str, ...]:
 
 
 def file_contents(root: Path, listings: Mapping[str, Listing], class_names: tuple[str, ...]) -> dict[str, Content]:
-    """Number the classes through; warn where a split lacks images of a class, or names differ in case alone."""
-    _warn_of_case(class_names)
+    """Number the classes through; warn where a split lacks images of a class, or names look alike."""
+    _warn_of_alike(class_names)
     number = {name: label for label, name in enumerate(class_names)}
     contents = {}
     for split, listing in listings.items():
@@ -75,13 +77,25 @@ def file_contents(root: Path, listings: Mapping[str, Listing], class_names: tupl
     return contents
 
 
-def _warn_of_case(class_names: tuple[str, ...]) -> None:
+def _warn_of_alike(class_names: tuple[str, ...]) -> None:
     spelled: dict[str, list[str]] = {}
     for name in class_names:
-        spelled.setdefault(name.casefold(), []).append(name)
+        spelled.setdefault(as_read(name), []).append(_shown(name))
     if alike := [" and ".join(names) for names in spelled.values() if len(names) > 1]:
         warnings.warn(
-            f"classes whose names differ in upper and lower case alone are kept apart: {shortened(alike, 10)}",
+            "classes whose names look alike (but for case, blanks, hyphens, leading zeros or signs that are not seen)"
+            f" are kept apart: {shortened(alike, 10)}",
             ModelDoctorWarning,
             stacklevel=3,
         )
+
+
+def as_read(name: str) -> str:
+    """A name as people read it: without case, blanks, hyphens, slashes, leading zeros and signs that are not seen."""
+    seen = "".join(letter for letter in normalize("NFKC", name).casefold() if category(letter) != "Cf")
+    return re.sub(r"[\s_/-]", "", re.sub(r"(?<!\d)0+(?=\d)", "", seen))
+
+
+def _shown(name: str) -> str:
+    """A name with escapes for what is not seen: "cat\\u200b"."""
+    return "".join(letter.encode("unicode_escape").decode() if category(letter) == "Cf" else letter for letter in name)

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Generic, TypeVar
 from unicodedata import normalize
 
-_DRIVE = re.compile(r"(file:/{1,3})?([A-Za-z]:)?(?=[\\/])|[A-Za-z]:")
+_DRIVE = re.compile(r"(file:/{0,3})?([A-Za-z]:)?(?=[\\/])|[A-Za-z]:")
 Value = TypeVar("Value")
 
 

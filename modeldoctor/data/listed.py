@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -42,6 +43,7 @@ class ListedFiles:
         An absolute path to nothing, as of another machine, is looked for below the root by its end.
         A file is looked for only where its name leaves a doubt: plain names with a known ending are taken as they are.
         """
+        path = self._without_turns(path)
         name, absolute = plain_path(path)
         if absolute:
             below = PurePosixPath(path).is_relative_to(self._whole)
@@ -56,6 +58,15 @@ class ListedFiles:
         return next(
             (found for candidate in candidates if (found := self._look_up(candidate)) is not None), plain.as_posix()
         )
+
+    def _without_turns(self, path: str) -> str:
+        """Without `a/..`, so that an image has one name; not where `a` is a link to elsewhere."""
+        if ".." not in PurePosixPath(path).parts:
+            return path
+        there = self.root / path
+        plain = Path(os.path.normpath(there.absolute()))
+        same = is_there(there) and is_there(plain) and plain.samefile(there)
+        return plain.as_posix() if same and plain.is_relative_to(self.root.absolute()) else path
 
     def _find_end(self, name: str) -> str | None:
         """The file below the root that has the longest end of a path; of a beginning that is known, the rest."""

@@ -13,12 +13,12 @@ from modeldoctor.data.content import Content, Listing, file_contents, sorted_cla
 from modeldoctor.data.listed import ListedFiles
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.errors import DataError, ModelDoctorWarning, counted, shortened
-from modeldoctor.runtime.reading import csv_rows, is_there, table_text
+from modeldoctor.runtime.reading import Rows, TableError, csv_rows, is_there, table_text
 
 _PROBED = 100
 _MISSING = ("nan", "NaN", "<NA>")
 """How pandas writes a value that was missing."""
-_NUMBER = re.compile(r"[0-9]+(\.0+)?")
+_NUMBER = re.compile(r"[0-9]+([.,]0+)?")
 
 
 def open_table(file: Path, root: Path | None = None) -> dict[str, Content]:
@@ -59,7 +59,7 @@ def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict
     try:
         with table_text(file) as stream:
             reader = csv_rows(stream)
-            columns = _columns(file, list(reader.fieldnames or ()), path_columns)
+            columns = _columns(file, reader, path_columns)
             for raw in reader:
                 row = {key: (raw[column] or "").strip() for key, column in columns.items()}
                 for key in ("path", "class"):
@@ -72,18 +72,20 @@ def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict
             f"the list of images cannot be read: {error}",
             where=str(file),
             expected="a CSV file in UTF-8",
-            hint="correct the path, or save the table again as CSV (UTF-8)",
+            hint=error.hint
+            if isinstance(error, TableError)
+            else "correct the path, or save the table again as CSV (UTF-8)",
         ) from error
 
 
-def _columns(file: Path, header: list[str], path_columns: tuple[str, ...]) -> dict[str, str]:
+def _columns(file: Path, reader: Rows, path_columns: tuple[str, ...]) -> dict[str, str]:
     wanted = {"path": path_columns, "class": ("class", "label"), "split": ("split",)}
-    spelled = {name.strip().lower(): name for name in header}
+    spelled = reader.spelled(name for names in wanted.values() for name in names)
     columns = {key: spelled[name] for key, names in wanted.items() for name in reversed(names) if name in spelled}
     if {"path", "class"} <= set(columns):
         return columns
     raise DataError(
-        f"the columns are {', '.join(header) or 'missing'}",
+        f"the columns are {', '.join(reader.fieldnames or ()) or 'missing'}",
         where=f"{file}, line 1",
         expected=f"a header with the columns {' or '.join(path_columns)} and class or label (split is optional)",
         hint="add a header line, with commas, semicolons or tabs between the columns",
@@ -104,7 +106,7 @@ def _whole_numbers(listings: dict[str, Listing]) -> dict[str, Listing]:
     names = {name for listing in listings.values() for name in listing.classes}
     if not all(_NUMBER.fullmatch(name) for name in names) or all(name.isdigit() for name in names):
         return listings
-    plain = {name: name.partition(".")[0] for name in names}
+    plain = {name: re.split("[.,]", name)[0] for name in names}
     return {
         split: Listing(listing.paths, [plain[name] for name in listing.classes]) for split, listing in listings.items()
     }
@@ -118,9 +120,11 @@ def _contents(root: Path, listings: dict[str, Listing], where: Path) -> dict[str
     listings = _whole_numbers(listings)
     paths = [path for listing in listings.values() for path in listing.paths]
     probed = paths[:: max(1, len(paths) // _PROBED)]
+    if not paths:
+        raise DataError("no rows", where=str(where), expected="a row for each image", hint="add them to the table")
     if not any(is_there(root / path) for path in probed):
         raise DataError(
-            f"none of {len(probed)} listed images is there, for example {root / probed[0]}" if paths else "no rows",
+            f"none of {len(probed)} listed images is there, for example {root / probed[0]}",
             where=str(where),
             expected=f"paths that are absolute or start from {root}, with / or \\ between folders",
             hint="give the folder that the paths start from as the data's root (--root)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ SETTINGS_MOST = 1 << 20
 RESULT_MOST = 1 << 28
 """Bytes of one stored result, or of one image's annotation, which may hold the image."""
 _LINE_MOST = 1 << 20
+_SEPARATOR = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)
 _VALUES_MOST, _DEPTH_MOST = 100_000, 50
 
 
@@ -77,15 +79,70 @@ def table_text(path: Path) -> TextIO:
     return file.open(encoding="utf-16" if wide else "utf-8-sig", newline="")
 
 
-def csv_rows(stream: TextIO) -> csv.DictReader[str]:
+class TableError(ValueError):
+    """A table is no table; the text says why.
+
+    Args:
+        found: what is wrong.
+        hint: what to do about it.
+    """
+
+    def __init__(self, found: str, hint: str):
+        super().__init__(found)
+        self.hint = hint
+
+
+class Rows(csv.DictReader):  # type: ignore[type-arg]
+    """Rows of a table; those without any value are passed over."""
+
+    def __next__(self) -> dict[str, str]:
+        """The next row.
+
+        Raises:
+            TableError: it has more values than the header, so that one of them may be cut in two.
+        """
+        while True:
+            row: dict[str | None, Any] = {**super().__next__()}
+            further = [cell for cell in row.pop(None, ()) if cell.strip()]
+            if further:
+                raise TableError(
+                    f"line {self.line_num} has values beyond the header's columns, such as {further[0].strip()[:50]!r}",
+                    "put values that hold the separator in quotes, or give the column a name in the header",
+                )
+            if any(cell.strip() for cell in row.values()):
+                return {str(name): cell for name, cell in row.items()}
+
+    def spelled(self, names: Iterable[str]) -> dict[str, str]:
+        """Columns as the header spells them, by their names in small letters.
+
+        Args:
+            names: of columns that there may be once.
+
+        Raises:
+            TableError: there is one twice.
+        """
+        header = [name.strip().lower() for name in self.fieldnames or ()]
+        if twice := next((name for name in names if header.count(name) > 1), None):
+            raise TableError(f"two columns called {twice}", "delete one of them, or give it another name")
+        return dict(zip(header, self.fieldnames or (), strict=True))
+
+
+def csv_rows(stream: TextIO) -> Rows:
     """The rows of a table between whose columns its header has commas or, without any, semicolons or tabs.
 
-    Spreadsheets write semicolons where the comma is the decimal point.
+    Spreadsheets write semicolons where the comma is the decimal point, and may say so in a line `sep=;`.
     """
     rows = lines(stream)
+    above: list[str] = []
     header = next(rows, "")
+    while header and (not header.strip() or _SEPARATOR.fullmatch(header)):
+        above.append(header)
+        header = next(rows, "")
     separator = next((letter for letter in ",;\t" if letter in header), ",")
-    return csv.DictReader(chain([header] if header else [], rows), restval="", delimiter=separator)
+    table = Rows(chain(above, [header] if header else [], rows), restval="", delimiter=separator)
+    for _ in above:  # read all the same, so that lines are counted from the file's first
+        next(table.reader)
+    return table
 
 
 def plain_yaml(text: str) -> Any:

@@ -23,7 +23,7 @@ from modeldoctor.data.outputs import AnySet, random_access
 from modeldoctor.errors import DataError, MaskError, classes_have, counted, shortened
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
-from modeldoctor.runtime.reading import csv_rows, table_text
+from modeldoctor.runtime.reading import TableError, csv_rows, table_text
 
 _HELD_BACK = 0.15
 _LEAST = 2
@@ -209,7 +209,7 @@ def _read_table(table: Path, column: str) -> ByPath[str]:
     try:
         with table_text(table) as file:
             reader = csv_rows(file)
-            spelled = {name.strip().lower(): name for name in reader.fieldnames or ()}
+            spelled = reader.spelled(("path", column.lower()))
             if not {"path", column.lower()} <= spelled.keys():
                 raise DataError(
                     f"columns {', '.join(reader.fieldnames or ('none',))}",
@@ -226,7 +226,7 @@ def _read_table(table: Path, column: str) -> ByPath[str]:
             f"no readable table: {error}",
             where=str(table),
             expected="a CSV of path and group",
-            hint="check data.groups",
+            hint=error.hint if isinstance(error, TableError) else "check data.groups",
         ) from error
     return groups
 

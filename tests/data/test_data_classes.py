@@ -257,3 +257,17 @@ def test_the_check_of_the_order_holds_a_few_tables_at_a_time() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 10 * counts.nbytes
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (("0", "1", "2", "3"), ("03", "01", "02", "00")),
+        (("cat", "dog", "emu", "fox"), ("fox", "dog\u200b", "emu\n", "cat\u00a0")),
+        (("1", "2", "3", "4"), ("\uff14", "\uff12", "\uff13", "\uff11")),
+    ],
+)
+def test_names_that_people_read_alike_are_matched_by_name(folders, names):
+    match = match_classes(folders, names, 4)
+    assert match.mapping.tolist() == [3, 1, 2, 0]
+    assert any("without regard to" in note for note in match.notes)

@@ -85,7 +85,7 @@ def test_links_are_followed_but_not_to_folders_that_are_read_elsewhere(tmp_path)
 
 def test_names_that_differ_in_case_alone_are_told(tmp_path):
     make(tmp_path, "Dog/1.jpg", "dog/2.jpg", "cat/3.jpg")
-    with pytest.warns(ModelDoctorWarning, match="upper and lower case alone are kept apart: Dog and dog"):
+    with pytest.warns(ModelDoctorWarning, match="look alike .* are kept apart: Dog and dog"):
         assert open_folder(tmp_path)["all"].class_names == ("Dog", "cat", "dog")
 
 

@@ -185,3 +185,71 @@ def test_a_missing_label_is_no_class(tmp_path, missing):
     with pytest.raises(DataError, match="an empty label") as refused:
         open_table(file)
     assert "line 3" in refused.value.where
+
+
+ROWS = "a/1.jpg,cat\na/2.jpg,dog\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\npath,label\n" + ROWS,
+        "path,label\n,\n" + ROWS + " , \n",
+        "path,label\n" + ROWS.replace("\n", ",\n"),
+        "sep=;\npath;label\n" + ROWS.replace(",", ";"),
+        '"sep=,"\r\npath,label\r\n' + ROWS,
+        "path,x,x,label\n" + ROWS.replace(",", ",1,2,"),
+        "path,label\n" + ROWS.replace("a/", "a/../a/"),
+    ],
+    ids=["blank lines first", "rows without a value", "trailing commas", "sep", "quoted sep", "unused twice", "turns"],
+)
+def test_what_programs_leave_in_tables_is_no_row(tmp_path, text):
+    images(tmp_path, "a/1.jpg", "a/2.jpg")
+    (tmp_path / "list.csv").write_text(text, newline="")
+    content = open_table(tmp_path / "list.csv")["all"]
+    assert list(content.paths) == ["a/1.jpg", "a/2.jpg"]
+    assert content.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "hint"),
+    [
+        (
+            "path,label\na/1.jpg,cat, brown\n",
+            "line 2 has values beyond the header's columns, such as 'brown'",
+            "quotes",
+        ),
+        ("path,label\n\na, b/1.jpg,cat\n", "line 3 has values beyond", "quotes"),
+        ("path,label,Label\na/1.jpg,cat,dog\n", "two columns called label", "delete one"),
+        ("path,label\n", "no rows", "add them"),
+    ],
+)
+def test_tables_that_say_two_things_are_refused(tmp_path, text, found, hint):
+    images(tmp_path, "a/1.jpg")
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=found) as caught:
+        open_table(tmp_path / "list.csv")
+    assert hint in caught.value.hint
+
+
+def test_two_spellings_of_a_path_are_one_image(tmp_path):
+    images(tmp_path, "a/1.jpg", "a/2.jpg")
+    (tmp_path / "list.csv").write_text(f"path,label\n{ROWS}../{tmp_path.name}/a/1.jpg,dog\n")
+    with pytest.raises(DataError, match="two labels"):
+        open_table(tmp_path / "list.csv")
+
+
+def test_addresses_of_files_and_decimal_commas(tmp_path):
+    images(tmp_path, "a/1.jpg", "a/2.jpg")
+    (tmp_path / "list.csv").write_text(f"path;label\nfile://{tmp_path}/a/1.jpg;0,0\nfile:///C:/x/a/2.jpg;1,0\n")
+    content = open_table(tmp_path / "list.csv")["all"]
+    assert list(content.paths) == ["a/1.jpg", "a/2.jpg"]
+    assert content.class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("names", [("cat", "cat\u200b"), ("\ufb01sh", "fish"), ("01", "1"), ("t-shirt", "T_shirt")])
+def test_names_that_look_alike_are_said(tmp_path, names):
+    images(tmp_path, "a/1.jpg", "a/2.jpg")
+    (tmp_path / "list.csv").write_text(f"path,label\na/1.jpg,{names[0]}\na/2.jpg,{names[1]}\n", encoding="utf-8")
+    with pytest.warns(ModelDoctorWarning, match="look alike"):
+        assert len(open_table(tmp_path / "list.csv")["all"].class_names) == 2
