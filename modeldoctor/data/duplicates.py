@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +29,16 @@ def find_duplicates(trained: AnySet, examined: AnySet, seed: int) -> tuple[list[
     chosen = np.arange(len(examined))
     if len(chosen) > _MOST:
         chosen = np.sort(np.random.default_rng([seed, 4]).choice(chosen, _MOST, replace=False))
-    by_size = defaultdict[int, list[Path]](list)
-    for path in trained.paths:
-        by_size[_size(trained.pictures.root / path)].append(trained.pictures.root / path)
     wanted = {index: examined.pictures.root / examined.paths[index] for index in chosen.tolist()}
-    sizes = {_size(path) for path in wanted.values()} - {-1}
-    candidates = [path for size in sorted(sizes) for path in by_size.get(size, ())]
+    sizes = {index: _size(path) for index, path in wanted.items()}
+    by_size: dict[int, list[Path]] = {size: [] for size in sorted({*sizes.values()} - {-1})}
+    for path in trained.paths:  # of which there may be many more than are of these sizes
+        if (same := by_size.get(_size(trained.pictures.root / path))) is not None:
+            same.append(trained.pictures.root / path)
+    candidates = [path for paths in by_size.values() for path in paths]
     known = {_digest(path) for path in candidates[: _MOST * _PER_IMAGE]} - {""}
     return [
-        index for index, path in wanted.items() if _size(path) in by_size and known and _digest(path) in known
+        index for index, path in wanted.items() if by_size.get(sizes[index]) and known and _digest(path) in known
     ], len(chosen)
 
 

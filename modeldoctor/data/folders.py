@@ -43,7 +43,7 @@ def open_folder(root: Path, excluded: Path | None = None) -> dict[str, Content]:
         )
     top = look(root, excluded)
     folders = _split_folders(root, top)
-    levels = {split: (root / name, look(root / name)) for split, name in folders.items()} if folders else {}
+    levels = {split: (root / name, look(root / name, excluded)) for split, name in (folders or {}).items()}
     levels = levels or {WHOLE: (root, top)}
     for folder, level in levels.values():
         check_depth(root, folder, level)

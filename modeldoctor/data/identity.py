@@ -38,6 +38,8 @@ def identify_data(sets: Iterable[tuple[AnySet, Stamps]], tables: Iterable[Path |
         digests["names"].update(f"{images.split}\n".encode())
         if not isinstance(images, ImageSet):
             continue
+        for shared in _shared_files(images):
+            digests["masks"].update(_stamp(shared))
         digests["labels"].update(np.asarray(images.labels, dtype=np.int64).tobytes())
         for path in images.paths:
             digests["names"].update(f"{path}\n".encode(errors="surrogateescape"))
@@ -78,6 +80,12 @@ def altered_since(images: AnySet, before: Stamps, indices: Sequence[int]) -> lis
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """What differs, in words; empty if nothing does. What an older run did not note is not compared."""
     return ", ".join(WHAT[name] for name in WHAT if name in before and before[name] != now[name])
+
+
+def _shared_files(images: ImageSet) -> list[Path]:
+    """The files that hold the masks of many images, as COCO's do: what `find` names is a place in one of them."""
+    places = {found.parent for path in images.paths if images.masks and (found := images.masks.find(path))}
+    return sorted({file for place in places for file in (place, *place.parents) if file.is_file()})
 
 
 def _stamp(path: Path | None) -> bytes:

@@ -21,7 +21,7 @@ from modeldoctor.data.classes import ClassMatch
 from modeldoctor.data.masks import MaskCheck, Masks
 from modeldoctor.data.pictures import Pictures, UnreadableError
 from modeldoctor.data.transforms import Transform, make_transform, picture_mode
-from modeldoctor.errors import MaskError
+from modeldoctor.errors import DataError, MaskError
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,11 @@ class ImageSet(Dataset[Sample | Broken]):
         """The images whose masks, by a person, are read; None without masks, or where they were not looked at."""
         return None if self.masks is None or self._masked is None else self._masked - self._found
 
+    @property
+    def with_mask(self) -> frozenset[int] | None:
+        """The images whose masks are read, a person's or found; None for all that have one."""
+        return self._masked
+
     def preprocessed_as(self, preprocessing: Preprocessing) -> Self:
         """Return the same images for another network input."""
         changed = copy.copy(self)
@@ -174,7 +179,18 @@ class ImageSet(Dataset[Sample | Broken]):
         return changed
 
     def with_classes(self, match: ClassMatch) -> Self:
-        """Return the same images with labels that count the network's outputs."""
+        """Return the same images with labels that count the network's outputs.
+
+        Raises:
+            DataError: a label counts no class.
+        """
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(match.mapping):
+            raise DataError(
+                f"labels from {self.labels.min()} to {self.labels.max()}",
+                where=f"split {self.split}",
+                expected=f"0 to {len(match.mapping) - 1}, a number for each class",
+                hint="take images without a class out of the data, or correct their labels",
+            )
         relabelled = copy.copy(self)
         relabelled.class_names, relabelled.labels = match.names, match.mapping[self.labels]
         return relabelled

@@ -18,12 +18,14 @@ from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from timm.data import create_dataset
 
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.classes import ClassMatch
 from modeldoctor.data.content import Content, NumberedPaths
-from modeldoctor.data.imageset import Sample
+from modeldoctor.data.depth import DepthError, eight_bits, is_deep, scaling
+from modeldoctor.data.imageset import Broken, Sample
 from modeldoctor.data.pictures import PictureStreams
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.data.transforms import make_transform, picture_mode
@@ -60,6 +62,7 @@ class StreamSet:
         names = getattr(self._dataset.reader, "class_to_idx", None) or {}
         self.class_names: tuple[str, ...] = tuple(sorted(names, key=names.__getitem__))
         self._mapping: NDArray[np.int64] | None = None
+        self._said_scaling = False
 
     def __len__(self) -> int:
         return self._length
@@ -69,7 +72,7 @@ class StreamSet:
         """Made-up paths; a stream has no file names, and may not know its length before it was read."""
         return NumberedPaths(self.split, sys.maxsize)
 
-    def iterate(self, indices: Sequence[int] | NDArray[np.int64] | None = None) -> Iterator[Sample]:
+    def iterate(self, indices: Sequence[int] | NDArray[np.int64] | None = None) -> Iterator[Sample | Broken]:
         """Read through the stream and yield the samples at the ascending `indices` (all by default).
 
         Pictures that cannot be decoded are left out and take no index; a warning counts them.
@@ -96,14 +99,13 @@ class StreamSet:
         relabelled.class_names, relabelled._mapping = match.names, match.mapping
         return relabelled
 
-    def _read(self, wanted: list[int] | None) -> Iterator[Sample]:
+    def _read(self, wanted: list[int] | None) -> Iterator[Sample | Broken]:
         pending = iter(wanted or ())
         following = next(pending, None)
         for index, (picture, target) in enumerate(self._pictures()):
             if wanted is not None and index != following:
                 continue
-            label = int(target) if self._mapping is None else int(self._mapping[int(target)])
-            yield Sample(self._transform(picture)[0], label, index, None)
+            yield self._sample(picture, self._label(int(target), index), index)
             following = next(pending, None)
             if wanted is not None and following is None:
                 return
@@ -114,6 +116,37 @@ class StreamSet:
                 expected="as many images as at the last reading",
                 hint="check that the shards have not changed",
             )
+
+    def _sample(self, picture: Image.Image, label: int, index: int) -> Sample | Broken:
+        try:
+            if is_deep(picture):
+                self._say_scaling(picture)
+                picture = eight_bits(picture)
+            return Sample(self._transform(picture)[0], label, index, None)
+        except Exception as error:  # whatever this one image does to it
+            return Broken(index, str(error) if isinstance(error, DepthError) else f"{type(error).__name__}: {error}")
+
+    def _say_scaling(self, picture: Image.Image) -> None:
+        if not self._said_scaling:
+            self._said_scaling = True
+            warnings.warn(
+                f"{self.split}: images have more than 8 bits a value and are scaled to 8, each by its own range: the "
+                f"first {scaling(picture)}. If your training scaled them otherwise, store them as it did, with 8 bits",
+                ModelDoctorWarning,
+                stacklevel=2,
+            )
+
+    def _label(self, target: int, index: int) -> int:
+        if self._mapping is None:
+            return target
+        if not 0 <= target < len(self._mapping):
+            raise DataError(
+                f"the label {target} of image {index}",
+                where=f"split {self.split}",
+                expected=f"0 to {len(self._mapping) - 1}, a number for each class",
+                hint="take images without a class out of the data, or correct their labels",
+            )
+        return int(self._mapping[target])
 
     def _pictures(self) -> Iterator[tuple[Any, Any]]:
         messages: list[str] = []
@@ -145,7 +178,8 @@ def open_streams(name: str, root: Path | None, *, preprocessing: Preprocessing, 
         UsageError: wds/ without a root.
     """
     prefix = _require(name)
-    mode = picture_mode(preprocessing)
+    # Pillow's own conversion, which timm would make, cuts what is above 8 bits to white; TFDS decodes to this mode.
+    mode = picture_mode(preprocessing) if prefix == "tfds" else ""
     options = {"download": download} if prefix != "wds" else {}
 
     def opener(split: str) -> Callable[[], Any]:
@@ -176,10 +210,19 @@ def open_indexed(name: str, root: Path | None, *, download: bool) -> dict[str, C
             reader = create_dataset(name, split=key, **options).reader
         names = reader.class_to_idx
         labels = np.fromiter(map(int, reader.iter_targets()), np.int64, len(reader))
+        if len(labels) and labels.min() < 0:
+            raise _UnlabelledError(split, int((labels < 0).sum()), len(labels))
         ordered = tuple(sorted(names, key=names.__getitem__)) or tuple(map(str, range(int(labels.max()) + 1)))
         return Content(ordered, labels, NumberedPaths(split, len(labels)), PictureStreams(_Encoded(reader)))
 
     return cast(dict[str, Content], _each_split(name, splits, content, optional=True))
+
+
+class _UnlabelledError(Exception):
+    """A split's images have no classes: the hub marks those that are kept back for a competition with -1."""
+
+    def __init__(self, split: str, unlabelled: int, images: int):
+        super().__init__(f"{split}: {unlabelled} of {counted(images, 'image')} have no label (-1)")
 
 
 class _Encoded:
@@ -212,11 +255,15 @@ def _each_split(
     name: str, splits: dict[str, str], open_split: Callable[[str, str], Any], *, optional: bool
 ) -> dict[str, Any]:
     """Open each split; where their names are a guess (`optional`), one that opens is enough."""
-    opened, errors = {}, []
+    opened: dict[str, Any] = {}
+    errors: list[Exception] = []
     for split, key in splits.items():
         # Each reader's libraries have exceptions of their own.
         try:
             opened[split_named(split) or split] = open_split(split_named(split) or split, key)
+        except _UnlabelledError as error:
+            errors.append(error)
+            warnings.warn(f"{error}: the split is left out", ModelDoctorWarning, stacklevel=3)
         except Exception as error:
             errors.append(error)
     if errors and not (optional and opened):

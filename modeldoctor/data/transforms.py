@@ -111,8 +111,12 @@ def unfitted(mask: Tensor, size: tuple[int, int], preprocessing: Preprocessing) 
     middle, margins = _middle(*size, preprocessing)
     resized, crop = resized_size(*middle, preprocessing), preprocessing.input_size[1:]
     shown = F.resize(mask[None].to(torch.uint8), list(crop), InterpolationMode.NEAREST)
-    # Where the centre crop took it from; what `pad` has around the picture falls away again.
-    top, left = (round((side - wanted) / 2) for side, wanted in zip(resized, crop, strict=True))
+    # Where the centre crop took it from; what is around a smaller picture, of which an odd pixel lies behind it, falls
+    # away again.
+    top, left = (
+        round((side - wanted) / 2) if side >= wanted else -((wanted - side) // 2)
+        for side, wanted in zip(resized, crop, strict=True)
+    )
     canvas = F.crop(shown, -top, -left, *resized)
     whole = F.pad(F.resize(canvas, [middle[1], middle[0]], InterpolationMode.NEAREST), list(margins))
     outline: Tensor = whole[0] > 0

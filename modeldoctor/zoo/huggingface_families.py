@@ -212,6 +212,8 @@ def _mark(words: str, first: str) -> re.Pattern[str]:
 
 
 _EVERYWHERE, _LAST = re.compile(""), re.compile(r"head\.norm$")
+_BLOCKS_AND_LAST = re.compile(r"(^norm|\.norm[12])$")
+"""Of Swin; in its embedding, and where patches are merged, transformers has torch's own epsilon."""
 _PATCHES = r"embeddings\.patch_embeddings\.projection"
 FAMILIES = (
     Family(_mark("vit|deit", _PATCHES), _vit, _vit_options, "timm/vit_base_patch16_224", 1e-12, _EVERYWHERE),
@@ -219,9 +221,10 @@ FAMILIES = (
            _EVERYWHERE, own_biases=True),
     Family(_mark("dinov2|dinov2_with_registers", _PATCHES), _dino, _dino_options, "timm/vit_small_patch14_dinov2",
            1e-6, _EVERYWHERE, interpolates=True),
-    Family(_mark("swin", _PATCHES), _swin, _swin_options, "timm/swin_tiny_patch4_window7_224", 1e-5, _EVERYWHERE),
-    Family(_mark("swinv2", _PATCHES), _swin, _swinv2_options, "timm/swinv2_tiny_window8_256", 1e-5, _EVERYWHERE,
-           own_biases=True),
+    Family(_mark("swin", _PATCHES), _swin, _swin_options, "timm/swin_tiny_patch4_window7_224", 1e-5,
+           _BLOCKS_AND_LAST),
+    Family(_mark("swinv2", _PATCHES), _swin, _swinv2_options, "timm/swinv2_tiny_window8_256", 1e-5,
+           _BLOCKS_AND_LAST, own_biases=True),
     Family(_mark("convnext", r"embeddings\.patch_embeddings"), _convnext, _convnext_options, "timm/convnext_tiny",
            1e-12, _LAST),
     Family(_mark("convnextv2", r"embeddings\.patch_embeddings"), _convnext, _convnext_options, "timm/convnextv2_tiny",

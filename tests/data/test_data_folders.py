@@ -147,3 +147,8 @@ def test_no_folder_and_two_spellings(tmp_path):
     shutil.copytree(tmp_path / "val", tmp_path / "valid")
     with pytest.raises(DataError, match="val, valid"):
         open_folder(tmp_path)
+
+
+def test_masks_inside_a_split_are_no_class(tmp_path):
+    make(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "train/masks/a/1.png")
+    assert open_folder(tmp_path, tmp_path / "train" / "masks")["train"].class_names == ("a", "b")

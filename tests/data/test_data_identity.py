@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -54,3 +55,20 @@ def test_digests_survive_in_a_configuration(folder: Path) -> None:
     first = digests(folder)
     assert data_in(f"# Of the checkpoint with ...\n{data_line(first)}seeds: [0]\n") == first
     assert changed(data_in("seeds: [0]\n"), first) == ""
+
+
+def test_a_changed_file_of_many_masks_is_seen(folder: Path) -> None:
+    """COCO's annotations of all images lie in one file, of which an image's mask is a place."""
+    network = load_model(folder / "net.pt")
+    square = [[4, 4, 20, 4, 20, 20, 4, 20]]
+    coco = {"images": [{"id": 1, "file_name": "train/amber/00.png", "width": 32, "height": 32}]}
+
+    def digest(shape: list[list[int]]) -> dict[str, str]:
+        coco["annotations"] = [{"image_id": 1, "segmentation": shape}]
+        (folder / "coco.json").write_text(json.dumps(coco))
+        sets = open_data(folder / "data", preprocessing=network.preprocessing, masks=folder / "coco.json")
+        return identify_data([(sets["train"], stamps_of(sets["train"]))])
+
+    first = digest(square)
+    os.utime(folder / "coco.json", (1, 1))
+    assert changed(first, digest([[4, 4, 20, 4, 20, 20, 4, 2]])) == WHAT["masks"]

@@ -78,3 +78,14 @@ def test_masks_are_read_of_the_chosen_images_alone(tmp_path: Path) -> None:
     assert images[0].mask is not None
     with pytest.raises(MaskError):
         images[2]
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_that_count_no_class_are_refused(label):
+    images = ImageSet(
+        split="test", class_names=("a", "b"), labels=np.array([0, label]), paths=["test/0", "test/1"],
+        pictures=PictureArray(np.zeros((2, 8, 8, 3), np.uint8)),
+        preprocessing=Preprocessing(input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="labels from"):
+        images.with_classes(match_classes(("a", "b"), None, 2))

@@ -162,3 +162,51 @@ def test_hugging_face_sets_by_index(monkeypatch):
     seen.clear()
     open_indexed("hfds/me/pets", None, download=True)
     assert not any(offline for *_, offline in seen)
+
+
+@pytest.mark.parametrize("label", ["-1", "3"])
+def test_a_label_that_counts_no_class_is_refused(tmp_path, label):
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, body in (("0.png", png(0)), ("0.cls", label.encode())):
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
+    stream = open_streams("wds/mine", tmp_path, preprocessing=PREPROCESSING, download=False)["all"]
+    with pytest.raises(DataError, match=f"the label {label} of image 0"):
+        list(stream.with_classes(match_classes(("c", "b", "a"), ("a", "b", "c"), 3)).iterate())
+
+
+def test_pictures_of_many_bits_are_scaled_not_cut(tmp_path):
+    """Twelve bits in sixteen, as of a microscope: Pillow's own conversion makes nearly all of it white."""
+    pixels = np.linspace(0, 4095, 16 * 16).astype(np.uint16).reshape(16, 16)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, body in (("0.png", stream.getvalue()), ("0.cls", b"0")):
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
+    found = open_streams("wds/mine", tmp_path, preprocessing=PREPROCESSING, download=False)["all"]
+    with pytest.warns(ModelDoctorWarning, match="all: images have more than 8 bits .* as 12 bits"):
+        (sample,) = found.iterate()
+    wanted = ((pixels // 16).astype(np.float32) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(sample.image.numpy(), np.stack([wanted] * 3), atol=1e-6)
+
+
+def test_a_split_whose_labels_are_kept_back_is_left_out(monkeypatch):
+    """The hub marks them with -1, which would count from the end: every image would be of the last class."""
+
+    class Reader(list):
+        class_to_idx = {"dog": 1, "cat": 0}  # noqa: RUF012
+
+        def iter_targets(self):
+            return iter(self)
+
+    kept = {"train": Reader([1, 0]), "test": Reader([-1, -1, -1])}
+    monkeypatch.setattr(streams, "_require", lambda name: "hfds")
+    monkeypatch.setattr(
+        streams, "create_dataset", lambda name, *, split, root: types.SimpleNamespace(reader=kept[split])
+    )
+    with pytest.warns(ModelDoctorWarning, match=r"test: 3 of 3 images have no label \(-1\): the split is left out"):
+        contents = open_indexed("hfds/me/pets", None, download=False)
+    assert list(contents) == ["train"]

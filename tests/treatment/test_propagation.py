@@ -204,3 +204,14 @@ def test_the_usual_place_must_be_beaten() -> None:
     assert quality(0.55, 0.2).suffices
     assert not quality(0.55, 0.54).suffices
     assert not quality(0.45, 0.1).suffices
+
+
+@pytest.mark.parametrize("height", range(40, 57))
+def test_a_found_mask_on_a_padded_picture_is_no_pixel_off(height: int) -> None:
+    """56 px wide, so that nothing is resized: the padding alone decides where the picture begins."""
+    preprocessing = Preprocessing(input_size=(3, 56, 56), mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="pad")
+    mask = torch.zeros(height, 56, dtype=torch.bool)
+    mask[10:20, 5:30] = True
+    _, shown = fitted(Image.new("RGB", (56, height)), mask, preprocessing)
+    assert shown is not None
+    assert torch.equal(unfitted(shown, (56, height), preprocessing), mask)

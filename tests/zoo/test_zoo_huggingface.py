@@ -135,6 +135,8 @@ CONV: dict[str, Any] = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
 CONV_CONFIG: dict[str, Any] = {
     "image_size": 32, "depths": [1, 1, 2, 1], "hidden_sizes": [8, 16, 24, 32], "patch_size": 4, "layer_norm_eps": 0.01,
 }  # fmt: skip
+# SwinEmbeddings.norm and SwinPatchMerging.norm are made without the configuration's epsilon.
+SWIN_NORMED = r"^norm$|blocks\.\d+\.norm\d$"
 CASES: dict[str, tuple[str, dict[str, Any], list[Rules], dict[str, Any], str]] = {
     "vit": ("vit_tiny_patch16_224", SMALL_VIT, [VIT], VIT_CONFIG, ""),
     "vit in memory": ("vit_tiny_patch16_224", SMALL_VIT, [VIT, VIT_IN_MEMORY], VIT_CONFIG, ""),
@@ -154,7 +156,7 @@ CASES: dict[str, tuple[str, dict[str, Any], list[Rules], dict[str, Any], str]] =
             "model_type": "swin", "image_size": 32, "patch_size": 4, "embed_dim": 24, "depths": [2, 2], "mlp_ratio": 4,
             "num_heads": [2, 4], "window_size": 4, "layer_norm_eps": 0.01, "qkv_bias": True, "hidden_act": "gelu",
         },
-        "",
+        SWIN_NORMED,
     ),
     "swinv2": (
         "swinv2_tiny_window8_256",
@@ -166,7 +168,7 @@ CASES: dict[str, tuple[str, dict[str, Any], list[Rules], dict[str, Any], str]] =
             "mlp_ratio": 4.0, "num_heads": [2, 4], "window_size": 4, "layer_norm_eps": 0.01, "qkv_bias": True,
             "pretrained_window_sizes": [2, 2],
         },
-        "",
+        SWIN_NORMED,
     ),
     "beit": (
         "beit_base_patch16_224",
