@@ -194,7 +194,6 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
             scan(run, images)
         else:
             predict(run, images)
-    readable = {images.split: len(run.state.predictions[images.split].broken) for images in read}
     measure_scales(run, source)
     if run.config.samples_precision is not None:
         plan_samples(run, source, choose_pilot(run, source))
@@ -221,7 +220,7 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     found = build_diagnosis(run, network, classes, read, samples, probe, layers, compared, row) if layers else None
     explained = run.team.broadcast(found.misdiagnosed if found else ())
     shown, pictures, altered = show(run, examined, explained, row, probe, backgrounds)
-    warn_of_vanished(run, readable)
+    warn_of_vanished(run, read)
     if found is None:
         return None
     return replace(

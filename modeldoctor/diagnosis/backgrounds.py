@@ -18,8 +18,12 @@ _READ_PER_BACKGROUND = 4
 
 def read_backgrounds(run: Run, images: AnySet) -> Backgrounds | None:
     """Backgrounds of right images of the examined split, the same in every process; None without masks."""
+    if images.masks is None:
+        return None
     index, label, predicted, _ = run.state.predictions[images.split].table()
     order = np.random.default_rng([run.config.seed, 5]).permutation(np.flatnonzero(label == predicted))
+    if (masked := images.with_mask) is not None:  # of which there may be few
+        order = order[np.isin(index[order], sorted(masked))]
     classes = list(dict.fromkeys(label[order].tolist()))[:_CLASSES]
     if not classes:
         return None

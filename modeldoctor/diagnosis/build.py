@@ -19,7 +19,7 @@ from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.compare import Compared
 from modeldoctor.diagnosis.explain import Evidence, Probe, find_limits, judge
 from modeldoctor.diagnosis.findings import find_findings
-from modeldoctor.diagnosis.passes import Run, delta_of
+from modeldoctor.diagnosis.passes import NO_ANSWER, Run, delta_of, vanished
 from modeldoctor.diagnosis.samples import PILOT, wanted
 from modeldoctor.diagnosis.scan import first_confident
 from modeldoctor.errors import ModelDoctorWarning, classes_have, counted, shortened
@@ -34,34 +34,39 @@ _REFERENCES = 200
 
 
 def warn_of_predictions(run: Run, images: AnySet, classes: tuple[str, ...]) -> None:
-    """Warn of an accuracy near chance, with its likely cause, and of images that cannot be read."""
+    """Warn of an accuracy near chance, with its likely cause, and of images that count nowhere."""
     predictions = run.state.predictions[images.split]
     _, label, predicted, _ = predictions.table()
     if text := accuracy_warning(count_pairs(label, predicted, run.classes), classes):
         warnings.warn(f"{images.split}: {text}", ModelDoctorWarning, stacklevel=3)
-    if predictions.broken:
-        first = shortened([f"{path} ({reason})" for path, reason in predictions.broken], 3)
+    gone = {*vanished(predictions, images)}
+    broken = [pair for pair in predictions.broken if pair not in gone]
+    unanswered = [path for path, reason in broken if reason == NO_ANSWER]
+    unread = [f"{path} ({reason})" for path, reason in broken if reason != NO_ANSWER]
+    if unread:
         warnings.warn(
-            f"{images.split}: {counted(len(predictions.broken), 'image')} cannot be read and "
-            f"{'is' if len(predictions.broken) == 1 else 'are'} left out: {first}",
+            f"{images.split}: {counted(len(unread), 'image')} cannot be read and "
+            f"{'is' if len(unread) == 1 else 'are'} left out: {shortened(unread, 3)}",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
+    if unanswered:
+        warnings.warn(
+            f"{images.split}: the network's answers to {counted(len(unanswered), 'image')} are no finite numbers; they "
+            f"are left out of every figure: {shortened(unanswered, 3)}",
             ModelDoctorWarning,
             stacklevel=3,
         )
 
 
-def warn_of_vanished(run: Run, before: dict[str, int]) -> None:
-    """Warn of images that could be read in the first pass and in a later one not any more.
-
-    Args:
-        before: how many images of each split could not be read in the first pass.
-    """
-    for split, number in before.items():
-        gone = run.state.predictions[split].broken[number:]
-        if gone:
+def warn_of_vanished(run: Run, read: Sequence[AnySet]) -> None:
+    """Warn of images that could be read in the first pass and in a later one not any more."""
+    for images in read:
+        if gone := vanished(run.state.predictions[images.split], images):
             path, reason = gone[0]
             warnings.warn(
-                f"{split}: {counted(len(gone), 'image')} could be read at first and later not any more; the figures "
-                f"are without them. The first: {path} ({reason})",
+                f"{images.split}: {counted(len(gone), 'image')} could be read at first and later not any more; the "
+                f"figures are without them. The first: {path} ({reason})",
                 ModelDoctorWarning,
                 stacklevel=3,
             )
@@ -240,7 +245,7 @@ def build_diagnosis(
         warnings=(),
         seed=run.config.seed,
         config=run.config,
-        preprocessing=network.preprocessing.model_dump(mode="json"),
+        preprocessing=sets[-1].preprocessing.model_dump(mode="json"),
         assumed=network.notes,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         device=str(run.device),

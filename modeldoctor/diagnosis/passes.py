@@ -41,6 +41,7 @@ from modeldoctor.runtime.progress import Progress
 
 _SAVE_EVERY_S = 30.0
 _SCALE_IMAGES = 256
+NO_ANSWER = "the network's answer to it is no finite number"
 
 
 @dataclass
@@ -166,27 +167,38 @@ def read_predictions(
     if indices is not None:
         total = prediction.next + len(indices)
     for batch in run.batches(images, indices, run.chunks.batch):
-        rows = np.empty((4, 0))
-        if len(batch.labels):
-            probabilities = run.network.logits(batch.images.to(run.device)).float().softmax(1)
-            confidence, predicted = (part.cpu().numpy() for part in probabilities.max(1))
-            rows = np.stack([batch.indices.numpy(), batch.labels.numpy(), predicted, confidence])
+        rows, unusable = _answers(run, batch)
         filled = False
-        for part, broken in run.team.all_gather(
-            (rows, [(images.paths[bad.index], bad.reason) for bad in batch.broken])
-        ):
-            needed = enough(part) if enough and not filled else None
-            if not filled:
-                prediction.rows += [part[:, :needed]] if part.shape[1] else []
-                prediction.broken += broken
-                hits, seen = _counted_right([part])
-                right, known = right + hits, known + seen
-            filled = filled or needed is not None
-            prediction.next += part.shape[1] + len(broken)
+        for part, broken in run.team.all_gather((rows, [(index, images.paths[index], why) for index, why in unusable])):
+            if filled:
+                break
+            needed = enough(part) if enough else None
+            filled = needed is not None
+            kept = part[:, :needed]
+            # A stream goes on right behind the last image that was needed, however many its batch had.
+            left_out = [bad for bad in broken if not filled or bad[0] < kept[0, -1]]
+            prediction.rows += [kept] if kept.shape[1] else []
+            prediction.broken += [(path, why) for _, path, why in left_out]
+            hits, seen = _counted_right([kept])
+            right, known = right + hits, known + seen
+            prediction.next += kept.shape[1] + len(left_out)
         said = f" · accuracy {right / known:.1%}" if known and whole else ""
         run.after_batch(f"predict {images.split}{said}", prediction.next, total)
         if filled:
             return
+
+
+def _answers(run: Run, batch: Batch) -> tuple[NDArray[np.float64], list[tuple[int, str]]]:
+    """The rows (4,B) of a batch, and which images have none, with the reason: unreadable, or without an answer."""
+    unusable = [(bad.index, bad.reason) for bad in batch.broken]
+    if not len(batch.labels):
+        return np.empty((4, 0)), unusable
+    probabilities = run.network.logits(batch.images.to(run.device)).float().softmax(1)
+    confidence, predicted = (part.cpu().numpy() for part in probabilities.max(1))
+    rows = np.stack([batch.indices.numpy(), batch.labels.numpy(), predicted, confidence])
+    answered = np.isfinite(confidence)
+    unusable += [(index, NO_ANSWER) for index in batch.indices[~answered].tolist()]
+    return rows[:, answered], sorted(unusable)
 
 
 def _counted_right(rows: Sequence[NDArray[np.float64]]) -> tuple[int, int]:
@@ -200,15 +212,30 @@ def checked(prediction: Predictions, split: str) -> Predictions:
     Raises:
         DataError: not one image can be read.
     """
-    if not prediction.rows:
-        first = "; ".join(f"{path}: {reason}" for path, reason in prediction.broken[:3])
+    if any(part.shape[1] for part in prediction.rows):
+        return prediction
+    if prediction.broken and all(why == NO_ANSWER for _, why in prediction.broken):
         raise DataError(
-            f"none of the {prediction.next} images can be read" + (f" ({first})" if first else ""),
+            f"the network's answers to all {prediction.next} images are no finite numbers",
             where=f"split {split}",
-            expected="image files that PIL can decode",
-            hint="check the files",
+            expected="logits that are numbers",
+            hint="check the weights and the preprocessing by which the network was evaluated, and --precision",
         )
-    return prediction
+    first = "; ".join(f"{path}: {reason}" for path, reason in prediction.broken[:3])
+    raise DataError(
+        f"none of the {prediction.next} images can be read" + (f" ({first})" if first else ""),
+        where=f"split {split}",
+        expected="image files that PIL can decode",
+        hint="check the files",
+    )
+
+
+def vanished(prediction: Predictions, images: AnySet) -> list[tuple[str, str]]:
+    """Of the images that cannot be read, those that could be in the first pass: they have a row."""
+    if not prediction.broken:
+        return []
+    read = {images.paths[index] for index in prediction.table()[0].tolist()}
+    return [pair for pair in prediction.broken if pair[0] in read]
 
 
 def measure_scales(run: Run, images: AnySet) -> None:

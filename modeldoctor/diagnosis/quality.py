@@ -17,6 +17,8 @@ from modeldoctor.config.diagnose import Preprocessing
 
 _TAILS = ((0, -1), (0, 1), (1, -1), (2, -1), (3, 1), (4, 1))
 """For each of `verdicts.DAMAGES`, which figure it is of, and in which direction."""
+_LEAST_REFERENCES = 120
+"""Beyond all of fewer references an image lies in one of the six by chance in more than 5% of cases: 6 / (R + 1)."""
 _GRID = 8  # pixels, the block of a JPEG
 _LEAST = 1e-4  # of what is 0 in a flat image, before its logarithm
 # The second derivative both ways cancels whatever is locally straight, edges too, and leaves noise (Immerkaer 1996).
@@ -72,13 +74,17 @@ def damage_of(quality: NDArray[np.float32], references: NDArray[np.float32]) -> 
 
     Returns:
         1 less the share of references that are at least as extreme in the figure and direction that is most so; and
-        that figure and direction. NaN and 0 without references.
+        that figure and direction. NaN and 0 with fewer references than tell the extreme from the usual.
     """
-    if not len(references):
+    if len(references) < _LEAST_REFERENCES:
         return [math.nan] * len(quality), [0] * len(quality)
     tails = np.stack(
         [
-            np.mean(sign * references[None, :, figure] >= sign * quality[:, None, figure], axis=1)
+            np.where(
+                np.isnan(quality[:, figure]),
+                1.0,
+                np.mean(sign * references[None, :, figure] >= sign * quality[:, None, figure], axis=1),
+            )
             for figure, sign in _TAILS
         ],
         axis=1,

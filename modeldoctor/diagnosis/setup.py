@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -23,6 +26,7 @@ from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit, default_budget
 from modeldoctor.zoo import Classifier
 
+_LIBRARIES = ("torch", "torchvision", "timm", "modeldoctor")
 _SEVERAL = 3
 """Masks, at least, that must look exchanged."""
 _DEEP = 0.5
@@ -175,7 +179,8 @@ def open_state(
         config.model_dump(exclude=CHANGE_NO_FIGURE),
         network.checkpoint_sha256,
         network.arch,
-        network.preprocessing.model_dump(),
+        [images.preprocessing.model_dump() for images, _ in used],
+        _construction_of(network),
     )
     data = identify_data(used)
     path = None if output is None else partial_of(output)
@@ -192,6 +197,19 @@ def open_state(
     return RunState(fingerprint, data), path
 
 
+def _construction_of(network: Classifier) -> list[str]:
+    """What tells two networks apart that have the same weights: arguments, layers, and the code of the user's own."""
+    classes = {type(part) for part in network.module.modules()}
+    own = [part for part in classes if part.__module__.partition(".")[0] not in _LIBRARIES]
+    code = []
+    for part in own:
+        with suppress(OSError, TypeError):  # typed at a prompt, or made by a call
+            code.append(inspect.getsource(part))
+    # Some layers show a function with its place in memory.
+    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network.module))
+    return [layers, *sorted(code), *network.options.get("model_option", ())]
+
+
 def partial_of(output: Path) -> Path:
     """Where the state of an interrupted run is kept: beside the output."""
     return output.with_name(f"{output.name}.partial")
@@ -202,9 +220,11 @@ def command_line(
 ) -> str:
     """What to type for the same diagnosis: every option that is not at its default; empty where there is none."""
     default = DiagnoseConfig()
-    if network.source is None or network.arch.startswith("module/") or config.noise_ranges != default.noise_ranges:
+    if network.source is None or network.arch.startswith("module/"):
         return ""
     options = {name: value for name, value in config if value != getattr(default, name)} | paths
+    if "noise_ranges" in options:
+        options["noise_ranges"] = ",".join(map(str, config.noise_ranges))
     options |= dict(network.options)
     words = [
         word

@@ -225,3 +225,20 @@ def test_an_image_in_two_splits_is_found_by_its_bytes(tmp_path: Path) -> None:
     found, sought = find_duplicates(splits["train"], splits["val"], seed=0)
     assert ([splits["val"].paths[index] for index in found], sought) == (["val/b/0.png"], 5)
     assert find_duplicates(splits["val"], splits["val"], seed=0) == ([], 0)
+
+
+def test_few_references_do_not_tell_damage() -> None:
+    """Beyond all of a handful in some figure lies nearly every image, whole as it is."""
+    rng = np.random.default_rng(0)
+    whole = quality([photograph(rng) for _ in range(200)])
+    for number, least in ((10, 1.0), (119, 1.0), (120, 0.0)):
+        damage, _ = damage_of(whole[:50], quality([photograph(rng) for _ in range(number)]))
+        assert np.mean(np.isnan(damage)) == least
+    damage, _ = damage_of(whole[:100], quality([photograph(rng) for _ in range(120)]))
+    assert np.mean(np.array(damage) > DAMAGE) < 0.1
+
+
+def test_what_has_no_quality_is_not_damaged() -> None:
+    references = np.zeros((200, 6), dtype=np.float32)
+    damage, _ = damage_of(np.full((1, 6), np.nan, dtype=np.float32), references)
+    assert not damage[0] > DAMAGE

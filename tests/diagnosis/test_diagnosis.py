@@ -341,3 +341,16 @@ def test_the_command_line_is_what_makes_it_again(clinic: Clinic, network: Classi
     assert read_diagnosis(tmp_path / "d d.h5").command == found.command
     opened = open_data(clinic.data, preprocessing=network.preprocessing)
     assert diagnose(network, opened, config=config).command == ""
+
+
+def test_the_command_line_states_noise_ranges(clinic: Clinic, network: Classifier) -> None:
+    config = DiagnoseConfig(**(QUICK | {"noise_ranges": (0.5, 2.0), "max_explained": 0}))
+    words = shlex.split(diagnose(network, clinic.data, config=config).command)
+    assert words[words.index("--noise-ranges") + 1] == "0.5,2.0"
+
+
+def test_preprocessing_is_that_of_the_images(clinic: Clinic, network: Classifier) -> None:
+    other = network.preprocessing.model_copy(update={"mean": (0.4,) * 3})
+    opened = open_data(clinic.data, preprocessing=other)
+    found = diagnose(network, opened, config=DiagnoseConfig(**(QUICK | {"max_explained": 0})))
+    assert found.preprocessing["mean"] == [0.4, 0.4, 0.4]

@@ -261,3 +261,26 @@ def test_a_device_that_is_not_there_is_said(name: str) -> None:
 def test_a_layer_that_is_not_there_is_said(clinic: Clinic, network: Classifier) -> None:
     with pytest.raises(UsageError, match="no layer is called 'layer9'"):
         diagnose(network, clinic.data, config=DiagnoseConfig(**(PLAIN | {"layers": "layer9"})))
+
+
+def test_a_network_that_was_built_otherwise_is_not_continued(clinic: Clinic, tmp_path: Path) -> None:
+    """The weights are the same, what is computed with them is not."""
+    code = tmp_path / "own.py"
+    source = (
+        "import timm\n\n\ndef own(slope=0.0):\n    network = timm.create_model('test_resnet', num_classes=4)\n"
+        "    network.slope = slope\n    return network\n"
+    )
+    run: dict[str, Any] = {"config": DiagnoseConfig(**(QUICK | {"layers": "last"})), "output": tmp_path / "d.h5"}
+
+    def load(slope: float) -> Classifier:
+        preprocessing = load_model(clinic.checkpoint).preprocessing
+        return load_model(
+            clinic.checkpoint, arch=f"{code}:own", model_options={"slope": slope}, preprocessing=preprocessing
+        )
+
+    code.write_text(source)
+    with pytest.raises(InterruptedRunError):
+        diagnose(load(0.0), clinic.data, **run, progress=stop_at("correlate", 1))
+    with pytest.raises(StoreError, match="another checkpoint or other settings"):
+        diagnose(load(0.5), clinic.data, **run, resume=True)
+    diagnose(load(0.0), clinic.data, **run, resume=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.data import open_data
 from modeldoctor.diagnosis import diagnose
-from modeldoctor.errors import InterruptedRunError
+from modeldoctor.errors import InterruptedRunError, ModelDoctorWarning
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.summary import summarise
@@ -137,3 +137,28 @@ def test_a_stream_is_read_until_every_class_is_full(clinic: Clinic, network: Cla
         assert int(found.rows("train").sum()) == last < len(order)
         assert dict(found.unread) == {"train": None}
         assert found["layer3.0.conv3"].count.tolist() == [WANTED] * len(CLASSES)
+
+
+def test_a_stream_that_goes_on_leaves_no_image_out(clinic: Clinic, network: Classifier, tmp_path: Path) -> None:
+    """With a precision it is read to the pilot's last image and from there on, whatever else that one's batch held."""
+    _, labels = usable(clinic)
+    paths = clinic.images("train")[0]
+    order = np.random.default_rng(1).permutation(len(labels)).tolist()
+    pilot = [index for index in order if usable(clinic)[0][index]]
+    with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
+        for place, index in enumerate([*pilot * 2, *order]):
+            archive.add(clinic.data / paths[index], f"{place:04d}.png")
+            label = tmp_path / "label"
+            label.write_text(str(labels[index]))
+            archive.add(label, f"{place:04d}.cls")
+    val = open_data(str(clinic.data), preprocessing=network.preprocessing)["val"]
+    found = []
+    for size in (1, 7):
+        stream = open_data("wds/mine", root=tmp_path, preprocessing=network.preprocessing)["train"]
+        stream.class_names = CLASSES
+        config = DiagnoseConfig(**(SCANNED | {"samples_precision": 0.001, "batch_size": size}))
+        with pytest.warns(ModelDoctorWarning, match="fewer than the wanted number of images"):
+            found.append(diagnose(network, {"train": stream, "val": val}, config=config))
+    one, seven = (rows(each) for each in found)
+    assert one == seven
+    assert len(one[0]) == 2 * len(pilot) + len(order)

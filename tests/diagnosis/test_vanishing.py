@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Clinic
+from PIL import Image
+from torch import Tensor, nn
 
 from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.data import pictures
@@ -83,7 +87,7 @@ def test_resuming_behind_images_that_vanished_counts_none_twice(
 
     with pytest.raises(InterruptedRunError):
         diagnose(network, data, **options, progress=progress)  # type: ignore[arg-type]
-    with pytest.warns(ModelDoctorWarning, match="train: 4 images cannot be read"):
+    with pytest.warns(ModelDoctorWarning, match="train: 4 images could be read at first and later not"):
         found = diagnose(network, data, **options, resume=True)  # type: ignore[arg-type]
     assert found[LAYER].count.tolist() == [6, 10, 10, 10]
     assert {path for path, _ in found.broken} == set(gone)
@@ -143,3 +147,58 @@ def test_images_and_masks_that_are_replaced_meanwhile_are_named(
     said = [str(warning.message) for warning in caught if "changed while this run read them" in str(warning.message)]
     assert sorted(text.partition(":")[0] for text in said) == ["train", "val"]
     assert images[0].relative_to(data).as_posix() in " ".join(said)
+
+
+class Silent(nn.Module):
+    """The clinic's network, which divides by what is 0 for an image that is not brighter than this."""
+
+    def __init__(self, network: nn.Module, least: float = -1.0):
+        super().__init__()
+        self.network, self.least = network, least
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        light = (images.amax((1, 2, 3)) > self.least).float()[:, None]
+        return logits * light / light
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_an_image_without_an_answer_counts_nowhere(clinic: Clinic, data: Path, batch_size: int) -> None:
+    """Its label is the class with which argmax answers NaN."""
+    for split in ("train", "val"):
+        Image.new("RGB", (32, 32)).save(data / split / "amber" / "05-black.png")
+    network = load_model(Silent(clinic.network()), preprocessing=load_model(clinic.checkpoint).preprocessing)
+    config = DiagnoseConfig(**(QUICK | {"layers": "last", "batch_size": batch_size}))
+    said = "the network's answers to 1 image are no finite numbers"
+    with pytest.warns(ModelDoctorWarning, match=f"val: {said}"), pytest.warns(match=f"train: {said}"):
+        found = diagnose(network, data, config=config)
+    plain = diagnose(network, clinic.data, config=config)
+    assert found.accuracy == plain.accuracy
+    assert int(found.rows("val").sum()) == int(plain.rows("val").sum())
+    assert [path for path, _ in found.broken] == ["val/amber/05-black.png", "train/amber/05-black.png"]
+    (layer,) = found.layers
+    assert found[layer].count.tolist() == plain[layer].count.tolist()
+
+
+def test_a_network_that_answers_nothing_is_refused(clinic: Clinic) -> None:
+    """Noise, by which a network is tried before, is brighter than any picture."""
+    network = load_model(Silent(clinic.network(), 1.5), preprocessing=load_model(clinic.checkpoint).preprocessing)
+    with pytest.raises(DataError, match="the network's answers to all 36 images are no finite numbers"):
+        diagnose(network, clinic.data, config=DiagnoseConfig(**(QUICK | {"layers": "last"})))
+
+
+def test_images_that_a_second_scan_cannot_read_did_not_vanish(clinic: Clinic, network: Classifier, data: Path) -> None:
+    """A precision is planned by a pilot; what is read after that for the first time was never there to vanish."""
+    for image in [*(data / "train").rglob("*.png")]:
+        for copy in ("a", "b"):
+            shutil.copy(image, image.with_name(f"{image.stem}{copy}.png"))
+    names = sorted(path.name for path in (data / "train" / "amber").iterdir())
+    order = np.random.default_rng([0, 2, 0]).permutation(len(names))
+    (data / "train" / "amber" / names[order[-1]]).write_bytes(b"broken")
+    config = DiagnoseConfig(**(QUICK | {"scan": "enough", "samples_precision": 0.001}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ModelDoctorWarning)
+        diagnose(network, data, config=config)
+    said = [str(warning.message) for warning in caught if issubclass(warning.category, ModelDoctorWarning)]
+    assert any("train: 1 image cannot be read" in text for text in said), said
+    assert not any("could be read at first" in text for text in said)

@@ -1,0 +1,61 @@
+"""Which images lend their backgrounds, where few of many have a mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeldoctor.config.diagnose import Preprocessing
+from modeldoctor.data import ImageSet, make_loader
+from modeldoctor.data.pictures import PictureArray
+from modeldoctor.diagnosis.backgrounds import read_backgrounds
+from modeldoctor.diagnosis.state import Predictions, RunState
+from modeldoctor.runtime.distributed import Team
+
+NUMBER, MASKED = 2000, (7, 500, 501, 1200, 1999)
+
+
+class Left:
+    """Masks of a few images: the object is their left half."""
+
+    def find(self, relative_path: str) -> Path | None:
+        return Path(relative_path) if int(relative_path) in MASKED else None
+
+    def read(self, path: Path, size: tuple[int, int], orientation: int = 1) -> torch.Tensor:
+        return (torch.arange(size[0]) < size[0] // 2).expand(size[1], -1)
+
+    def warn(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+def test_the_few_images_with_a_mask_lend_their_backgrounds() -> None:
+    labels = np.arange(NUMBER) % 2
+    pixels = np.random.default_rng(0).integers(0, 256, (NUMBER, 8, 8, 3), dtype=np.uint8)
+    images = ImageSet(
+        split="val", class_names=("a", "b"), labels=labels, paths=[str(i) for i in range(NUMBER)],
+        pictures=PictureArray(pixels), masks=Left(),
+        preprocessing=Preprocessing(input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3),
+    ).masked_at(MASKED)  # fmt: skip
+    state, read = RunState(""), list[int]()
+    rows = np.stack([np.arange(NUMBER), labels, labels, np.ones(NUMBER)])
+    state.predictions["val"] = Predictions(NUMBER, [rows])
+
+    def batches(images: ImageSet, indices: Any, size: int) -> Any:
+        read.extend(indices)
+        return make_loader(images, indices, batch_size=size)
+
+    run: Any = SimpleNamespace(
+        state=state, config=SimpleNamespace(seed=0), batches=batches, chunks=SimpleNamespace(batch=16), team=Team(),
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    found = read_backgrounds(run, images)
+    assert found is not None
+    assert sorted(found.label.tolist()) == sorted(labels[[*MASKED]].tolist())
+    assert sorted(read) == sorted(MASKED)
+    images.masks = None
+    assert read_backgrounds(run, images) is None
+    assert len(read) == len(MASKED)
