@@ -137,7 +137,9 @@ def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, bool, dict[s
         if image is not None and ("segmentation" in annotation or "bbox" in annotation):
             key, whole = _key(image["file_name"]), plain(image["file_name"])[1]
             size = [image.get("width"), image.get("height")]
-            shape = annotation.get("segmentation") or annotation.get("bbox")
+            outline = annotation.get("segmentation")
+            # Boxes alone are written with an empty outline, or with a list of one.
+            shape = annotation.get("bbox") if outline in (None, [], [[]]) else outline
             usable += 1
             yield _Key(key.split or split, key.rest), whole, {"size": size, "shapes": [shape]}
     _tell(file, unusable, usable)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from modeldoctor.data.pictures import EXTENSIONS, picture_size
 from modeldoctor.errors import DataError
+from modeldoctor.runtime.reading import exists
 
 _LEFTOVERS = (
     "__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information",
@@ -38,6 +39,7 @@ def look(folder: Path, excluded: Path | None = None) -> Level:
         DataError: it cannot be read.
     """
     level = Level([], [], [], [])
+    excluded = excluded if excluded is not None and exists(excluded) else None
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -46,7 +48,7 @@ def look(folder: Path, excluded: Path | None = None) -> Level:
                 elif entry.name in _LEFTOVERS:
                     continue
                 elif is_folder(entry):
-                    if excluded is None or not excluded.exists() or not excluded.samefile(entry.path):
+                    if excluded is None or not excluded.samefile(entry.path):
                         level.folders.append(entry.name)
                 elif _is_image(entry):
                     level.images.append(entry.name)

@@ -66,13 +66,14 @@ def _check_output(output: Path, there: Iterable[Path], inside: bool) -> None:
 
 
 def check_folder(output: Path) -> None:
-    """Refuse a folder to write to that is a file.
+    """Refuse a folder to write to that is a file, or takes none.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is so.
     """
     if exists(output) and not output.is_dir():
         raise UsageError("it is no folder", where=str(output), expected="a folder to write to", hint=_ELSEWHERE)
+    check_writable(output / "any")
 
 
 def check_ours(output: Path, kind: str | None = None) -> None:

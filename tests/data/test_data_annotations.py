@@ -104,6 +104,7 @@ FILES = {
         "labelme polygon": ("train/cat/1.json", labelme(shape("polygon", BOX_POINTS))),
         "coco polygon": ("coco.json", coco([flat(BOX_POINTS)])),
         "coco box": ("coco.json", coco([], bbox=[5, 3, 14, 9])),
+        "coco box with a list of no outline": ("coco.json", coco([[]], bbox=[5, 3, 14, 9])),
         "coco packed runs": ("coco.json", coco(runs_of(inside_box(), packed=True))),
         "yolo": ("train/cat/1.txt", f"3 {12 / WIDTH:.6f} {7.5 / HEIGHT:.6f} {14 / WIDTH:.6f} {9 / HEIGHT:.6f}\n\n"),
         "yolo polygon": ("cat/1.txt", f"3 {shares(BOX_POINTS)}"),

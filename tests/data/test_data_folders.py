@@ -152,3 +152,16 @@ def test_no_folder_and_two_spellings(tmp_path):
 def test_masks_inside_a_split_are_no_class(tmp_path):
     make(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "train/masks/a/1.png")
     assert open_folder(tmp_path, tmp_path / "train" / "masks")["train"].class_names == ("a", "b")
+
+
+def test_masks_in_a_folder_that_may_not_be_entered_are_no_fault_of_the_data(tmp_path, monkeypatch):
+    make(tmp_path, "data/a/1.jpg")
+    stat = os.stat
+
+    def refuse(path, *arguments, **options):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert list(open_folder(tmp_path / "data", tmp_path / "locked")) == ["all"]

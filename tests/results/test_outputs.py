@@ -145,7 +145,8 @@ def test_gates_and_figures_replace_no_file_of_others(folder: Path) -> None:
     write_diagnosis(make_diagnosis(), folder / "ours.h5")
     with pytest.raises(UsageError, match="did not make"):
         make_report(folder / "ours.h5", junit=folder / "net.pt")
-    with pytest.raises(UsageError, match="no folder"):
-        make_report(folder / "ours.h5", figures=folder / "net.pt")
+    for place in ("net.pt", "net.pt/figures"):
+        with pytest.raises(UsageError, match="no folder"):
+            make_report(folder / "ours.h5", figures=folder / place)
     assert (folder / "net.pt").read_text() == "given"
     assert not (folder / "report.html").exists()
