@@ -70,6 +70,11 @@ class CocoIndex:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def first(self) -> str:
+        """An image that has annotations; empty without any."""
+        return str(next(iter(self._rows), ""))
+
     def find(self, relative_path: str) -> Path | None:
         """The place of an image's annotations, as a path below their file, or None."""
         key = self._match(_key(relative_path))
@@ -121,10 +126,12 @@ def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, bool, dict[s
         raise AnnotationError('no lists "images" and "annotations"')
     by_id: dict[str, dict[str, Any]] = {}
     unusable: list[str] = []
+    twice: set[str] = set()
     for at, image in enumerate(images):
         number = _id(image, "id")
         if number is not None and isinstance(image.get("file_name"), str):
-            by_id[number] = image
+            if by_id.setdefault(number, image)["file_name"] != image["file_name"]:
+                twice.add(number)
         else:
             unusable.append(f"images[{at}] without id or file_name")
     usable = 0
@@ -132,6 +139,9 @@ def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, bool, dict[s
         number = _id(annotation, "image_id")
         if number is None:
             unusable.append(f"annotations[{at}] without image_id")
+            continue
+        if number in twice:
+            unusable.append(f"annotations[{at}] of image {number}, an id of two images")
             continue
         image = by_id.get(number)
         if image is not None and ("segmentation" in annotation or "bbox" in annotation):

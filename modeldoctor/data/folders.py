@@ -11,6 +11,7 @@ from unicodedata import normalize
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from modeldoctor.data.among import warn_of_masks
 from modeldoctor.data.annotations import OUTLINES
 from modeldoctor.data.content import Content, Listing, file_contents
 from modeldoctor.data.levels import Level, look
@@ -68,6 +69,7 @@ def open_folder(root: Path, excluded: Path | None = None) -> dict[str, Content]:
         root, passed if excluded is None else Counter({e: n for e, n in passed.items() if e not in OUTLINES})
     )
     _warn_of_hidden(levels.values())
+    warn_of_masks(root, [path for listing in labelled.values() for path in listing.paths])
     _warn_of_beside(root, set(top.folders) - set(folders.values()) if folders else set(), class_names)
     # In the order of the names as they are on the disk: a training sorted them so.
     return file_contents(root, labelled, tuple(sorted(class_names, key=class_names.__getitem__)))

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 from unicodedata import normalize
@@ -28,6 +29,8 @@ from modeldoctor.errors import MaskError, ModelDoctorWarning
 
 PLAN_FILE = "annotate.csv"
 """Marks a folder of images that are to be annotated: its PNG files are no masks."""
+_LOOKED_THROUGH = 10_000
+"""Files, at most, of which the first is named."""
 
 
 class Masks(Protocol):
@@ -294,7 +297,8 @@ def _check_owners(masks: Masks, path: Path, image_paths: Iterable[str]) -> None:
                 f"one mask for two images, {owners[str(found)]} and {image}",
                 where=str(found),
                 expected="one mask an image",
-                hint=f"sort the masks into folders by split, such as {path / image}; give each image a name of its own",
+                hint="sort the masks into folders by split, such as "
+                f"{(path / image).with_suffix(PurePosixPath(found).suffix)}; give each image a name of its own",
             )
     if not owners:
         first = next(iter(image_paths), "cat/1.jpg")
@@ -305,13 +309,21 @@ def _check_owners(masks: Masks, path: Path, image_paths: Iterable[str]) -> None:
                 expected=f"masks as PNG, such as {other.with_suffix(PIXELS).name}",
                 hint="if these are the masks, save them as PNG; else correct the path of the masks",
             )
+        there = masks.index.first if isinstance(masks, CocoMasks) else _first_file(path)
         raise MaskError(
-            "no image has an annotation there",
+            f"no image has an annotation there; what is there {f'begins with {there}' if there else 'is nothing'}",
             where=str(path),
             expected=f"for {first} the file {PurePosixPath(first).with_suffix('')} with one of "
             f"{', '.join(FORMATS)}; or a COCO JSON whose file_name is {first}",
             hint="correct the path of the masks, or bring their folders in line with the images'",
         )
+
+
+def _first_file(folder: Path) -> str:
+    """The first file in a tree, of the annotations' formats if there is one; empty without any."""
+    files = sorted(islice((file for file in folder.rglob("[!.]*") if file.is_file()), _LOOKED_THROUGH))
+    files.sort(key=lambda file: file.suffix.lower() not in FORMATS)
+    return files[0].relative_to(folder).as_posix() if files else ""
 
 
 def _other_picture(path: Path, image_paths: Iterable[str]) -> Path | None:

@@ -1,5 +1,6 @@
 """Image sets with annotations: which belongs to which image, who warns, and what fits nothing."""
 
+import json
 import re
 import warnings
 
@@ -136,3 +137,24 @@ def test_a_text_in_a_tree_of_masks_is_no_annotation(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(read(tmp_path, "cat/1.jpg").numpy(), inside_box())
+
+
+def test_what_lies_there_is_named_where_it_fits_no_image(tmp_path):
+    put(tmp_path / "tree", "cat/1_outline.json", labelme(GOOD))
+    put(tmp_path, "i.json", coco([flat(POLYGON)], name="elsewhere/9.jpg"))
+    (tmp_path / "empty").mkdir()
+    there = {"tree": "begins with cat/1_outline.json", "i.json": "begins with elsewhere/9.jpg", "empty": "is nothing"}
+    for masks, said in there.items():
+        with pytest.raises(MaskError, match=f"no image has an annotation there; what is there {said}"):
+            open_masks(tmp_path / masks, ["cat/1.jpg"])
+
+
+def test_annotations_of_an_id_that_two_images_have_are_left_out(tmp_path):
+    whole = json.loads(coco([flat(POLYGON)], name="cat/1.jpg"))
+    others = [{**whole["images"][0], "id": number, "file_name": f"cat/{name}.jpg"} for number, name in ((8, 2), (8, 3))]
+    whole["images"] += others
+    whole["annotations"].append({**whole["annotations"][0], "image_id": 8})
+    put(tmp_path, "i.json", json.dumps(whole))
+    with pytest.warns(ModelDoctorWarning, match=r"1 entry left out.*annotations.1. of image 8, an id of two images"):
+        masks = open_masks(tmp_path / "i.json", ["cat/1.jpg", "cat/2.jpg", "cat/3.jpg"])
+    assert [masks.find(f"cat/{number}.jpg") is not None for number in (1, 2, 3)] == [True, False, False]
