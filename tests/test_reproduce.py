@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from modeldoctor.config.treat import SpaceConfig
 from modeldoctor.data import open_data
+from modeldoctor.treatment.subsets import split_subsets
 from modeldoctor.zoo import load_model
 
 REPRODUCE = Path(__file__).parent.parent / "scripts" / "reproduce"
@@ -171,3 +173,14 @@ def test_a_page_without_results_says_what_is_to_do(tmp_path: Path) -> None:
     page = write.results({})
     assert page.count("To do.") == len(pieces.PIECES)
     assert json.loads("{}") == store.kept(tmp_path)
+
+
+def test_an_image_that_cannot_be_read_shifts_no_group(clinic: Clinic, tmp_path: Path) -> None:
+    """Groups are beside the images by their places: one image less would give each behind it another's."""
+    shutil.copytree(clinic.data, tmp_path / "data", ignore=shutil.ignore_patterns("test"))
+    for path in (tmp_path / "data" / "val" / "amber").iterdir():
+        path.write_bytes(b"broken")
+    opened = open_data(tmp_path / "data", preprocessing=load_model(clinic.checkpoint).preprocessing)
+    part = split_subsets(opened).val
+    with pytest.raises(OSError, match=r"val/amber/\d+\.png: not a picture"):
+        pieces._pictures(part)

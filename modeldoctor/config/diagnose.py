@@ -94,7 +94,7 @@ class DiagnoseConfig(Model):
     expect_accuracy: float | None = Field(default=None, ge=0, le=1)
     """The share of right images of `examine` that your own evaluation gave: the command ends with 3 where the accuracy
     is farther away than chance allows. Changes no figure."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of all random choices: samples, noise, wrong images to explain."""
     batch_size: int = Field(default=16, ge=1)
     """Images that are read and run at once; changes no figure."""

@@ -247,7 +247,7 @@ class TreatConfig(Model):
     arms: tuple[ArmName, ...] = Field(default=(), validate_default=True)
     """What is compared: remedies, each with its own control, and `continue`; [] takes `treat` with its controls, `auto`
     the remedies that the diagnosis prescribes and the data allow; validation chooses among them."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0, 1, 2), min_length=1)
     """One run of every arm each."""
     budget: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = None
     """Time for the trial, without the diagnosis, e.g. 90s, 30m or 1h30m; null: as long as it takes."""

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,7 @@ from measures import diagnosis_figures, method_figures, trial_figures
 from torch import nn
 
 from modeldoctor.config.treat import DataConfig
-from modeldoctor.data import open_data
-from modeldoctor.data.loader import make_loader
+from modeldoctor.data import Batch, make_loader, open_data
 from modeldoctor.data.outputs import in_network_classes, random_access
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
@@ -257,11 +256,19 @@ def _waterbirds(place: Place, masks: Path | None = None) -> tuple[Classifier, Sp
     return network, with_groups(split_subsets(matched), DataConfig(path=str(data), groups=data / "metadata.csv"))
 
 
+def _whole_batches(part: Subset) -> Iterator[Batch]:
+    """Batches of some images, each of which is there: labels and groups beside them are by their places."""
+    for batch in make_loader(part.images, part.indices, batch_size=64, workers=0):
+        if batch.broken:
+            raise OSError(f"{part.images.paths[batch.broken[0].index]}: {batch.broken[0].reason}")
+        yield batch
+
+
 def _pictures(part: Subset) -> boxes.Pictures:
     """Images in memory; of the annotated ones 20 per class, drawn at random under a seed."""
     size = part.images.preprocessing.input_size[1:]
     images, labels, masks = [], [], []
-    for batch in make_loader(part.images, part.indices, batch_size=64, workers=0):
+    for batch in _whole_batches(part):
         images.append(batch.images)
         labels.append(batch.labels)
         found = batch.masks or [None] * len(batch.labels)
@@ -284,7 +291,7 @@ def _pooled(module: nn.Module, part: Subset) -> Features:
     module.eval()
     pooled, logits, labels = [], [], []
     with torch.no_grad():
-        for batch in make_loader(part.images, part.indices, batch_size=64, workers=0, device=torch.device("cpu")):
+        for batch in _whole_batches(part):
             maps = features(batch.images)
             pooled.append(maps.mean((2, 3)))
             logits.append(classifier(maps).flatten(1))

@@ -36,7 +36,7 @@ def test_defaults_are_the_designs() -> None:
         ("threshold", (-0.1, 1.1, NAN)),
         ("noise_ranges", ((), (0.0,), (-1.0, 1.0), (NAN,), (INF,), (1.0, 0.5), (0.5, 0.5))),
         ("max_explained", (-1,)),
-        ("seed", (-1, 0.5)),
+        ("seed", (-1, 0.5, 2**63)),
         ("batch_size", (0, -1)),
         ("workers", (-1,)),
         ("layers", (None, 3)),
@@ -55,7 +55,7 @@ def test_values_out_of_range_are_refused_by_key(key: str, values: tuple[Any, ...
     [
         ("noise_draws", (0, 1000)), ("delta", (1e-9, 100.0)), ("delta_unit", ("std", "absolute")),
         ("samples_per_class", (1,)), ("min_confidence", (0.0, 1.0)), ("threshold", (0.0, 1.0)),
-        ("noise_ranges", ((0.5,), (0.1, 3.0))), ("max_explained", (0,)), ("seed", (0, 2**40)), ("batch_size", (1,)),
+        ("noise_ranges", ((0.5,), (0.1, 3.0))), ("max_explained", (0,)), ("seed", (0, 2**63 - 1)), ("batch_size", (1,)),
         ("workers", (0,)),
     ],
 )  # fmt: skip
