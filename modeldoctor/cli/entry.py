@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -55,7 +56,13 @@ def _run() -> None:
     from modeldoctor.runtime.distributed import job
 
     with job() as team, nullcontext() if team.is_primary else _silence():
-        app(obj=team)
+        try:
+            app(obj=team)
+        except ModelDoctorError:
+            # A launcher that sees one process fail tells the others to end, while this one has yet to say why.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            raise
 
 
 @contextmanager

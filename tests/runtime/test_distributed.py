@@ -14,6 +14,7 @@ import torch
 from conftest import Clinic
 
 from modeldoctor.diagnosis import diagnose
+from modeldoctor.errors import JobError
 from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.zoo import load_model
@@ -138,3 +139,30 @@ def test_a_dead_process_ends_the_job_with_a_message_and_the_rest_can_be_resumed(
     one, other = read_diagnosis(tmp_path / "d.h5"), read_diagnosis(two / "d.h5")
     for name in one.layers:
         np.testing.assert_allclose(one[name].correlation, other[name].correlation, rtol=1e-5)
+
+
+def test_a_launcher_that_ends_a_failed_job_does_not_silence_its_message(tmp_path: Path) -> None:
+    """It sends SIGTERM as soon as one process has failed, here while another one leaves the job with its error."""
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import contextlib, os, signal\n"
+        "from modeldoctor import cli\n"
+        "from modeldoctor.cli import entry\n"
+        "from modeldoctor.errors import JobError\n"
+        "from modeldoctor.runtime import distributed\n"
+        "@contextlib.contextmanager\n"
+        "def job():\n"
+        "    try:\n"
+        "        yield distributed.Team()\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def app(obj):\n"
+        "    raise JobError('another process of this job has ended')\n"
+        "distributed.job, entry.app = job, app\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], env={**os.environ, "WORLD_SIZE": "2"}, capture_output=True, text=True, check=False
+    )
+    assert "another process of this job has ended" in done.stderr
+    assert done.returncode == JobError.exit_code
