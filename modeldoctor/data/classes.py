@@ -21,7 +21,8 @@ from modeldoctor.config.class_order import ORDERS, natural
 from modeldoctor.data.content import as_read
 from modeldoctor.errors import DataError, classes_have, counted, shortened
 
-_WORDNET_ID = re.compile(r"n\d{8}")
+_WORDNET_ID = re.compile(r"(n\d{8})([\s_-].*)?", re.IGNORECASE)
+"""`n02085620`, also with words behind it: `n02085620-Chihuahua`."""
 _NULL_DRAWS = 20
 _PERMUTATION_GAIN = 0.15
 _ORDER_SLACK = 0.03
@@ -136,12 +137,23 @@ def _by_stated_order(folders: tuple[str, ...], order: str, num_classes: int) -> 
 
 
 def _by_wordnet(folders: tuple[str, ...], num_classes: int) -> ClassMatch | None:
-    if num_classes != 1000 or not folders or not all(map(_WORDNET_ID.fullmatch, folders)):
+    found = [_WORDNET_ID.fullmatch(name) for name in folders]
+    ids = [one[1].lower() for one in found if one]
+    if num_classes != 1000 or not folders or len(set(ids)) < len(folders):
         return None
     imagenet = tuple(ImageNetInfo("imagenet-1k").label_names())
-    if not set(folders) <= set(imagenet):
-        return None
-    mapping = np.array([imagenet.index(name) for name in folders], dtype=np.int64)
+    unknown = [name for name, identity in zip(folders, ids, strict=True) if identity not in imagenet]
+    if unknown and (len(folders) == num_classes or len(unknown) == len(folders)):
+        return None  # of another set
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} of {len(folders)} class folders are WordNet ids that ImageNet-1k does not have: "
+            f"{shortened(unknown)}",
+            where="the class names",
+            expected="ids of ImageNet-1k, as the others are",
+            hint="remove these folders: the network has no output for them",
+        )
+    mapping = np.array([imagenet.index(identity) for identity in ids], dtype=np.int64)
     note = "the folders are WordNet ids; they were mapped in the order of ImageNet-1k"
     return ClassMatch(mapping, imagenet, (note,))
 

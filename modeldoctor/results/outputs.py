@@ -112,6 +112,13 @@ def _text(path: Path) -> bool:
     return any(mark in beginning for mark in ("modeldoctor", '"checkpoint_sha256"', '"outcome"', "# Of the checkpoint"))
 
 
+def _json(path: Path) -> bool:
+    """Ours begin with their schema; others', such as annotations in a folder of this name, may hold the words."""
+    with regular(path).open(encoding="utf-8", errors="replace") as file:
+        beginning = file.read(_BEGINNING).split()[:2]
+    return beginning == ["{", '"schema":'] and _text(path)
+
+
 def _table(path: Path) -> bool:
     with regular(path).open(encoding="utf-8", errors="replace") as file:
         return file.readline(_BEGINNING).startswith(_TABLES)
@@ -123,7 +130,7 @@ def _cases(path: Path) -> bool:
 
 
 _RECOGNISE: dict[str, Callable[[Path], bool]] = {
-    ".h5": _hdf5, ".hdf5": _hdf5, ".json": _text, ".html": _text, ".md": _text, ".yaml": _text,
+    ".h5": _hdf5, ".hdf5": _hdf5, ".json": _json, ".html": _text, ".md": _text, ".yaml": _text,
     ".csv": _table, ".xml": _cases,
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from timm.data import ImageNetInfo
 from torchvision.datasets.folder import find_classes
+from torchvision.models._meta import _IMAGENET_CATEGORIES
 
 from modeldoctor.data.classes import accuracy_warning, match_classes
 from modeldoctor.errors import DataError
@@ -271,3 +272,15 @@ def test_names_that_people_read_alike_are_matched_by_name(folders, names):
     match = match_classes(folders, names, 4)
     assert match.mapping.tolist() == [3, 1, 2, 0]
     assert any("without regard to" in note for note in match.notes)
+
+
+def test_wordnet_ids_with_words_behind_them():
+    """As in Stanford Dogs; the places are those of torchvision's list of ImageNet's classes."""
+    names = ("n01440764-tench", "N01443537", "n02085620-Chihuahua")
+    expected = [_IMAGENET_CATEGORIES.index(name) for name in ("tench", "goldfish", "Chihuahua")]
+    assert match_classes(names, None, 1000).mapping.tolist() == expected
+
+
+def test_a_wordnet_id_that_imagenet_does_not_have_is_named():
+    with pytest.raises(DataError, match=r"1 of 2 class folders .* does not have: n99999999"):
+        match_classes(("n01440764", "n99999999"), None, 1000)

@@ -68,8 +68,13 @@ def test_files_of_others_stay_and_our_own_may_be_replaced(folder: Path) -> None:
     with h5py.File(folder / "theirs.h5", "w") as file:
         file["data"] = [1]
     (folder / "theirs.json").write_text(json.dumps({"images": []}))
+    for name, content in (
+        ("outline", {"imagePath": "../modeldoctor/1.jpg"}),
+        ("patients", {"outcome": 1, "schema": 1}),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
     (folder / "broken.h5").write_text("no HDF5")
-    for name in ("theirs.h5", "theirs.json", "broken.h5"):
+    for name in ("theirs.h5", "theirs.json", "outline.json", "patients.json", "broken.h5"):
         with pytest.raises(UsageError, match="did not make"):
             check_outputs([folder / name], ())
     write_diagnosis(make_diagnosis(), folder / "ours.h5")
