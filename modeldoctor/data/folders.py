@@ -40,7 +40,9 @@ def open_folder(root: Path, excluded: Path | None = None) -> dict[str, Content]:
             "there is no such folder" if not root.exists() else "this is no folder",
             where=str(root),
             expected=_LAYOUT,
-            hint="correct the path of the data",
+            hint="unpack an archive; a list of images is read from a CSV file (.csv) with the columns path and label"
+            if root.is_file()
+            else "correct the path of the data",
         )
     top = look(root, excluded)
     folders = _split_folders(root, top)

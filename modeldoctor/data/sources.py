@@ -51,7 +51,7 @@ _STREAMS = tuple(f"{prefix}/" for prefix in PACKAGES if prefix != "hfds")
 _FORMS: tuple[tuple[Callable[[str], bool], Callable[[_Request], dict[str, Content]]], ...] = (
     (lambda data: data.lower().startswith("torchvision:"), _open_torchvision),
     (lambda data: data.lower().startswith("hfds/"), _open_indexed),
-    (lambda data: data.lower().endswith(".csv") and not Path(data).is_dir(), _open_table),
+    (lambda data: data.lower().endswith((".csv", ".tsv")) and not Path(data).is_dir(), _open_table),
     (lambda data: True, _open_folder),
 )
 """What the data's name looks like, and who opens it; the first match wins."""

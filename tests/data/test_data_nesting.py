@@ -137,3 +137,12 @@ def test_folders_of_pictures_that_pillow_does_not_read_say_which(tmp_path):
     with pytest.raises(DataError, match=r"2 class folders, but no image in them: 2 \.heic") as caught:
         open_folder(tmp_path)
     assert "convert them to JPEG or PNG" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "list.xlsx", "list.json"])
+def test_a_file_in_the_place_of_a_folder_gets_its_own_next_step(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match="this is no folder") as caught:
+        open_folder(tmp_path / name)
+    assert "unpack an archive" in caught.value.hint
+    assert "columns path and label" in caught.value.hint

@@ -17,8 +17,10 @@ def save(root, *paths):
 def test_forms_of_file_data(tmp_path):
     save(tmp_path, "data/a/1.png", "data/b/1.png")
     (tmp_path / "list.csv").write_text("path,class\ndata/a/1.png,a\ndata/b/1.png,b\n")
+    (tmp_path / "list.tsv").write_text("path\tclass\ndata/a/1.png\ta\ndata/b/1.png\tb\n")
     for data, root in (
         (tmp_path / "data", None),
+        (tmp_path / "list.tsv", None),
         (str(tmp_path / "list.csv"), None),
         (tmp_path / "list.csv", tmp_path),
         ("torchvision:ImageFolder", tmp_path / "data"),
