@@ -30,21 +30,24 @@ def identify_data(sets: Iterable[tuple[AnySet, Stamps]], tables: Iterable[Path |
     """A short digest of each of `WHAT`, over all splits.
 
     Args:
-        sets: the splits, in order, with their stamps. Of a stream nothing is known but its name.
+        sets: the splits, in order, with their stamps. Of a stream only its name is known and,
+            of shards, their files.
         tables: further files that count.
     """
     digests = {name: hashlib.sha256() for name in WHAT}
     for images, stamps in sets:
         digests["names"].update(f"{images.split}\n".encode())
         if not isinstance(images, ImageSet):
+            for file in images.files:
+                digests["files"].update(f"{file.name}\n".encode(errors="surrogateescape") + _stamp(file))
             continue
         for shared in _shared_files(images):
             digests["masks"].update(_stamp(shared))
         digests["labels"].update(np.asarray(images.labels, dtype=np.int64).tobytes())
         for path in images.paths:
             digests["names"].update(f"{path}\n".encode(errors="surrogateescape"))
-        for file, mask in stamps:
-            digests["files"].update(file)
+        for image, mask in stamps:
+            digests["files"].update(image)
             digests["masks"].update(mask)
     for table in tables:
         digests["tables"].update(_stamp(table))

@@ -43,6 +43,7 @@ class StreamSet:
         open_stream: opens timm's iterable data set of (picture, label).
         preprocessing: the network's input.
         offline: keep the reader from the network.
+        files: that it is read from, where these are known.
 
     Raises:
         DataError: the network takes neither 1 nor 3 channels.
@@ -51,8 +52,16 @@ class StreamSet:
     labels: NDArray[np.int64] | None = None
     masks: None = None
 
-    def __init__(self, split: str, open_stream: Callable[[], Any], preprocessing: Preprocessing, *, offline: bool):
-        self.split, self.preprocessing, self._offline = split, preprocessing, offline
+    def __init__(
+        self,
+        split: str,
+        open_stream: Callable[[], Any],
+        preprocessing: Preprocessing,
+        *,
+        offline: bool,
+        files: Sequence[Path] = (),
+    ):
+        self.split, self.preprocessing, self._offline, self.files = split, preprocessing, offline, tuple(files)
         self._transform = make_transform(preprocessing)
         with _timm_log([]), _offline(offline):
             self._dataset = open_stream()
@@ -63,6 +72,7 @@ class StreamSet:
         self.class_names: tuple[str, ...] = tuple(sorted(names, key=names.__getitem__))
         self._mapping: NDArray[np.int64] | None = None
         self._said_scaling = False
+        self._first = 0
 
     def __len__(self) -> int:
         return self._length
@@ -93,6 +103,12 @@ class StreamSet:
             )
         yield from self._read(None if wanted is None else wanted.tolist())
 
+    def beginning_at(self, index: int) -> Self:
+        """Return the same stream of which, where nothing else is chosen, the samples from this index on are read."""
+        rest = copy.copy(self)
+        rest._first = index
+        return rest
+
     def with_classes(self, match: ClassMatch) -> Self:
         """Return the same stream with labels that count the network's outputs."""
         relabelled = copy.copy(self)
@@ -103,7 +119,7 @@ class StreamSet:
         pending = iter(wanted or ())
         following = next(pending, None)
         for index, (picture, target) in enumerate(self._pictures()):
-            if wanted is not None and index != following:
+            if index < self._first if wanted is None else index != following:
                 continue
             yield self._sample(picture, self._label(int(target), index), index)
             following = next(pending, None)
@@ -189,8 +205,10 @@ def open_streams(name: str, root: Path | None, *, preprocessing: Preprocessing, 
 
     splits = _shard_splits(name, root) if prefix == "wds" else {split: split for split in _TIMM_SPLITS}
 
+    files = sorted(root.glob("*.tar")) if prefix == "wds" and root else ()
+
     def stream(split: str, key: str) -> StreamSet:
-        return StreamSet(split, opener(key), preprocessing, offline=not download)
+        return StreamSet(split, opener(key), preprocessing, offline=not download, files=files)
 
     return cast(dict[str, StreamSet], _each_split(name, splits, stream, optional=prefix != "wds"))
 

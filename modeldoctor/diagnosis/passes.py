@@ -137,13 +137,15 @@ def predict(run: Run, images: AnySet) -> Predictions:
         DataError: not one image can be read.
     """
     prediction = run.state.predictions.setdefault(images.split, Predictions())
-    read_predictions(run, images, rest_of(images, prediction), whole=True)
+    read_predictions(run, *rest_of(images, prediction), whole=True)
     return checked(prediction, images.split)
 
 
-def rest_of(images: AnySet, prediction: Predictions) -> NDArray[np.int64] | None:
-    """What is still to be read of a split that is read from its beginning on; None for all of it."""
-    return None if prediction.next == 0 else np.arange(prediction.next, len(images))
+def rest_of(images: AnySet, prediction: Predictions) -> tuple[AnySet, NDArray[np.int64] | None]:
+    """What is still to be read of a split that is read from its beginning on: of which images, and which; None: all."""
+    if not isinstance(images, ImageSet):  # how many samples it will give, nobody knows
+        return images.beginning_at(prediction.next), None
+    return images, None if prediction.next == 0 else np.arange(prediction.next, len(images))
 
 
 def read_predictions(

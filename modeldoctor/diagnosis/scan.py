@@ -40,7 +40,7 @@ def scan(run: Run, images: AnySet) -> Predictions:
     else:
         fill = _Fill(run, prediction)
         if not fill.done:
-            read_predictions(run, images, rest_of(images, prediction), fill)
+            read_predictions(run, *rest_of(images, prediction), fill)
     run.state.scanned[images.split] = len(images) - prediction.next if isinstance(images, ImageSet) else None
     return checked(prediction, images.split)
 

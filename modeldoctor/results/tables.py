@@ -31,7 +31,10 @@ def wrong_images(diagnosis: Diagnosis) -> list[dict[str, Any]]:
     rows = [plain(image_record(diagnosis, image)) for image in diagnosis.misdiagnosed]
     doubted = str(Verdict.MISLABELLED)
     rows.sort(
-        key=lambda row: (row["verdict"], -(row["label_doubt"] if row["verdict"] == doubted else row["confidence"]))
+        key=lambda row: (
+            row["verdict"],
+            -(row["label_doubt" if row["verdict"] == doubted else "confidence"] or 0.0),  # None: of a file of others
+        )
     )
     limits = None if diagnosis.limits is None else vars(diagnosis.limits)
     return [{**{name: row.get(name) for name in _WRONG}, "evidence": sentence_of(row, limits)} for row in rows]

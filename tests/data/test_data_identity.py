@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,19 @@ def test_a_changed_file_of_many_masks_is_seen(folder: Path) -> None:
     first = digest(square)
     os.utime(folder / "coco.json", (1, 1))
     assert changed(first, digest([[4, 4, 20, 4, 20, 20, 4, 2]])) == WHAT["masks"]
+
+
+def test_changed_shards_are_seen(folder: Path) -> None:
+    network = load_model(folder / "net.pt")
+    for number in range(2):
+        with tarfile.open(folder / f"train-{number}.tar", "w") as archive:
+            archive.add(folder / "data" / "train" / "amber" / "00.png", "0.png")
+
+    def digest() -> dict[str, str]:
+        sets = open_data("wds/mine", root=folder, preprocessing=network.preprocessing)
+        return identify_data([(images, stamps_of(images)) for images in sets.values()])
+
+    first = digest()
+    assert changed(first, digest()) == ""
+    os.utime(folder / "train-1.tar", (1, 1))
+    assert changed(first, digest()) == WHAT["files"]

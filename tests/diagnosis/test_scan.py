@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import tarfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +165,41 @@ def test_a_stream_that_goes_on_leaves_no_image_out(clinic: Clinic, network: Clas
     one, seven = (rows(each) for each in found)
     assert one == seven
     assert len(one[0]) == 2 * len(pilot) + len(order)
+
+
+def test_an_interrupted_stream_goes_on_although_some_of_it_cannot_be_read(
+    clinic: Clinic, network: Classifier, tmp_path: Path
+) -> None:
+    """timm's description counts samples that cannot be decoded, and which take no index."""
+    paths, _, labels = clinic.images("val")
+    order = np.random.default_rng(2).permutation(len(paths)).tolist()
+    with tarfile.open(tmp_path / "validation-0.tar", "w") as archive:
+        for place, index in enumerate(order):
+            image, label = tmp_path / "image", tmp_path / "label"
+            image.write_bytes(b"broken" if place in (3, 20) else (clinic.data / paths[index]).read_bytes())
+            label.write_text(str(int(labels[index])))
+            archive.add(image, f"{place:04d}.png")
+            archive.add(label, f"{place:04d}.cls")
+    split = {"name": "validation", "num_samples": len(order), "filenames": ["validation-0.tar"]}
+    described = {"splits": {"validation": split | {"shard_lengths": [len(order)]}}}
+    (tmp_path / "_info.json").write_text(json.dumps(described))
+    run: dict[str, Any] = {"config": DiagnoseConfig(**(SCANNED | {"batch_size": 4})), "output": tmp_path / "d.h5"}
+
+    def splits() -> dict[str, Any]:
+        (stream,) = open_data("wds/mine", root=tmp_path, preprocessing=network.preprocessing).values()
+        stream.class_names = CLASSES
+        return {"val": stream}
+
+    def stop(stage: str, done: int, total: int | None) -> None:
+        if stage.startswith("predict") and done == 8:
+            signal.raise_signal(signal.SIGINT)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelDoctorWarning)
+        whole = diagnose(network, splits(), **run)
+        with pytest.raises(InterruptedRunError):
+            diagnose(network, splits(), **run, progress=stop)
+        resumed = diagnose(network, splits(), **run, resume=True)
+    assert len(resumed.samples.label) == len(order) - 2
+    assert resumed.samples.label.tolist() == whole.samples.label.tolist()
+    assert resumed.samples.confidence.tolist() == whole.samples.confidence.tolist()

@@ -155,3 +155,10 @@ def test_the_summary_is_written_beside_the_diagnosis(handmade: Make, tmp_path: P
     assert path == tmp_path / "run.json"
     assert json.loads(path.read_text(encoding="utf-8")) == summary
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_table_of_images_without_confidence_can_be_made(handmade: Make) -> None:
+    """As in a file of somebody else's, or of a version that kept images without an answer."""
+    images = [dataclasses.replace(image, confidence=math.nan) for image in handmade().misdiagnosed]
+    found = handmade(misdiagnosed=tuple(images)).wrong
+    assert [row["confidence"] for row in found] == [None] * 4
