@@ -13,11 +13,9 @@ from modeldoctor.data.content import Content, Listing, file_contents, sorted_cla
 from modeldoctor.data.listed import ListedFiles
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.errors import DataError, ModelDoctorWarning, counted, shortened
-from modeldoctor.runtime.reading import Rows, TableError, csv_rows, is_there, table_text
+from modeldoctor.runtime.reading import MISSING, Rows, TableError, csv_rows, is_there, table_text
 
 _PROBED = 100
-_MISSING = ("nan", "NaN", "<NA>")
-"""How pandas writes a value that was missing."""
 _NUMBER = re.compile(r"[0-9]+([.,]0+)?")
 
 
@@ -63,7 +61,7 @@ def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict
             for raw in reader:
                 row = {key: (raw[column] or "").strip() for key, column in columns.items()}
                 for key in ("path", "class"):
-                    if not row[key] or row[key] in _MISSING:
+                    if not row[key] or row[key] in MISSING:
                         raise _empty(file, reader.line_num, columns[key])
                 row["path"] = PurePath(row["path"]).as_posix()
                 yield reader.line_num, row

@@ -19,6 +19,8 @@ SETTINGS_MOST = 1 << 20
 """Bytes of a configuration; PyYAML takes seconds for one."""
 RESULT_MOST = 1 << 28
 """Bytes of one stored result, or of one image's annotation, which may hold the image."""
+MISSING = ("nan", "NaN", "<NA>")
+"""How pandas writes a value that was missing."""
 _LINE_MOST = 1 << 20
 _SEPARATOR = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)
 _VALUES_MOST, _DEPTH_MOST = 100_000, 50

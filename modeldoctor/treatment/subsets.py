@@ -23,7 +23,7 @@ from modeldoctor.data.outputs import AnySet, random_access
 from modeldoctor.errors import DataError, MaskError, classes_have, counted, shortened
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
-from modeldoctor.runtime.reading import TableError, csv_rows, table_text
+from modeldoctor.runtime.reading import MISSING, TableError, csv_rows, table_text
 
 _HELD_BACK = 0.15
 _LEAST = 2
@@ -219,6 +219,7 @@ def _read_table(table: Path, column: str) -> ByPath[str]:
                 )
             for row in reader:
                 path, group = (row[spelled[name]].strip() for name in ("path", column.lower()))
+                group = "" if group in MISSING else group
                 if not path or not group or not groups.add(path, group):
                     raise _unusable(f"{table}, line {reader.line_num}", column, path, group)
     except (OSError, ValueError, csv.Error) as error:

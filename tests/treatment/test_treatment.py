@@ -340,7 +340,12 @@ def test_a_table_of_groups_with_other_machines_paths_is_read(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [("a/1.png,", "an empty path or group"), (r"a\1.png,land", "a/1.png|has two groups"), (",land", "an empty")],
+    [
+        ("a/1.png,", "an empty path or group"),
+        ("a/1.png,nan", "an empty path or group"),
+        (r"a\1.png,land", "a/1.png|has two groups"),
+        (",land", "an empty"),
+    ],
 )
 def test_a_row_of_groups_that_says_nothing_is_named(tmp_path: Path, row: str, said: str) -> None:
     (tmp_path / "groups.csv").write_text(f"path,group\na/1.png,water\n{row}\n", encoding="utf-8")
