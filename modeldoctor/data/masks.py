@@ -7,6 +7,7 @@ Shape letters: H and W, an image's height and width.
 from __future__ import annotations
 
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -302,6 +303,14 @@ def _check_owners(masks: Masks, path: Path, image_paths: Iterable[str]) -> None:
             )
     if not owners:
         first = next(iter(image_paths), "cat/1.jpg")
+        if (path / PLAN_FILE).is_file():
+            raise MaskError(
+                "images to annotate, of which none is annotated yet",
+                where=str(path),
+                expected="a file beside each image, as LabelMe saves it, such as "
+                f"{PurePosixPath(first).with_suffix('.json')}",
+                hint=f"outline the objects first: labelme {shlex.quote(str(path))} --nodata --autosave",
+            )
         if other := _other_picture(path, image_paths):
             raise MaskError(
                 f"no image has an annotation there: the pictures, such as {other.name}, are no PNG files",

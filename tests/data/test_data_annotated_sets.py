@@ -158,3 +158,11 @@ def test_annotations_of_an_id_that_two_images_have_are_left_out(tmp_path):
     with pytest.warns(ModelDoctorWarning, match=r"1 entry left out.*annotations.1. of image 8, an id of two images"):
         masks = open_masks(tmp_path / "i.json", ["cat/1.jpg", "cat/2.jpg", "cat/3.jpg"])
     assert [masks.find(f"cat/{number}.jpg") is not None for number in (1, 2, 3)] == [True, False, False]
+
+
+def test_a_plan_without_an_annotation_is_not_taken_for_masks(tmp_path):
+    put(tmp_path, "annotate.csv", "path\n")
+    photograph(tmp_path, "cat/1.jpg", "cat/2.png")
+    with pytest.raises(MaskError, match="none is annotated yet") as caught:
+        open_masks(tmp_path, ["cat/1.jpg", "cat/2.png"])
+    assert caught.value.hint.startswith("outline the objects first: labelme")
