@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,11 +104,28 @@ def _take_defaults(context: typer.Context, path: Path | None) -> None:
         if key not in names:
             near = get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
             raise ConfigError(f"there is no option {key!r} (nearest: {near})", where=str(path), hint="see --help")
-    context.default_map = {
-        key: ",".join(map(str, value)) if isinstance(value, list) and key != "model_options" else value
-        for key, value in content.items()
-        if value is not None
-    }
+    context.default_map = {key: _as_typed(key, value, path) for key, value in content.items() if value is not None}
+
+
+def _as_typed(key: str, value: Any, path: Path) -> Any:
+    """A YAML value as the command line would have it: a list with commas between, model options as `key=value`.
+
+    Raises:
+        ConfigError: a list holds what YAML takes for a truth value, such as the name `no`.
+    """
+    if key == "model_options":
+        pairs = [f"{name}={json.dumps(held)}" for name, held in value.items()] if isinstance(value, dict) else value
+        return [pairs] if isinstance(pairs, str) else pairs
+    if not isinstance(value, list):
+        return value
+    if truths := [item for item in value if isinstance(item, bool)]:
+        raise ConfigError(
+            f"{truths[0]} among the values of {key}",
+            where=str(path),
+            expected="texts or numbers: YAML reads yes, no, on and off as true and false",
+            hint='put them in quotes: "no"',
+        )
+    return ",".join(map(str, value))
 
 
 ConfigFile = Annotated[

@@ -275,6 +275,7 @@ def _each_split(
     """Open each split; where their names are a guess (`optional`), one that opens is enough."""
     opened: dict[str, Any] = {}
     errors: list[Exception] = []
+    unreadable: dict[str, Exception] = {}
     for split, key in splits.items():
         # Each reader's libraries have exceptions of their own.
         try:
@@ -284,6 +285,14 @@ def _each_split(
             warnings.warn(f"{error}: the split is left out", ModelDoctorWarning, stacklevel=3)
         except Exception as error:
             errors.append(error)
+            if not isinstance(error, KeyError) and "split" not in str(error).lower():  # there is none of this name
+                unreadable[split] = error
+    for split, unread in unreadable.items() if opened and optional else ():
+        warnings.warn(
+            f"the split {split} cannot be read and is left out: {unread or type(unread).__name__}",
+            ModelDoctorWarning,
+            stacklevel=3,
+        )
     if errors and not (optional and opened):
         raise DataError(
             f"the data set cannot be read: {errors[0]}",

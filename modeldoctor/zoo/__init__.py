@@ -204,7 +204,7 @@ def load_model(
             interpolation=interpolation,
             crop_pct=crop_pct,
             resize_mode=resize_mode,
-            class_order=class_order,
+            class_order=class_order if class_names is None else tuple(class_names),
             model_option=[f"{name}={json.dumps(value)}" for name, value in (model_options or {}).items()] or None,
         ),
     )

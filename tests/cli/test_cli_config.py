@@ -98,3 +98,21 @@ def test_verbose_shows_where_an_error_comes_from(call: Call, clinic: Clinic) -> 
     assert code == 3
     assert "Traceback" in err
     assert "DataError" in err
+
+
+def test_names_that_yaml_takes_for_truth_values_are_refused(call: Call, clinic: Clinic, tmp_path: Path) -> None:
+    path = tmp_path / "d.yaml"
+    path.write_text("class_order: [no, yes]\n", encoding="utf-8")
+    code, _, err = call("diagnose", clinic.checkpoint, "--config", path, "--data", clinic.data)
+    assert code == 3
+    assert "False among the values of class_order" in err
+    assert 'put them in quotes: "no"' in err
+
+
+@pytest.mark.parametrize("held", [{"output_stride": 16}, "output_stride=16", ["output_stride=16"]])
+def test_model_options_of_a_file(call: Call, clinic: Clinic, tmp_path: Path, held: object) -> None:
+    path = written(tmp_path, model_options=held, layers=LAYER)
+    code, out, err = call("diagnose", clinic.checkpoint, "--config", path, "--list-layers")
+    assert code == 0, err
+    _, plain, _ = call("diagnose", clinic.checkpoint, "--layers", LAYER, "--list-layers")
+    assert out != plain

@@ -210,3 +210,24 @@ def test_a_split_whose_labels_are_kept_back_is_left_out(monkeypatch):
     with pytest.warns(ModelDoctorWarning, match=r"test: 3 of 3 images have no label \(-1\): the split is left out"):
         contents = open_indexed("hfds/me/pets", None, download=False)
     assert list(contents) == ["train"]
+
+
+def test_a_split_that_cannot_be_read_is_named(monkeypatch):
+    """Otherwise the class correlation would be of another split than the user thinks."""
+
+    class Reader(list):
+        class_to_idx = {"dog": 1, "cat": 0}  # noqa: RUF012
+
+        def iter_targets(self):
+            return iter(self)
+
+    def create(name, *, split, root):
+        if split == "validation":
+            raise ValueError("Unknown split validation")
+        return types.SimpleNamespace(reader=Reader([1, None] if split == "train" else [1, 0]))
+
+    monkeypatch.setattr(streams, "_require", lambda name: "hfds")
+    monkeypatch.setattr(streams, "create_dataset", create)
+    with pytest.warns(ModelDoctorWarning, match="the split train cannot be read and is left out: int") as caught:
+        assert list(open_indexed("hfds/me/pets", None, download=False)) == ["val", "test"]
+    assert len(caught) == 1

@@ -30,7 +30,7 @@ from modeldoctor.results.altered import CHANGES
 from modeldoctor.results.diagnosis import Diagnosis, Verdict
 from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.verdicts import most_telling
-from modeldoctor.zoo import Classifier
+from modeldoctor.zoo import Classifier, load_model
 
 
 def derivative(module: nn.Module, layer: str, image: Tensor, label: int) -> tuple[Tensor, Tensor]:
@@ -347,6 +347,9 @@ def test_the_command_line_states_noise_ranges(clinic: Clinic, network: Classifie
     config = DiagnoseConfig(**(QUICK | {"noise_ranges": (0.5, 2.0), "max_explained": 0}))
     words = shlex.split(diagnose(network, clinic.data, config=config).command)
     assert words[words.index("--noise-ranges") + 1] == "0.5,2.0"
+    named = load_model(clinic.checkpoint, class_names=CLASSES)
+    words = shlex.split(diagnose(named, clinic.data, config=config).command)
+    assert words[words.index("--class-order") + 1] == ",".join(CLASSES)
 
 
 def test_preprocessing_is_that_of_the_images(clinic: Clinic, network: Classifier) -> None:
