@@ -97,7 +97,7 @@ def test_from_the_choice_to_masks_and_back(tmp_path, clinic, network, by_hand):
         assert row["reason"].startswith(wrong if row["predicted"] != row["class"] else "right, but")
         assert row["reason"].endswith(f"{choice.confidence:.2f}")
 
-    with pytest.raises(MaskError, match="no image has an annotation"):
+    with pytest.raises(MaskError, match="none is annotated yet"):
         open_data(clinic.data, preprocessing=network.preprocessing, masks=out)
     annotated = expected[1::2]
     for path in annotated:
