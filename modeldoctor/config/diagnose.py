@@ -85,7 +85,7 @@ class DiagnoseConfig(Model):
     """`enough` stops reading a class of `split` once it has `samples_per_class` right, confident images; `all` reads
     every image, so that the split has an accuracy, too."""
     split: str | None = None
-    """The split whose right images make the class correlation; `train` by default, else the only one."""
+    """The split whose right images make the class correlation; `train` by default, else the first."""
     examine: str | None = None
     """The split whose wrong images are explained; `val` by default, else the split of the class correlation."""
     propagate_masks: bool = False

@@ -326,6 +326,8 @@ def answered(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
     """Batch by batch, of the images that can be read: indices, predicted classes and confidence, (B,) each; no masks.
 
+    An answer that is no finite number is of none of the N classes: N.
+
     Args:
         network: in eval mode.
     """
@@ -338,7 +340,10 @@ def answered(
         if len(batch.labels):
             with torch.no_grad():
                 logits = logits_of(network, batch.images.to(device)).float()
-            yield batch.indices.numpy(), logits.argmax(1).cpu().numpy(), logits.softmax(1).amax(1).cpu().numpy()
+            confidence = logits.softmax(1).amax(1)
+            # argmax would answer NaN with the first class, which may be that of most images.
+            classes = logits.argmax(1).where(confidence.isfinite(), logits.shape[1])
+            yield batch.indices.numpy(), classes.cpu().numpy(), confidence.cpu().numpy()
 
 
 def noise_seed(seed: int, step: int) -> int:

@@ -7,12 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from modeldoctor.config.diagnose import Preprocessing
+from modeldoctor.data import ImageSet
+from modeldoctor.data.pictures import PictureArray
 from modeldoctor.runtime.distributed import Team
-from modeldoctor.treatment.arm import Arm
+from modeldoctor.treatment.arm import Arm, answered
 from modeldoctor.treatment.arm_state import ArmState
 from modeldoctor.treatment.remedies import Remedy
 
@@ -80,3 +84,18 @@ def test_no_gradient_is_left_of_the_arm_before(monkeypatch: pytest.MonkeyPatch) 
     )
     arm.run()
     assert seen == [None, None]
+
+
+def test_an_answer_that_is_no_number_is_never_right() -> None:
+    """A network that has diverged would have the first class right, of whatever share of the images that is."""
+    images = ImageSet(
+        split="val", class_names=("a", "b"), labels=np.array([0, 0, 0, 1]), paths=[f"val/{i}" for i in range(4)],
+        pictures=PictureArray(np.zeros((4, 2, 2, 3), np.uint8)),
+        preprocessing=Preprocessing(input_size=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3),
+    )  # fmt: skip
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
+    nn.init.constant_(network[1].weight, torch.nan)
+    part = SimpleNamespace(images=images, indices=np.arange(4))
+    config = SimpleNamespace(training=SimpleNamespace(batch_size=3), workers=0)
+    ((_, first, _), (_, last, _)) = answered(network, part, config, torch.device("cpu"))  # type: ignore[arg-type]
+    assert [*first.tolist(), *last.tolist()] == [2] * 4
