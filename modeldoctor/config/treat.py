@@ -184,7 +184,7 @@ class TrainingConfig(Model):
     optimizer: str | None = None
     """A name of timm's optimizer factory; else sgd."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """The highest of the schedule; else 0.03."""
+    """The highest of the schedule; else 0.003."""
     schedule: Literal["cosine", "tanh", "poly", "none"] = "cosine"
     """A name of timm's scheduler factory, stepped with every update; none keeps the learning rate."""
     warmup_epochs: int = Field(default=0, ge=0)
@@ -201,6 +201,9 @@ class TrainingConfig(Model):
     """Decay of an average of the weights, which is then what validation judges and the arm returns; 0 keeps none."""
     amp: Literal["none", "bfloat16", "float16"] = "none"
     """Type of the forward pass where autocast reduces it, for GPUs; constraints are always in float32."""
+    batch_norm: Literal["auto", "batch", "running"] = "auto"
+    """BatchNorm normalises by each `batch`'s statistics, which move the running ones, or by the `running` ones, which
+    then stay; auto: running where, before training, each batch's make the network worse on its training images."""
     clip_norm: float = Field(default=5.0, gt=0)
     """Largest norm of the gradient in the weights."""
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -102,6 +102,12 @@ class TrainableNetwork:
         self._weight = auxiliary_weight(network) if captured.auxiliary else 0.0
         self._auxiliary: list[Tensor] = []
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether a training pass can take another normalisation than the running statistics'."""
+        norm = aten._native_batch_norm_legit_no_training.default
+        return any(node.target is norm for node in self._cut.captured.graph.nodes)
+
     def eval_cuts(self, images: Tensor, layers: Sequence[Layer]) -> Iterator[Cut]:
         """One pass in eval mode that stops at each of the layers; not differentiable in the weights."""
         return self._cut.cuts(images, layers)

@@ -21,7 +21,10 @@ def provenance_remarks(provenance: Mapping[str, Any], metric: str) -> tuple[str,
     """
     parts = provenance.get("split_off")
     seen = seen_images(parts) if isinstance(parts, list) and parts else ""
-    return seen, _found_masks(provenance.get("propagation")), _stopped(provenance.get("halving"), metric)
+    return (
+        seen, _found_masks(provenance.get("propagation")), _kept_statistics(provenance.get("batch_norm")),
+        _stopped(provenance.get("halving"), metric),
+    )  # fmt: skip
 
 
 def seen_images(parts: Sequence[str]) -> str:
@@ -53,6 +56,18 @@ def _found_masks(propagation: object) -> str:
         return f"No mask was found well enough for further images: {measured}."
     weighed = ", and each counts by that overlap" if _numbers(propagation, ("weight",)) else ""
     return f"{images} further training images had a mask that was found from the annotated ones; {measured}{weighed}."
+
+
+def _kept_statistics(agreement: object) -> str:
+    """Why BatchNorm's running statistics stayed as they were, where a trial chose that."""
+    found = _numbers(agreement, ("images", "running", "by_batch"))
+    if found is None or not isinstance(agreement, dict) or agreement.get("worse") is not True:
+        return ""
+    images, running, by_batch = found
+    return (
+        "BatchNorm's running statistics stayed as they were in every arm: with each batch's own the untouched network "
+        f"was right on {by_batch:.1%} of {int(images)} training images in place of {running:.1%}."
+    )
 
 
 def _stopped(halving: object, metric: str) -> str:

@@ -31,6 +31,7 @@ from modeldoctor.runtime.session import at_work, resolve_device
 from modeldoctor.runtime.versions import used_versions
 from modeldoctor.treatment.arm import TrialContext, copied
 from modeldoctor.treatment.arms import Arms
+from modeldoctor.treatment.batch_statistics import with_statistics
 from modeldoctor.treatment.budget import plan_rounds
 from modeldoctor.treatment.final_test import judge, write_treated
 from modeldoctor.treatment.history import History
@@ -153,6 +154,7 @@ def _run_trial(
             team=team,
         )
         context, propagation = with_propagated(context, diagnosis, config)
+        config, agreement = with_statistics(config, context)
         arms = Arms(context, diagnosis, History(config, writes=team.is_primary))
         times = None
         if config.budget is not None and config.rounds is None:
@@ -171,6 +173,7 @@ def _run_trial(
             "pilot": [asdict(rung) for rung in rungs],
             "annotations": None if annotated is None else annotated.counts,
             "propagation": propagation,
+            "batch_norm": agreement and asdict(agreement),
             "split_off": splits.split_off,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": used_versions(),

@@ -152,6 +152,11 @@ class Arm:
             for parameter, required in zip(parameters, before, strict=True):
                 parameter.requires_grad_(required)
 
+    @property
+    def _by_batch(self) -> bool:
+        """Whether BatchNorm takes each batch's statistics."""
+        return self.config.training.batch_norm == "batch" and not self.remedy.head_only
+
     def _train(self, done: ArmState) -> None:
         optimisation = Optimisation(self.context.network, self.config.training, self._updates())
         if done.optimisation is not None:
@@ -204,7 +209,7 @@ class Arm:
         penalty, team = self.remedy.penalty, self.context.team
         with optimisation.forward_type():
             logits, cuts = self.context.trainable.training_pass(
-                batch.images, penalty.layers if penalty else (), statistics=not self.remedy.head_only
+                batch.images, penalty.layers if penalty else (), statistics=self._by_batch
             )
         smoothing = self.config.training.label_smoothing or 0.0
         loss = self.context.trainable.loss(logits, lambda output: batch.loss(output.float(), smoothing))
@@ -245,7 +250,9 @@ class Arm:
         for step, batch in enumerate(self._batches(0)):
             # Of few annotated images the first may come late.
             if step < _START_BATCHES or int(team.all_reduce(batch.annotated.sum())):
-                logits, cuts = self.context.trainable.training_pass(batch.images, penalty.layers)
+                logits, cuts = self.context.trainable.training_pass(
+                    batch.images, penalty.layers, statistics=self._by_batch
+                )
                 for key, term in penalty.terms(logits, cuts, batch, noise_seed(self.seed, step)).items():
                     value = float(team.all_reduce(term))
                     if key in found and len(found[key]) < _START_BATCHES:

@@ -29,7 +29,7 @@ from modeldoctor.treatment.subsets import Splits, needs_masks, needs_predictions
 from modeldoctor.zoo import Classifier
 
 UNSTATED = {
-    "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.03, "weight_decay": 5e-4, "momentum": 0.9,
+    "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.003, "weight_decay": 5e-4, "momentum": 0.9,
     "label_smoothing": 0.0,
 }  # fmt: skip
 """Training settings where neither the configuration nor the checkpoint states one."""

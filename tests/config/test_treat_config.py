@@ -163,6 +163,7 @@ ELSEWHERE = {
     "network.class_order": "test_pipeline.py",
     "network.model_options": "test_pipeline.py",
     "space.most_repeats": "test_batches.py", "space.propagated_per_class": "test_propagation.py",
+    "training.batch_norm": "test_batch_statistics.py",
     "training.mixup": "test_batches.py", "training.amp": "test_trainable.py",
     "pilot.ladder": "test_pilot.py", "pilot.epochs": "test_pilot.py", "arms": "test_treatment.py",
     "budget": "test_budget.py", "rounds": "test_budget.py",
