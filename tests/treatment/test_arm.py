@@ -29,7 +29,8 @@ class Trainable:
     def __init__(self) -> None:
         self.passed: list[float] = []
 
-    def training_pass(self, images: Tensor, layers: object) -> tuple[Tensor, list[Any]]:
+    def training_pass(self, images: Tensor, layers: object, *, statistics: bool) -> tuple[Tensor, list[Any]]:
+        assert statistics
         self.passed.append(float(images))
         return images, []
 
@@ -47,8 +48,9 @@ class Penalty:
 def made(**context: Any) -> Arm:
     network = nn.Linear(1, 1)
     usual = {"network": network, "original": network.state_dict(), "team": Team(), "states": Path("nowhere")}
+    config = SimpleNamespace(training=SimpleNamespace(batch_norm="batch"))
     return Arm(
-        name="treat", seed=0, context=SimpleNamespace(**(usual | context)), config=SimpleNamespace(), remedy=Remedy(),
+        name="treat", seed=0, context=SimpleNamespace(**(usual | context)), config=config, remedy=Remedy(),
     )  # type: ignore[arg-type]  # fmt: skip
 
 
