@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from modeldoctor.config.treat import TreatConfig
+from modeldoctor.runtime.memory import told_when_short
 from modeldoctor.treatment.arm import TrialContext
 from modeldoctor.treatment.batches import training_batches
+from modeldoctor.treatment.copies import LESS_AT_ONCE
 
 _BATCHES = 8
 _LEAST, _ERRORS = 0.01, 2.0
@@ -47,7 +49,8 @@ def with_statistics(config: TreatConfig, context: TrialContext) -> tuple[TreatCo
     """
     if config.training.batch_norm != "auto":
         return config, None
-    found = _agreement(config, context) if context.trainable.has_batch_norm else None
+    with told_when_short("the statistics of BatchNorm", LESS_AT_ONCE):
+        found = _agreement(config, context) if context.trainable.has_batch_norm else None
     chosen = "running" if found and found.worse else "batch"
     training = config.training.model_copy(update={"batch_norm": chosen})
     return config.model_copy(update={"training": training}), found

@@ -228,7 +228,7 @@ def test_running_out_of_memory_says_what_takes_less(
     passes = iter(range(100))
 
     def short(self: TrainableNetwork, images: torch.Tensor, layers: object, **options: object) -> object:
-        if next(passes) == 14:
+        if torch.is_grad_enabled() and next(passes) == 14:  # those before training are not counted
             raise error
         return training_pass(self, images, layers, **options)
 
