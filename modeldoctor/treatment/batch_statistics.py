@@ -1,8 +1,7 @@
 """Whose statistics BatchNorm takes in training: each batch's, as training does, or the running ones of the checkpoint.
 
-A further epoch with each batch's statistics can harm whatever else it does: a ResNet-20 for CIFAR-10 loses 3 points of
-accuracy when nothing but its running statistics is taken anew (`scripts/FIGURES.md`). Whether they agree shows before
-training, on the same images.
+A further epoch with each batch's statistics can harm, whatever else it does: a ResNet-20 for CIFAR-10, right on 99% of
+its training images, is right on 95% by each batch's statistics (`scripts/FIGURES.md`). It shows before training.
 """
 
 from __future__ import annotations
