@@ -15,6 +15,7 @@ _NAMED = re.compile(
     r"(.+?)[ _.-]+\(?(masks?|seg|segm|segmentation|gt|groundtruth|annotations?|alpha)\)?([ _.-]?\d+)?", re.IGNORECASE
 )
 """An image's name, and what tools put behind it for its mask: `1_mask`, `benign (1)_mask_2`."""
+_WORDS = ("mask", "seg", "gt", "truth", "annot", "alpha")
 _OF_MASKS = ("1", "L", "P", "I;16")
 _LOOKED_AT = 3
 
@@ -38,22 +39,29 @@ def warn_of_masks(root: Path, paths: Sequence[str]) -> None:
 
 
 def _named(paths: Iterable[str]) -> Iterator[str]:
-    known = {str(PurePosixPath(path).with_suffix("")) for path in paths}
-    for path in paths:
-        file = PurePosixPath(path)
-        name = _NAMED.fullmatch(file.stem)
-        if name and str(file.with_name(name[1])) in known:
+    whole = "\n".join(paths).lower()  # of a million paths in one go
+    words = [word for word in _WORDS if word in whole]
+    suspects = [path for path in paths if any(word in path.lower() for word in words)] if words else []
+    known = set(map(_stem, paths)) if suspects else set()
+    for path in suspects:
+        folder, slash, name = _stem(path).rpartition("/")
+        if (found := _NAMED.fullmatch(name)) and f"{folder}{slash}{found[1]}" in known:
             yield path
 
 
 def _beside(root: Path, paths: Iterable[str]) -> Iterator[str]:
     """Grey PNG files beside pictures of the same name, if the first ones are."""
-    others = {str(PurePosixPath(path).with_suffix("")) for path in paths if not path.lower().endswith(".png")}
-    twins = [
-        path for path in paths if path.lower().endswith(".png") and str(PurePosixPath(path).with_suffix("")) in others
-    ]
+    pngs = [path for path in paths if path[-4:].lower() == ".png"]
+    others = {_stem(path) for path in paths if path[-4:].lower() != ".png"} if pngs else set()
+    twins = [path for path in pngs if _stem(path) in others] if others else []
     if all(_mode(root / path) in _OF_MASKS for path in islice(twins, _LOOKED_AT)):
         yield from twins
+
+
+def _stem(path: str) -> str:
+    """A path without its ending; there may be a million of them."""
+    stem, _, ending = path.rpartition(".")
+    return path if "/" in ending or not stem else stem
 
 
 def _mode(file: Path) -> str:

@@ -20,7 +20,7 @@ from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.chunks import Chunks, measure_costs, plan_chunks
 from modeldoctor.diagnosis.kept import Expected, load_state
 from modeldoctor.diagnosis.state import KeptChunks, RunState, fingerprint_of
-from modeldoctor.errors import ModelDoctorWarning, UsageError, counted
+from modeldoctor.errors import ModelDoctorWarning, UsageError, counted, shortened
 from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network, refuse_unsteady
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit, default_budget
@@ -51,16 +51,27 @@ def splits_to_use(splits: Mapping[str, AnySet], config: DiagnoseConfig) -> tuple
 
 
 def warn_of_familiar(splits: Mapping[str, AnySet], examined: AnySet, config: DiagnoseConfig) -> None:
-    """Warn where, for want of a val split, the images that are examined are those of the training."""
-    if examined.split == "train" and config.examine is None and "val" not in splits:
-        other = next((split for split in splits if split != "train"), None)
-        warnings.warn(
-            "there is no val split: the images that are examined are those of train, on which the network was likely"
-            " trained, so that it makes few mistakes there and others than on new images; "
-            + (f"pass --examine {other}" if other else "put images that it was not trained on into a folder val/"),
-            ModelDoctorWarning,
-            stacklevel=3,
-        )
+    """Warn where, for want of a val split, images of the training, or of the first of several splits, are examined."""
+    chosen = len(splits) == 1 or config.split is not None
+    if config.examine is not None or "val" in splits or (chosen and examined.split != "train"):
+        return
+    others = sorted((split for split in splits if split != examined.split), key=lambda split: split == "test")
+    said = (
+        "the images that are examined are those of train, on which the network was likely trained, so that it makes"
+        " few mistakes there and others than on new images"
+        if examined.split == "train"
+        else f"of {shortened(list(splits))}, the images of {examined.split} are examined"
+    )
+    warnings.warn(
+        f"there is no val split: {said}; "
+        + (
+            f"pass --examine {shlex.quote(others[0])}"
+            if others
+            else "put images that it was not trained on into a folder val/"
+        ),
+        ModelDoctorWarning,
+        stacklevel=3,
+    )
 
 
 def with_usable_masks(read: Sequence[AnySet], *, propagated: bool = False) -> list[AnySet]:

@@ -18,6 +18,9 @@ class Split:
     ("names", "options", "said"),
     [
         (["train", "test"], {}, "pass --examine test"),
+        (["train", "test", "eval"], {}, "pass --examine eval"),
+        (["0", "1", "2"], {}, "of 0, 1, 2, the images of 0 are examined; pass --examine 1"),
+        (["0", "1", "2"], {"split": "2"}, None),
         (["train"], {}, "put images that it was not trained on into a folder val"),
         (["train", "val", "test"], {}, None),
         (["train", "test"], {"examine": "train"}, None),
