@@ -154,7 +154,8 @@ def _run_trial(
             team=team,
         )
         context, propagation = with_propagated(context, diagnosis, config)
-        config, agreement = with_statistics(config, context)
+        asked = config
+        config, agreement = with_statistics(asked, context)
         arms = Arms(context, diagnosis, History(config, writes=team.is_primary))
         times = None
         if config.budget is not None and config.rounds is None:
@@ -162,7 +163,7 @@ def _run_trial(
             rounds = plan_rounds(config, times, spent=team.broadcast(time.perf_counter() - began))
             config = config.model_copy(update={"rounds": rounds})
             if team.is_primary:
-                record_rounds(config)
+                record_rounds(asked.model_copy(update={"rounds": rounds}))
         config, rungs = pick_weights(config, arms.pilot)
         provenance = {
             "preprocessing": network.preprocessing.model_dump(mode="json"),
