@@ -65,8 +65,10 @@ _REMARKS = {
     "as much like another class as like their own: there a class has no kernels of its own, and its profile says "
     "little. In between it shows in the size of the derivatives rather than in which kernels exceed the threshold. In "
     "the two small networks classes differ from the first layers on.",
-    "cifar-channels": "What the epoch changes it changes under every arm alike, BatchNorm's statistics over shifted "
-    "and flipped images most likely: the constraint, and kernels drawn at random in its place, turn no test image.",
+    "cifar-channels": "With each batch's BatchNorm statistics every arm was harmed in an earlier run; the running ones "
+    "now stay, as the batches' make the untouched network worse, and no arm loses. The constraint, and kernels drawn "
+    "at random in its place, turn no more images than plain training. Seconds hold pauses and other work: they do not "
+    "compare the arms.",
     "menagerie-arms": "Twenty masks per class fill half of each batch; masks for other images were asked for and not "
     "used: on these hard annotated images the found ones overlapped by 0.48, and 0.5 was wanted over all of them then. "
     "Swapped backgrounds and the space constraint raise the worst group beyond drawing the same images as often "
