@@ -223,7 +223,7 @@ def _gaps(value: object) -> str | None:
     found = next(
         (found for side in (value.values(), value) if None not in (found := [_index(index) for index in side])), None
     )
-    if found is None or sorted(found, key=str) == sorted(range(len(found)), key=str):
+    if found is None or set(found) == set(range(len(found))):
         return None
     return (
         f"the checkpoint's {len(found)} class names are not used: their indices are "

@@ -12,6 +12,15 @@ def images(root, *names):
         Image.new("RGB", (4, 4)).save(root / name)
 
 
+def refused(folder, text, found):
+    """What reading a table of one or the other image ends with."""
+    images(folder, "1.jpg", "a/1.jpg")
+    (folder / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=found) as caught:
+        open_table(folder / "list.csv")
+    return caught.value
+
+
 def test_rows_keep_their_order(tmp_path):
     images(tmp_path, "2.jpg", "1.jpg", "sub/3.jpg")
     file = tmp_path / "list.csv"
@@ -75,11 +84,7 @@ def test_root_and_absolute_paths(tmp_path):
     ],
 )
 def test_wrong_tables_say_what_was_found(tmp_path, text, found, where):
-    images(tmp_path, "1.jpg")
-    (tmp_path / "list.csv").write_text(text)
-    with pytest.raises(DataError, match=found) as caught:
-        open_table(tmp_path / "list.csv")
-    assert where in caught.value.where
+    assert where in refused(tmp_path, text, found).where
 
 
 def test_unreadable_tables(tmp_path):
@@ -225,11 +230,7 @@ def test_what_programs_leave_in_tables_is_no_row(tmp_path, text):
     ],
 )
 def test_tables_that_say_two_things_are_refused(tmp_path, text, found, hint):
-    images(tmp_path, "a/1.jpg")
-    (tmp_path / "list.csv").write_text(text)
-    with pytest.raises(DataError, match=found) as caught:
-        open_table(tmp_path / "list.csv")
-    assert hint in caught.value.hint
+    assert hint in refused(tmp_path, text, found).hint
 
 
 def test_two_spellings_of_a_path_are_one_image(tmp_path):
