@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Eq. 4 behind a cut beside the whole network run for every draw (hooks), and beside captum's NoiseTunnel.
 
 One table for the last layer of each network, one for all layers, one of how cost grows, and where it is asked for, as

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """How fast images are read, beside how fast they are diagnosed: the readers must keep up.
 
 Draws JPEG files, reads them with 0, 1, 2 ... workers, and measures the last layer on what was read. A second table has

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Time and peak memory of `modeldoctor diagnose` over folders of more and more images: memory must not grow.
 
 scripts/bench_memory.py CHECKPOINT --data torchvision:FashionMNIST --root DIR --images 10000 --images 60000

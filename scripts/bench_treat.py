@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """A training step with constraints beside a plain one: medians and their ratio, in one run.
 
 Both constraints with their default attributions at the same layers, every image annotated; the plain step is the

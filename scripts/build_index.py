@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Build the index by which `modeldoctor identify` names a network from its weights: a signature of every classifier.
 
 scripts/build_index.py [OUT]       about 15 minutes on one core; networks are built on the meta device, without memory

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Kill and interrupt diagnose, treat and report at random moments; each must go on to the result of an undisturbed run.
 
     scripts/chaos.py DEMO [--runs 30] [--seed 0]

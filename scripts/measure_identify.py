@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """How often is a network named from its weights alone? Every architecture, as people's files hold it, is looked up.
 
 scripts/measure_identify.py [--change finetuned]     about 20 minutes on one core; networks are built on the meta device

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """How often a trial without any effect is called improved or harmed, and how often a real effect is found.
 
     scripts/null_trials.py [TRIALS]

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 r"""The exam of the verdicts: faults are planted on purpose, and the diagnosis has to name them.
 
 Parts: faults of single images, planted side by side into one set (which verdict do they get, and who else gets it?);

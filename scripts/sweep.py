@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Carry architectures through everything, each in a process of its own: does the tool work on any classifier?
 
 scripts/sweep.py                        the paper's networks, files as people have them (`forms.py`), the families

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Train a timm classifier on a small data set and write a checkpoint that says what it is.
 
 scripts/train_classifier.py --data torchvision:FashionMNIST --root DIR --arch resnet18 --out resnet18.pt

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """The worst cells of class × another column of the groups' table, for every arm of an ended trial; chooses nothing.
 
 scripts/worst_cells.py RUN --column background

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,15 @@ def test_a_module_says_what_it_is_and_is_not_long(path: Path) -> None:
     assert doc, "no docstring"
     assert len(doc) > 10
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_a_script_runs_by_its_name() -> None:
+    """As `scripts/FIGURES.md` calls them: executable, by the interpreter of the environment."""
+    scripts = [path for path in (TESTS.parent / "scripts").rglob("*.py") if "__main__" in path.read_text("utf-8")]
+    assert len(scripts) > 10
+    for path in scripts:
+        assert os.access(path, os.X_OK), path
+        assert path.read_text("utf-8").startswith("#!/usr/bin/env python\n"), path
 
 
 def test_every_room_has_its_tests() -> None:

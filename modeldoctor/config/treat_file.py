@@ -38,6 +38,7 @@ def load_treat_config(path: Path | None, changes: Sequence[str] = (), **values: 
     for key, value in values.items():
         if value is not None:
             _set(settings, key.replace("__", "."), value)
+    _find_home(settings, _PATHS)
     refuse_unfilled(settings, where)
     _refuse_missing(settings, where)
     try:
@@ -87,6 +88,7 @@ def read_mapping(path: Path, paths: Sequence[str]) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError(f"a {type(settings).__name__}", where=str(path), expected="keys and values")
     _find_beside(settings, path.parent, paths)
+    _find_home(settings, paths)
     return settings
 
 
@@ -110,6 +112,13 @@ def _find_beside(content: dict[str, Any], folder: Path, paths: Sequence[str]) ->
         file, function = _file_and_function(holder[key])
         if exists(folder / file):
             holder[key] = _shortest(folder / file) + function
+
+
+def _find_home(content: dict[str, Any], paths: Sequence[str]) -> None:
+    """`~/` is the user's home: in a file, and behind `key=`, no shell sees it. A folder of that name comes first."""
+    for holder, key in _named(content, paths):
+        if holder[key].startswith("~") and not exists(Path(_file_and_function(holder[key])[0])):
+            holder[key] = str(Path(holder[key]).expanduser())
 
 
 def _named(content: dict[str, Any], keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:

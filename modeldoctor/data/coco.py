@@ -126,12 +126,15 @@ def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, bool, dict[s
         raise AnnotationError('no lists "images" and "annotations"')
     by_id: dict[str, dict[str, Any]] = {}
     unusable: list[str] = []
-    twice: set[str] = set()
+    doubtful: dict[str, str] = {}
+    sized: dict[str, dict[str, Any]] = {}
     for at, image in enumerate(images):
         number = _id(image, "id")
-        if number is not None and isinstance(image.get("file_name"), str):
-            if by_id.setdefault(number, image)["file_name"] != image["file_name"]:
-                twice.add(number)
+        if number is not None and isinstance(name := image.get("file_name"), str):
+            if by_id.setdefault(number, image)["file_name"] != name:
+                doubtful[number] = "an id of two images"
+            if _size(other := sized.setdefault(name, image)) != _size(image):
+                doubtful |= dict.fromkeys((number, str(_id(other, "id"))), "a file that is listed with two sizes")
         else:
             unusable.append(f"images[{at}] without id or file_name")
     usable = 0
@@ -140,19 +143,22 @@ def _entries(file: Path, split: str | None) -> Iterator[tuple[_Key, bool, dict[s
         if number is None:
             unusable.append(f"annotations[{at}] without image_id")
             continue
-        if number in twice:
-            unusable.append(f"annotations[{at}] of image {number}, an id of two images")
+        if number in doubtful:
+            unusable.append(f"annotations[{at}] of image {number}, {doubtful[number]}")
             continue
         image = by_id.get(number)
         if image is not None and ("segmentation" in annotation or "bbox" in annotation):
             key, whole = _key(image["file_name"]), plain(image["file_name"])[1]
-            size = [image.get("width"), image.get("height")]
             outline = annotation.get("segmentation")
             # Boxes alone are written with an empty outline, or with a list of one.
             shape = annotation.get("bbox") if outline in (None, [], [[]]) else outline
             usable += 1
-            yield _Key(key.split or split, key.rest), whole, {"size": size, "shapes": [shape]}
+            yield _Key(key.split or split, key.rest), whole, {"size": _size(image), "shapes": [shape]}
     _tell(file, unusable, usable)
+
+
+def _size(image: dict[str, Any]) -> list[Any]:
+    return [image.get("width"), image.get("height")]
 
 
 def _id(entry: Any, key: str) -> str | None:

@@ -148,6 +148,7 @@ def _split_folders(root: Path, top: Level) -> dict[str, str] | None:
 
 def _list_classes(folder: Path, root: Path, level: Level, passed: Counter[str]) -> Listing:
     listing = Listing([], [])
+    _warn_of_spellings(folder, level.folders)
     classes = {name: _identity(folder / name) for name in level.folders}
     owners: dict[tuple[int, int], str] = {}
     for name, own in classes.items():
@@ -166,6 +167,19 @@ def _list_classes(folder: Path, root: Path, level: Level, passed: Counter[str]) 
         listing.paths.extend(paths)
         listing.classes.extend([normalize("NFC", name)] * len(paths))
     return listing
+
+
+def _warn_of_spellings(folder: Path, names: Collection[str]) -> None:
+    """Warn where one class lies in two folders of one split, whose names differ in Unicode's form alone."""
+    spelled = Counter(normalize("NFC", name) for name in names)
+    if twice := [name for name, times in spelled.items() if times > 1]:
+        warnings.warn(
+            f"{folder}: two folders each for {shortened(twice)}, whose names are spelled by other code points and look"
+            " the same: they are taken for one class. torchvision's ImageFolder makes two of them: if the network was"
+            " trained so, it has an output more than there are classes",
+            ModelDoctorWarning,
+            stacklevel=4,
+        )
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -26,7 +26,7 @@ from modeldoctor.data.frames import STORED
 from modeldoctor.data.levels import is_folder
 from modeldoctor.data.pictures import EXTENSIONS
 from modeldoctor.data.splits import split_named
-from modeldoctor.errors import MaskError, ModelDoctorWarning
+from modeldoctor.errors import MaskError, ModelDoctorWarning, counted
 
 PLAN_FILE = "annotate.csv"
 """Marks a folder of images that are to be annotated: its PNG files are no masks."""
@@ -131,6 +131,11 @@ class MaskTree(_Drawn):
         folder, stem = self._folder_of(file), normalize("NFC", file.stem)
         found = (folder.files.get(stem + suffix) for suffix in self.suffixes)
         return next((folder.path / name for name in found if name is not None), None)
+
+    def listed(self) -> Iterator[Path]:
+        """The annotations in the folders that were looked through, without their endings."""
+        for folder in self._folders.values():
+            yield from ((folder.path / name).with_suffix("") for name in folder.files.values() if name[0] != ".")
 
     def suffixes_beside(self, relative_path: str) -> set[str]:
         """Endings of the annotations in the folder that mirrors an image's."""
@@ -237,7 +242,7 @@ class MaskCheck(NamedTuple):
     """Those that hold all four corners of their image, but not all of it."""
 
 
-def open_masks(path: Path, image_paths: Sequence[str]) -> Masks:
+def open_masks(path: Path, image_paths: Sequence[str]) -> MaskTree | CocoMasks:
     """Open annotations in whatever format they are.
 
     Args:
@@ -271,7 +276,7 @@ def _holds_pictures(path: Path, outlines: Sequence[str], image_paths: Iterable[s
     return any(outlined.find(image) and pixels.find(image) for image in pictures)
 
 
-_KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Sequence[str]], Masks]], ...] = (
+_KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Sequence[str]], MaskTree | CocoMasks]], ...] = (
     (is_coco, lambda path, image_paths: CocoMasks(path)),
     (lambda path: True, _open_tree),
 )
@@ -288,8 +293,11 @@ def _any_found(tree: MaskTree, image_paths: Iterable[str]) -> bool:
     return any(tree.find(path) for path in image_paths)
 
 
-def _check_owners(masks: Masks, path: Path, image_paths: Iterable[str]) -> None:
-    """Some image has an annotation, and no two have the same: train/cat/1.jpg and val/cat/1.jpg, 1.jpg and 1.png."""
+def _check_owners(masks: MaskTree | CocoMasks, path: Path, image_paths: Iterable[str]) -> None:
+    """Some image has an annotation, and no two have the same: train/cat/1.jpg and val/cat/1.jpg, 1.jpg and 1.png.
+
+    Files beside these that no image has are counted.
+    """
     owners: dict[str, str] = {}
     for image in image_paths:
         found = masks.find(image)
@@ -302,29 +310,45 @@ def _check_owners(masks: Masks, path: Path, image_paths: Iterable[str]) -> None:
                 f"{(path / image).with_suffix(PurePosixPath(found).suffix)}; give each image a name of its own",
             )
     if not owners:
-        first = next(iter(image_paths), "cat/1.jpg")
-        if (path / PLAN_FILE).is_file():
-            raise MaskError(
-                "images to annotate, of which none is annotated yet",
-                where=str(path),
-                expected="a file beside each image, as LabelMe saves it, such as "
-                f"{PurePosixPath(first).with_suffix('.json')}",
-                hint=f"outline the objects first: labelme {shlex.quote(str(path))} --nodata --autosave",
-            )
-        if other := _other_picture(path, image_paths):
-            raise MaskError(
-                f"no image has an annotation there: the pictures, such as {other.name}, are no PNG files",
-                where=str(path),
-                expected=f"masks as PNG, such as {other.with_suffix(PIXELS).name}",
-                hint="if these are the masks, save them as PNG; else correct the path of the masks",
-            )
-        there = masks.index.first if isinstance(masks, CocoMasks) else _first_file(path)
-        raise MaskError(
-            f"no image has an annotation there; what is there {f'begins with {there}' if there else 'is nothing'}",
+        raise _nothing_fits(masks, path, image_paths)
+    if isinstance(masks, MaskTree):  # COCO's one file is often of more images than are looked at
+        _warn_of_strays({str(file) for file in masks.listed()} - {str(Path(file).with_suffix("")) for file in owners})
+
+
+def _nothing_fits(masks: MaskTree | CocoMasks, path: Path, image_paths: Iterable[str]) -> MaskError:
+    first = next(iter(image_paths), "cat/1.jpg")
+    if (path / PLAN_FILE).is_file():
+        return MaskError(
+            "images to annotate, of which none is annotated yet",
             where=str(path),
-            expected=f"for {first} the file {PurePosixPath(first).with_suffix('')} with one of "
-            f"{', '.join(FORMATS)}; or a COCO JSON whose file_name is {first}",
-            hint="correct the path of the masks, or bring their folders in line with the images'",
+            expected="a file beside each image, as LabelMe saves it, such as "
+            f"{PurePosixPath(first).with_suffix('.json')}",
+            hint=f"outline the objects first: labelme {shlex.quote(str(path))} --nodata --autosave",
+        )
+    if other := _other_picture(path, image_paths):
+        return MaskError(
+            f"no image has an annotation there: the pictures, such as {other.name}, are no PNG files",
+            where=str(path),
+            expected=f"masks as PNG, such as {other.with_suffix(PIXELS).name}",
+            hint="if these are the masks, save them as PNG; else correct the path of the masks",
+        )
+    there = masks.index.first if isinstance(masks, CocoMasks) else _first_file(path)
+    return MaskError(
+        f"no image has an annotation there; what is there {f'begins with {there}' if there else 'is nothing'}",
+        where=str(path),
+        expected=f"for {first} the file {PurePosixPath(first).with_suffix('')} with one of "
+        f"{', '.join(FORMATS)}; or a COCO JSON whose file_name is {first}",
+        hint="correct the path of the masks, or bring their folders in line with the images'",
+    )
+
+
+def _warn_of_strays(strays: Collection[str]) -> None:
+    if strays:
+        warnings.warn(
+            f"{counted(len(strays), 'annotation file belongs', 'annotation files belong')} to no image of the data,"
+            f" first {min(strays)}: an image's is found by its path and name",
+            ModelDoctorWarning,
+            stacklevel=4,
         )
 
 

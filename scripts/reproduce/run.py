@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Run a piece of the evidence and keep its figures; an interrupted piece goes on where it was.
 
 scripts/reproduce/run.py                                 which pieces there are, and which are done

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Write RESULTS.md and its figures from the JSON of the pieces: scripts/reproduce/write.py"""
 
 from __future__ import annotations

@@ -97,3 +97,12 @@ def test_code_is_looked_for_beside_the_file(tmp_path: Path) -> None:
     for arch, meant in (("net.py:make", f"{tmp_path}/net.py:make"), ("net:make", "net:make"), ("x.py:f", "x.py:f")):
         path.write_text(f"checkpoint: net.pt\ndata: {{path: photos}}\nnetwork: {{arch: '{arch}'}}\n")
         assert load_treat_config(path).network.arch == meant
+
+
+def test_a_path_may_begin_with_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = filled(tmp_path, masks="~/masks")
+    config = load_treat_config(path, ["checkpoint=~/net.pt"])
+    assert (config.data.masks, config.checkpoint) == (tmp_path / "home" / "masks", tmp_path / "home" / "net.pt")
+    (tmp_path / "~" / "masks").mkdir(parents=True)
+    assert load_treat_config(path).data.masks == tmp_path / "~" / "masks"

@@ -160,6 +160,28 @@ def test_annotations_of_an_id_that_two_images_have_are_left_out(tmp_path):
     assert [masks.find(f"cat/{number}.jpg") is not None for number in (1, 2, 3)] == [True, False, False]
 
 
+def test_a_file_that_is_listed_with_two_sizes_has_no_annotation(tmp_path):
+    whole = json.loads(coco([flat(POLYGON)], name="cat/1.jpg"))
+    first = whole["images"][0]
+    whole["images"] += [{**first, "id": 8, "width": first["width"] * 2}, {**first, "id": 9, "file_name": "cat/2.jpg"}]
+    whole["annotations"] += [{**whole["annotations"][0], "image_id": number} for number in (8, 9)]
+    put(tmp_path, "i.json", json.dumps(whole))
+    with pytest.warns(ModelDoctorWarning, match=r"2 entries left out.*a file that is listed with two sizes"):
+        masks = open_masks(tmp_path / "i.json", ["cat/1.jpg", "cat/2.jpg"])
+    assert [masks.find(f"cat/{number}.jpg") is not None for number in (1, 2)] == [False, True]
+
+
+def test_annotation_files_of_no_image_are_counted(tmp_path):
+    put(tmp_path, "cat/1.json", labelme(GOOD))
+    put(tmp_path, "cat/1.png", png(inside_box()))  # of the same image
+    for name in ("01", "picture 1"):
+        put(tmp_path, f"cat/{name}.json", labelme(GOOD))
+    put(tmp_path, "cat/._1.json", "what macOS leaves beside a file")
+    with pytest.warns(ModelDoctorWarning, match=r"2 annotation files belong to no image of the data, first .*cat.01:"):
+        masks = open_masks(tmp_path, ["cat/1.jpg", "cat/2.jpg"])
+    assert masks.find("cat/1.jpg").name == "1.json"
+
+
 def test_a_plan_without_an_annotation_is_not_taken_for_masks(tmp_path):
     put(tmp_path, "annotate.csv", "path\n")
     photograph(tmp_path, "cat/1.jpg", "cat/2.png")

@@ -165,3 +165,15 @@ def test_masks_in_a_folder_that_may_not_be_entered_are_no_fault_of_the_data(tmp_
 
     monkeypatch.setattr(os, "stat", refuse)
     assert list(open_folder(tmp_path / "data", tmp_path / "locked")) == ["all"]
+
+
+def test_a_class_in_two_folders_of_one_name_is_one_and_told(tmp_path):
+    composed, decomposed = "\u00e9pinard", "e\u0301pinard"
+    make(tmp_path, f"train/{composed}/1.jpg", f"train/{decomposed}/2.jpg", f"val/{decomposed}/3.jpg")
+    with pytest.warns(
+        ModelDoctorWarning, match="train: two folders each for .pinard, .* taken for one class"
+    ) as caught:
+        splits = open_folder(tmp_path)
+    assert len(caught) == 1  # a class that is spelled so in val and so in train is nobody's fault
+    assert splits["train"].class_names == (composed,)
+    assert splits["train"].labels.tolist() == [0, 0]

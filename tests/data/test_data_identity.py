@@ -48,6 +48,7 @@ def test_what_changed_is_named_and_nothing_else(folder: Path) -> None:
     before = digests(folder)
     swapped = folder / "data" / "train"
     (swapped / "amber" / "00.png").rename(swapped / "birch" / "moved.png")
+    (folder / "masks" / "train" / "amber" / "00.png").unlink(missing_ok=True)
     assert WHAT["names"] in changed(before, digests(folder))
     assert WHAT["labels"] in changed(before, digests(folder))
 
