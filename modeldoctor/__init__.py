@@ -67,3 +67,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"modeldoctor.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The names that completion offers, also before they are loaded."""
+    return sorted({*globals(), *__all__})

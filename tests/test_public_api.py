@@ -49,6 +49,7 @@ def test_every_public_name_is_there() -> None:
     for name in modeldoctor.__all__:
         assert getattr(modeldoctor, name).__doc__, name
     assert modeldoctor.diagnose.__module__ == "modeldoctor.diagnosis"
+    assert set(modeldoctor.__all__) <= set(dir(modeldoctor))
 
 
 def test_an_unknown_name_is_said() -> None:

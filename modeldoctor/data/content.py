@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
 from unicodedata import category, normalize
@@ -60,7 +60,7 @@ def sorted_classes(names: set[str]) -> tuple[str, ...]:
 
 def file_contents(root: Path, listings: Mapping[str, Listing], class_names: tuple[str, ...]) -> dict[str, Content]:
     """Number the classes through; warn where a split lacks images of a class, or names look alike."""
-    _warn_of_alike(class_names)
+    warn_of_alike(class_names, "classes")
     number = {name: label for label, name in enumerate(class_names)}
     contents = {}
     for split, listing in listings.items():
@@ -77,13 +77,14 @@ def file_contents(root: Path, listings: Mapping[str, Listing], class_names: tupl
     return contents
 
 
-def _warn_of_alike(class_names: tuple[str, ...]) -> None:
+def warn_of_alike(names: Iterable[str], what: str) -> None:
+    """Warn of names of classes, or of groups, that people would take for one."""
     spelled: dict[str, list[str]] = {}
-    for name in class_names:
+    for name in names:
         spelled.setdefault(as_read(name), []).append(_shown(name))
     if alike := [" and ".join(names) for names in spelled.values() if len(names) > 1]:
         warnings.warn(
-            "classes whose names look alike (but for case, blanks, hyphens, leading zeros or signs that are not seen)"
+            f"{what} whose names look alike (but for case, blanks, hyphens, leading zeros or signs that are not seen)"
             f" are kept apart: {shortened(alike, 10)}",
             ModelDoctorWarning,
             stacklevel=3,

@@ -13,7 +13,7 @@ from modeldoctor.data.content import Content, Listing, file_contents, sorted_cla
 from modeldoctor.data.listed import ListedFiles
 from modeldoctor.data.splits import SPLIT_ORDER, WHOLE, split_named
 from modeldoctor.errors import DataError, ModelDoctorWarning, counted, shortened
-from modeldoctor.runtime.reading import MISSING, Rows, TableError, csv_rows, is_there, table_text
+from modeldoctor.runtime.reading import MISSING, Rows, csv_rows, is_there, next_step, table_text
 
 _PROBED = 100
 _NUMBER = re.compile(r"[0-9]+([.,]0+)?")
@@ -70,9 +70,7 @@ def _rows(file: Path, path_columns: tuple[str, ...]) -> Iterator[tuple[int, dict
             f"the list of images cannot be read: {error}",
             where=str(file),
             expected="a CSV file in UTF-8",
-            hint=error.hint
-            if isinstance(error, TableError)
-            else "correct the path, or save the table again as CSV (UTF-8)",
+            hint=next_step(error, "correct the path, or save the table again as CSV (UTF-8)"),
         ) from error
 
 

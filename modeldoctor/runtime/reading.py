@@ -94,6 +94,11 @@ class TableError(ValueError):
         self.hint = hint
 
 
+def next_step(error: Exception, otherwise: str) -> str:
+    """What to do about a table that cannot be read: as its error says, if it does."""
+    return error.hint if isinstance(error, TableError) else otherwise
+
+
 class Rows(csv.DictReader):  # type: ignore[type-arg]
     """Rows of a table; those without any value are passed over."""
 

@@ -23,9 +23,10 @@ from modeldoctor.results.run_directory import written_files
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.files import written_aside
 from modeldoctor.runtime.reading import SETTINGS_MOST, content, is_there, plain_yaml
+from modeldoctor.treatment.groups import with_groups
 from modeldoctor.treatment.loggers import check_logger
 from modeldoctor.treatment.optimisation import Optimisation
-from modeldoctor.treatment.subsets import Splits, needs_masks, needs_predictions, split_subsets, with_groups
+from modeldoctor.treatment.subsets import Splits, needs_masks, needs_predictions, split_subsets
 from modeldoctor.zoo import Classifier
 
 UNSTATED = {

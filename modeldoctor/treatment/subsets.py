@@ -5,25 +5,21 @@ Shapes: S images of a part.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modeldoctor.config.arms import ARMS
-from modeldoctor.config.treat import DataConfig, Metric, TreatConfig
+from modeldoctor.config.treat import Metric, TreatConfig
 from modeldoctor.data import Broken, ImageSet, choose_to_annotate
-from modeldoctor.data.foreign_paths import ByPath
 from modeldoctor.data.outputs import AnySet, random_access
 from modeldoctor.errors import DataError, MaskError, classes_have, counted, shortened
 from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
-from modeldoctor.runtime.reading import MISSING, TableError, csv_rows, table_text
 
 _HELD_BACK = 0.15
 _LEAST = 2
@@ -170,72 +166,6 @@ def _stratified(part: Subset, share: float, seed: int) -> tuple[Subset, Subset]:
     taken = rank < share
     return Subset(images=part.images, indices=part.indices[~taken]), Subset(
         images=part.images, indices=part.indices[taken]
-    )
-
-
-def with_groups(splits: Splits, data: DataConfig) -> Splits:
-    """The same splits with the group of each image, from a CSV with the columns `path` and `data.group_column`.
-
-    Raises:
-        DataError: the table cannot be read, or a column or an image is missing.
-    """
-    if data.groups is None:
-        return splits
-    of_path = _read_table(data.groups, data.group_column)
-
-    def groups(part: Subset) -> NDArray[np.str_]:
-        paths = [part.images.paths[index] for index in part.indices.tolist()]
-        found = [of_path.find(path) for path in paths]
-        missing = [path for path, group in zip(paths, found, strict=True) if group is None]
-        if missing:
-            raise DataError(
-                f"without a group: {counted(len(missing), 'image')} of {part.images.split}, first {missing[0]}",
-                where=str(data.groups),
-                expected=f"a row for every image, with its path relative to the data, such as {missing[0]}",
-                hint="complete the table, or correct its paths",
-            )
-        return np.array(found, dtype=np.str_)
-
-    names, counts = np.unique(groups(splits.train), return_counts=True)
-    shares = dict(zip(names.tolist(), (counts / counts.sum()).tolist(), strict=True))
-    train, val, test = (
-        replace(part, groups=groups(part), group_shares=shares) for part in (splits.train, splits.val, splits.test)
-    )
-    return Splits(train=train, val=val, test=test)
-
-
-def _read_table(table: Path, column: str) -> ByPath[str]:
-    groups: ByPath[str] = ByPath()
-    try:
-        with table_text(table) as file:
-            reader = csv_rows(file)
-            spelled = reader.spelled(("path", column.lower()))
-            if not {"path", column.lower()} <= spelled.keys():
-                raise DataError(
-                    f"columns {', '.join(reader.fieldnames or ('none',))}",
-                    where=str(table),
-                    expected=f"path and {column}",
-                    hint="name the column of the groups",
-                )
-            for row in reader:
-                path, group = (row[spelled[name]].strip() for name in ("path", column.lower()))
-                group = "" if group in MISSING else group
-                if not path or not group or not groups.add(path, group):
-                    raise _unusable(f"{table}, line {reader.line_num}", column, path, group)
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(
-            f"no readable table: {error}",
-            where=str(table),
-            expected="a CSV of path and group",
-            hint=error.hint if isinstance(error, TableError) else "check data.groups",
-        ) from error
-    return groups
-
-
-def _unusable(where: str, column: str, path: str, group: str) -> DataError:
-    found = f"{path} has two groups, the second of them {group}" if path and group else "an empty path or group"
-    return DataError(
-        found, where=where, expected=f"one row of path and {column} for each image", hint="correct the row"
     )
 
 

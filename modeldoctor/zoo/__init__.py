@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modeldoctor.checkpoint import Checkpoint
+from modeldoctor.checkpoint.metadata import CheckpointMetadata
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.errors import ArchitectureError, CheckpointError, UsageError, counted
 from modeldoctor.zoo.answers import layer_of_logits, settle_answer
@@ -166,23 +167,10 @@ def load_model(
         fixed_size=built.fixed_size,
         path=held.path,
     )
-    if built.plan.library in (CODE, MODULE):
-        said = num_classes or held.metadata.num_classes or len(class_names or held.metadata.class_names or ()) or None
-        classes, settled = settle_answer(
-            built.module.float().eval(), noise_images(preprocessing), stated=said, likely=classes
-        )
-        notes = (*notes, *settled)
-        built = replace(built, head=layer_of_logits(built.module, noise_images(preprocessing)) or built.head)
-    assert classes is not None
-    _refuse_multi_label(held, classes)
-    if classes == 1:
-        as_two_classes(built, torch.zeros(2, *preprocessing.input_size), held.path)
-        classes, notes = 2, (*notes, NOTE)
+    said = num_classes or held.metadata.num_classes or len(class_names or held.metadata.class_names or ()) or None
+    built, classes, answered = _answered(built, held, noise_images(preprocessing), stated=said, likely=classes)
     order = read_class_order(class_names or class_order)
-    _check_names(order.names, classes)
-    names, doubts = _names(order.names or held.metadata.class_names, classes)
-    if order.names is None and held.metadata.names_doubt:
-        doubts = (*doubts, held.metadata.names_doubt)
+    names, doubts = _names(order.names, held.metadata, classes)
     return Classifier(
         module=built.module.float().eval(),
         arch=built.plan.arch,
@@ -192,7 +180,7 @@ def load_model(
         preprocessing=preprocessing,
         checkpoint_sha256=held.sha256,
         source=None if file is None else replace(held, module=None),
-        notes=(*notes, *doubts, *assumed),
+        notes=(*notes, *answered, *doubts, *assumed),
         training=held.metadata.training,
         options=_options(
             head=parse_head(head),
@@ -319,6 +307,29 @@ def _logits(built: Built, checkpoint: Checkpoint, stated: int | None) -> int | N
     return count
 
 
+def _answered(
+    built: Built, checkpoint: Checkpoint, images: Tensor, *, stated: int | None, likely: int | None
+) -> tuple[Built, int, tuple[str, ...]]:
+    """The network with one logit per class, their number, and what was done to it for that.
+
+    Args:
+        built: the network; of the user's own code its answer is looked at.
+        checkpoint: its file.
+        images: two (2,C,H,W).
+        stated, likely: numbers of classes, as somebody says and as the head's shape does.
+    """
+    notes: tuple[str, ...] = ()
+    if built.plan.library in (CODE, MODULE):
+        likely, notes = settle_answer(built.module.float().eval(), images, stated=stated, likely=likely)
+        built = replace(built, head=layer_of_logits(built.module, images) or built.head)
+    assert likely is not None
+    _refuse_multi_label(checkpoint, likely)
+    if likely == 1:
+        as_two_classes(built, torch.zeros_like(images), checkpoint.path)
+        return built, 2, (*notes, NOTE)
+    return built, likely, notes
+
+
 def _refuse_multi_label(checkpoint: Checkpoint, classes: int) -> None:
     if classes > 1 and checkpoint.metadata.multi_label:
         raise CheckpointError(
@@ -330,19 +341,26 @@ def _refuse_multi_label(checkpoint: Checkpoint, classes: int) -> None:
         )
 
 
-def _check_names(stated: Sequence[str] | None, classes: int) -> None:
-    if stated is not None and len(stated) != classes:
+def _names(
+    stated: Sequence[str] | None, metadata: CheckpointMetadata, classes: int
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The classes' names, as the user states them or else as the file does; and what is doubtful about the file's.
+
+    Raises:
+        UsageError: the network has another number of outputs than there are names stated.
+    """
+    if stated is not None:
+        if len(stated) == classes:
+            return tuple(stated), ()
         raise UsageError(
             f"{len(stated)} class names, but the network has {classes} outputs",
             where="--class-order",
             expected=f"{classes} names, in the order of the logits",
             hint="name every class that was trained, also those without images here",
         )
-
-
-def _names(names: Sequence[str] | None, classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    doubt = (metadata.names_doubt,) if metadata.names_doubt else ()
+    names = metadata.class_names
     if names is None or len(names) == classes:
-        return None if names is None else tuple(names), ()
-    return None, (
-        f"the checkpoint names {counted(len(names), 'class', 'classes')}, the network has {classes}: they are not used",
-    )
+        return None if names is None else tuple(names), doubt
+    found = counted(len(names), "class", "classes")
+    return None, (f"the checkpoint names {found}, the network has {classes}: they are not used", *doubt)

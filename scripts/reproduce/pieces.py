@@ -30,7 +30,8 @@ from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.trial import Trial, read_trial
 from modeldoctor.runtime.files import written_aside
-from modeldoctor.treatment.subsets import Splits, Subset, split_subsets, with_groups
+from modeldoctor.treatment.groups import with_groups
+from modeldoctor.treatment.subsets import Splits, Subset, split_subsets
 from modeldoctor.zoo import Classifier, load_model
 
 _SCRIPTS = Path(__file__).parent.parent

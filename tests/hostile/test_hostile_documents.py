@@ -18,7 +18,8 @@ from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.data import Broken, open_data
 from modeldoctor.data.outputs import random_access
 from modeldoctor.report import make_report
-from modeldoctor.treatment.subsets import split_subsets, with_groups
+from modeldoctor.treatment.groups import with_groups
+from modeldoctor.treatment.subsets import split_subsets
 
 PREPROCESSING = Preprocessing(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
 

@@ -20,7 +20,7 @@ from modeldoctor.results.maps import read_maps
 from modeldoctor.results.outputs import check_outputs
 from modeldoctor.results.trial import read_trial
 from modeldoctor.runtime.files import check_writable
-from modeldoctor.treatment.subsets import _read_table
+from modeldoctor.treatment.groups import read_groups
 from modeldoctor.zoo import load_model
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names")
@@ -31,7 +31,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "maps.h5": read_maps,
     "trial.json": read_trial,
     "run.h5": make_report,
-    "groups.csv": lambda path: _read_table(path, "group"),
+    "groups.csv": lambda path: read_groups(path, "group"),
     "x.pt": load_model,
 }
 

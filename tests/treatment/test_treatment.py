@@ -40,8 +40,9 @@ from modeldoctor.results.maps import read_maps
 from modeldoctor.results.trial import read_trial
 from modeldoctor.treatment import treat
 from modeldoctor.treatment.arm import Arm
+from modeldoctor.treatment.groups import read_groups
 from modeldoctor.treatment.shown import choose_to_show
-from modeldoctor.treatment.subsets import _read_table, split_subsets
+from modeldoctor.treatment.subsets import split_subsets
 from modeldoctor.zoo import Classifier, load_model
 
 
@@ -333,7 +334,7 @@ def test_a_table_of_groups_with_other_machines_paths_is_read(tmp_path: Path) -> 
         "train/a/4,water",
     ]
     (tmp_path / "groups.csv").write_text("\n".join(["Path , Group", *rows, ""]), encoding="utf-8")
-    table = _read_table(tmp_path / "groups.csv", "group")
+    table = read_groups(tmp_path / "groups.csv", "group")
     names = ("1.png", "2.png", "\u00e9.png", "4.jpg", "5.png")
     assert [table.find(f"train/a/{name}") for name in names] == ["land", "water", "land", "water", None]
 
@@ -350,13 +351,13 @@ def test_a_table_of_groups_with_other_machines_paths_is_read(tmp_path: Path) -> 
 def test_a_row_of_groups_that_says_nothing_is_named(tmp_path: Path, row: str, said: str) -> None:
     (tmp_path / "groups.csv").write_text(f"path,group\na/1.png,water\n{row}\n", encoding="utf-8")
     with pytest.raises(DataError, match=said) as caught:
-        _read_table(tmp_path / "groups.csv", "group")
+        read_groups(tmp_path / "groups.csv", "group")
     assert caught.value.where == f"{tmp_path / 'groups.csv'}, line 3"
 
 
 def test_a_table_of_groups_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
     (tmp_path / "groups.csv").write_text("path,group\na/1.png,water\n", encoding="utf-8-sig")
-    assert _read_table(tmp_path / "groups.csv", "group").find("a/1.png") == "water"
+    assert read_groups(tmp_path / "groups.csv", "group").find("a/1.png") == "water"
 
 
 @pytest.mark.parametrize(
