@@ -40,11 +40,16 @@ def check_depth(root: Path, folder: Path, level: Level) -> None:
     outer = ", ".join(list(nested)[:5]) + (", ..." if len(nested) > 5 else "")
     if len(filled) == 1 or any(_wraps(name, folder) for name, folder in nested.items()):
         others = f"; the others are {', '.join(map(str, fitting[1:4]))}" if fitting[1:] else ""
+        hint = f"pass --data {fitting[0]}{others}"
+        if folder != root:
+            hint += (
+                f"; that leaves out the other splits: to keep them, move the class folders up, into {folder}, in each"
+            )
         raise DataError(
             f"folders that hold only folders: {outer}",
             where=str(folder),
             expected="class folders with images in them (DIR/cat/1.jpg), or train/, val/, test/ folders of those",
-            hint=f"pass --data {fitting[0]}{others}",
+            hint=hint,
         )
     if len(nested) == len(filled):
         warnings.warn(

@@ -126,8 +126,8 @@ def annotate(
         progress: called with (stage, done, total or None).
 
     Raises:
-        DataError: the images cannot be used; they are a stream, or lie outside the data's root; the accuracy is not
-            the expected one.
+        DataError: the images cannot be used; they are a stream, or lie outside the data's root; each has a mask
+            already; the accuracy is not the expected one.
         MaskError: the masks cannot be used.
         UsageError: `output` holds something else, lies within the data, or cannot be written; no such split.
         InterruptedRunError: Ctrl-C.
@@ -154,6 +154,14 @@ def _annotate(
     images = random_access(splits_to_use(splits, config)[0])
     annotated = _annotated(images)
     free = ~annotated & ~_twins(images, splits)
+    if not free.any():
+        raise DataError(
+            f"nothing left to annotate: {annotated.sum()} of {counted(len(images), 'image')} of {images.split}"
+            " have an annotation",
+            where="--masks" if annotated.any() else f"the split {images.split}",
+            expected="images without one",
+            hint="give the masks to treat or diagnose as they are, or choose from another split (--split)",
+        )
     images.masks = None
     run = _predicted(network, images, classes, config, progress)
     index, label, predicted, confidence = run.state.predictions[images.split].table()

@@ -146,3 +146,16 @@ def test_a_file_in_the_place_of_a_folder_gets_its_own_next_step(tmp_path, name):
         open_folder(tmp_path / name)
     assert "unpack an archive" in caught.value.hint
     assert "columns path and label" in caught.value.hint
+
+
+def test_folders_within_splits_are_to_be_moved_in_every_split(tmp_path):
+    make(tmp_path, *(f"{split}/images/{name}/1.jpg" for split in ("train", "val") for name in ("cat", "dog")))
+    with pytest.raises(DataError, match="folders that hold only folders: images") as caught:
+        open_folder(tmp_path)
+    assert caught.value.hint.startswith(f"pass --data {tmp_path}/train/images;")
+    assert f"move the class folders up, into {tmp_path}/train, in each" in caught.value.hint
+    for split in ("train", "val"):  # what it says
+        for folder in (tmp_path / split / "images").iterdir():
+            folder.rename(tmp_path / split / folder.name)
+        (tmp_path / split / "images").rmdir()
+    assert {split: len(content.paths) for split, content in open_folder(tmp_path).items()} == {"train": 2, "val": 2}

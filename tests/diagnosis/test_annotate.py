@@ -193,6 +193,14 @@ def test_broken_images_and_twins_are_left_out(tmp_path, clinic, network):
     assert len(plan.choices) == 7
 
 
+def test_an_earlier_plan_stays_where_nothing_is_left_to_annotate(tmp_path, clinic, network):
+    plan = annotate(network, clinic.data, output=tmp_path / "plan", per_class=1, config=CONFIG)
+    before = snapshot(plan.output)
+    with pytest.raises(DataError, match="nothing left to annotate: 56 of 56 images of train have an annotation"):
+        annotate(network, clinic.data, output=plan.output, masks=clinic.masks, config=CONFIG)
+    assert snapshot(plan.output) == before
+
+
 def test_what_is_refused(tmp_path, clinic, network):
     full = tmp_path / "full"
     full.mkdir()
