@@ -125,7 +125,7 @@ OUTLINES: dict[str, Format] = {
 
 PIXELS = ".png"
 _HALF, _FEW = 128, 0.1
-_VOID = 255
+_VOID, _DARK = 255, 64
 """Pascal VOC's index of outlines and of objects that do not count, beside those of the classes."""
 FORMATS: dict[str, Format] = OUTLINES | {
     PIXELS: Format(read_png, "a PNG of the image's size, 0 on the background and any other value on the object")
@@ -227,7 +227,7 @@ def _object_values(picture: Image.Image) -> Image.Image:
         values = np.asarray(picture)
         found = _opaque(picture.convert("RGBA")) if "transparency" in picture.info else None
         found = values != 0 if found is None else found
-        if picture.mode == "P" and ((values > 0) & (values < _VOID)).any():
+        if picture.mode in ("P", "L") and _has_void(values, coloured=picture.mode == "P"):
             found &= values != _VOID
         if picture.mode == "L" and _is_blurred(values, picture.format):
             found &= values >= _HALF
@@ -239,6 +239,18 @@ def _object_values(picture: Image.Image) -> Image.Image:
     brightest = np.asarray(picture.convert("RGB")).max(axis=-1)
     least = _HALF if _is_blurred(brightest, picture.format) else 1
     return Image.fromarray((brightest >= least).astype(np.uint8))
+
+
+def _has_void(values: NDArray[np.uint8], *, coloured: bool) -> bool:
+    """Whether these are indices of classes, of which 255 is void: in a palette beside any other.
+
+    In a grey picture white may as well be the object: there the others are few numbers that nobody tells from black,
+    and cover more than the white, which is but outlines.
+    """
+    others = (values > 0) & (values < _VOID)
+    if coloured or not others.any():
+        return bool(others.any())
+    return bool(values[others].max() < _DARK and others.sum() > (values == _VOID).sum())
 
 
 def _is_blurred(values: NDArray[np.uint8], stored_as: str | None) -> bool:

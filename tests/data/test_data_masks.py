@@ -61,6 +61,21 @@ def test_any_value_but_zero_is_object(tmp_path, image):
     assert mask.tolist() == OBJECT.tolist()
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 15, 15, 15, 255, 0], [0, 1, 1, 1, 0, 0]),  # SegmentationClassAug: a class, its outline
+        ([0, 1, 2, 20, 255, 255], [0, 1, 1, 1, 0, 0]),
+        ([0, 0, 255, 255, 255, 0], [0, 0, 1, 1, 1, 0]),  # black and white
+        ([0, 3, 255, 255, 255, 0], [0, 1, 1, 1, 1, 0]),  # white is more than an outline
+        ([0, 128, 128, 128, 255, 0], [0, 1, 1, 1, 1, 0]),  # a soft edge
+    ],
+)
+def test_white_beside_indices_is_void_in_grey_masks(tmp_path, values, expected):
+    save(tmp_path / "x.png", Image.fromarray(np.array(values, dtype=np.uint8).reshape(2, 3)))
+    assert MaskTree(tmp_path).read(tmp_path / "x.png", (3, 2)).int().flatten().tolist() == expected
+
+
 def test_palette_masks_are_read_by_index(tmp_path):
     image = Image.fromarray(OBJECT.astype(np.uint8))
     palette = image.convert("P")
