@@ -1,18 +1,23 @@
 #!/usr/bin/env python
 """Kill and interrupt diagnose, treat and report at random moments; each must go on to the result of an undisturbed run.
 
-    scripts/chaos.py DEMO [--runs 30] [--seed 0]
+    scripts/chaos.py DEMO [--runs 30] [--seed 0] [--every 10] [--jobs 2]
 
-DEMO is a folder of `modeldoctor demo`; it is read, and what is made lies in a temporary folder. A disturbed run gets
-SIGKILL or SIGINT once, sometimes twice, at a random share of the time that an undisturbed one took, and is then run
-to its end with --resume. One that ended before its signal came is begun anew with an earlier moment, so that every run
-is hit. Figures, tensors and pages are compared bit for bit, without times and clock.
+DEMO is a folder of `modeldoctor demo`; it is read, and what is made lies in temporary folders. Reports are of the whole
+demo, diagnoses and treatments of every tenth of its images, so that thirty runs take minutes. A disturbed run gets
+SIGKILL or SIGINT once, sometimes twice, at a random share of the processor time that an undisturbed one took (the share
+is printed; on a busy machine it tells how far a run is better than a clock does), and is then run to its end with
+--resume. One that ended before its signal came is begun anew with an earlier moment, so that every run is hit.
+Figures, tensors and pages are compared bit for bit, without times and clock. As many run at once as there are cores;
+a seed chooses the same commands, signals and shares however many that are.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
 import random
 import shutil
 import signal
@@ -20,11 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 
 from modeldoctor.results.hdf5 import read_diagnosis
@@ -32,7 +40,50 @@ from modeldoctor.results.hdf5 import read_diagnosis
 ENDED = (0, 4)
 """Exit codes of a command that came to its end."""
 _CLOCK = {"created", "seconds", "explaining_s", "started", "output", "command"}
-OPTIONS = ("--layers", "last", "--samples-per-class", "20", "--max-explained", "40", "--batch-size", "8")
+OPTIONS = (
+    *("--layers", "last", "--samples-per-class", "5", "--max-explained", "8", "--batch-size", "8"),
+    *("--noise-draws", "2", "--noise-ranges", "0.5,1.0", "--shown", "3"),
+)
+_POLL_S = 0.02
+_FIFTHS = 5
+
+
+class Hit(NamedTuple):
+    """A signal that came before the end of a run."""
+
+    kind: str
+    share: float
+    """Of the processor time that was before it: of the whole run, or of what the signal before had left."""
+    code: int
+    """The run's exit code, or minus the signal's number."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} at {self.share:.0%} ({self.code})"
+
+
+class Disturbed(NamedTuple):
+    """How a disturbed run ended."""
+
+    line: str
+    fine: bool
+    hits: list[Hit]
+
+
+def linked(demo: Path, folder: Path, every: int) -> Path:
+    """A demo of every nth image of each class, as links to the demo's own files."""
+    images = [
+        path
+        for kind in sorted((demo / "data").glob("*/*"))
+        for number, path in enumerate(sorted(kind.iterdir()))
+        if number % every == 0
+    ]
+    masks = (demo / "data-masks" / path.relative_to(demo / "data") for path in images)
+    rest = (demo / name for name in ("checkpoint.pt", "config.yaml", "metadata.csv", "diagnosis.h5"))
+    for path in (*images, *masks, *rest):
+        link = folder / path.relative_to(demo)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    return folder
 
 
 def command(name: str, demo: Path, out: Path) -> list[str]:
@@ -42,7 +93,6 @@ def command(name: str, demo: Path, out: Path) -> list[str]:
     if name == "treat":
         small = (
             "training.epochs=2",
-            "pilot.epochs=1",
             "seeds=[0]",
             "arms=[treat, hard-examples, continue]",
             f"diagnosis={demo / 'diagnosis.h5'}",
@@ -53,20 +103,34 @@ def command(name: str, demo: Path, out: Path) -> list[str]:
 
 
 def run(arguments: list[str], *, disturb: tuple[float, signal.Signals] | None = None) -> tuple[int, float]:
-    """Its exit code, a negative signal number if it was killed; and the seconds that it took."""
-    begun = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "modeldoctor", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    if disturb is not None:
-        try:
-            process.wait(timeout=disturb[0])
-        except subprocess.TimeoutExpired:
-            process.send_signal(disturb[1])
-    said = process.communicate()[1]
-    if "Traceback" in said:
-        print(said)
-    return process.returncode, time.monotonic() - begun
+    """Run to the end, or to a signal after so many seconds of processor time.
+
+    Returns:
+        The exit code, a negative signal number if it was killed; and the seconds of processor time that it took.
+    """
+    spent, sent = 0.0, disturb is None
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "modeldoctor", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={"OMP_NUM_THREADS": "1", **os.environ},
+        )
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            try:
+                times = watched.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            spent = max(spent, times.user + times.system)
+            if disturb is not None and not sent and spent >= disturb[0]:
+                process.send_signal(disturb[1])
+                sent = True
+            time.sleep(_POLL_S)
+        errors.seek(0)
+        if "Traceback" in (said := errors.read()):
+            print(said)
+    return process.returncode, spent
 
 
 def outcome(name: str, out: Path) -> Any:
@@ -76,7 +140,9 @@ def outcome(name: str, out: Path) -> Any:
     if name == "treat":
         treated = torch.load(out / "run" / "treated.pt", weights_only=True)["state_dict"]
         trial = plain(json.loads((out / "run" / "trial.json").read_text()))
-        return {"trial": trial, "weights": {key: tensor.numpy().tobytes() for key, tensor in treated.items()}}
+        history = list(csv.reader((out / "run" / "history.csv").open(newline="")))
+        weights = {key: tensor.numpy().tobytes() for key, tensor in treated.items()}
+        return {"trial": trial, "history": history, "weights": weights}
     return plain(json.loads((out / "page" / "report.json").read_text()))
 
 
@@ -98,29 +164,25 @@ def strays(out: Path) -> list[str]:
     return [path.name for path in out.rglob("*") if path.name.endswith((".tmp", ".lock", ".partial", ".old"))]
 
 
-def disturbed(name: str, demo: Path, out: Path, took: float, choose: random.Random) -> tuple[str, int]:
-    """Disturb a command, then let it end; the signals in words, and how many came before its end."""
+def disturbed(name: str, demo: Path, out: Path, took: float, choose: random.Random) -> tuple[list[Hit], int]:
+    """Disturb a command, then let it end; the signals that came before its end, and its last exit code."""
     resume = ["--resume"] if name != "report" else []
-    told: list[str] = []
+    hits: list[Hit] = []
     for attempt in range(choose.choice((1, 1, 2))):
-        kind, left = choose.choice((signal.SIGKILL, signal.SIGINT)), took
+        kind, share = choose.choice((signal.SIGKILL, signal.SIGINT)), choose.random()
         while True:
-            moment = choose.uniform(0, left)
-            code, seconds = run(command(name, demo, out) + (resume if attempt else []), disturb=(moment, kind))
+            arguments = command(name, demo, out) + (resume if attempt else [])
+            code, _ = run(arguments, disturb=(share * took, kind))
             if code not in ENDED:
-                told.append(f"{kind.name} at {moment:.1f} s ({code})")
-                took = max(took - moment, 1.0)
+                hits.append(Hit(kind.name, share, code))
+                took *= 1 - share
                 break
             if attempt:
                 break  # resumed, it had ended first: there is nothing left to disturb
             shutil.rmtree(out)
             out.mkdir()
-            left = min(left, seconds) * 0.8
-    signals = len(told)
-    code, _ = run(command(name, demo, out) + resume)
-    if code not in ENDED:
-        told.append(f"then {code}")
-    return ", ".join(told), signals
+            share *= 0.8
+    return hits, run(command(name, demo, out) + resume)[0]
 
 
 def _folder() -> Path:
@@ -128,7 +190,7 @@ def _folder() -> Path:
 
 
 def undisturbed(name: str, demo: Path) -> tuple[Any, float]:
-    """What a command makes if nobody disturbs it, and the seconds that it takes."""
+    """What a command makes if nobody disturbs it, and the seconds of processor time that it takes."""
     out = _folder()
     code, seconds = run(command(name, demo, out))
     if code not in ENDED:
@@ -138,15 +200,20 @@ def undisturbed(name: str, demo: Path) -> tuple[Any, float]:
     return made, seconds
 
 
-def trial(number: int, name: str, demo: Path, expected: tuple[Any, float], choose: random.Random) -> tuple[bool, int]:
-    """One disturbed run: whether it went on to the expected result and left nothing, and how many signals hit it."""
+def trial(name: str, demo: Path, expected: tuple[Any, float], choose: random.Random) -> Disturbed:
+    """One disturbed run: whether it went on to the expected result and left nothing behind."""
     out = _folder()
-    told, signals = disturbed(name, demo, out, expected[1], choose)
+    hits, code = disturbed(name, demo, out, expected[1], choose)
+    said = ", ".join(map(str, hits))
+    if code not in ENDED:
+        return Disturbed(f"{name:9}ENDED WITH {code} after {said}; {out} is kept", False, hits)
     same, left = outcome(name, out) == expected[0], strays(out)
-    said = f"{told}; left: {', '.join(left)}" if left else told
-    print(f"{number:3} {name:9}{'equal' if same else 'DIFFERS':8}{said}", flush=True)
-    shutil.rmtree(out)
-    return same and not left, signals
+    said += f"; LEFT {', '.join(left)}" if left else ""
+    if same and not left:
+        shutil.rmtree(out)
+    else:
+        said += f"; {out} is kept"
+    return Disturbed(f"{name:9}{'equal' if same else 'DIFFERS':8}{said}", same and not left, hits)
 
 
 def main() -> int:
@@ -155,19 +222,37 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", default="diagnose,diagnose,treat,report", help="chosen from at random")
+    parser.add_argument("--every", type=int, default=10, help="diagnose and treat every nth image of each class")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
     options = parser.parse_args()
-    demo, choose, names = options.demo.resolve(), random.Random(options.seed), options.commands.split(",")
-    expected = {name: undisturbed(name, demo) for name in dict.fromkeys(names)}
-    print(", ".join(f"{name} {seconds:.0f} s" for name, (_, seconds) in expected.items()), flush=True)
-    ended = []
-    for number in range(1, options.runs + 1):
-        name = choose.choice(names)
-        ended.append(trial(number, name, demo, expected[name], choose))
-    good, signals = sum(fine for fine, _ in ended), sum(hits for _, hits in ended)
-    print(
-        f"{good} of {options.runs} went on to the same result and left nothing behind; {signals} signals came in time"
-    )
-    return int(good < options.runs)
+    begun, demo, names = time.monotonic(), options.demo.resolve(), options.commands.split(",")
+    share = linked(demo, _folder(), options.every)
+    demos = {name: demo if name == "report" else share for name in set(names)}
+    with ThreadPoolExecutor(options.jobs) as pool:
+        made = {name: pool.submit(undisturbed, name, demos[name]) for name in dict.fromkeys(names)}
+        expected = {name: future.result() for name, future in made.items()}
+        print("undisturbed:", ", ".join(f"{name} {took:.0f} s" for name, (_, took) in expected.items()), flush=True)
+        chances = [random.Random(f"{options.seed}/{number}") for number in range(options.runs)]
+        chosen = [(choose.choice(names), choose) for choose in chances]
+        futures = [pool.submit(trial, name, demos[name], expected[name], choose) for name, choose in chosen]
+        ended = []
+        for number, future in enumerate(futures, start=1):
+            ended.append(future.result())
+            print(f"{number:3} {ended[-1].line}", flush=True)
+    shutil.rmtree(share)
+    return _summary(ended, time.monotonic() - begun)
+
+
+def _summary(ended: list[Disturbed], seconds: float) -> int:
+    """Print how many were fine and when their signals came; the exit code."""
+    good, hits = sum(run.fine for run in ended), [hit for run in ended for hit in run.hits]
+    fifths = Counter(int(hit.share * _FIFTHS) for hit in hits)
+    times = os.times()
+    processor = (times.children_user + times.children_system) / 60
+    print(f"{good} of {len(ended)} went on to the same result and left nothing behind;")
+    print(f"{seconds / 60:.1f} minutes, {processor:.1f} of processor time;")
+    print(f"{len(hits)} signals came, by fifths of a run: {', '.join(str(fifths[fifth]) for fifth in range(_FIFTHS))}")
+    return int(good < len(ended))
 
 
 if __name__ == "__main__":
