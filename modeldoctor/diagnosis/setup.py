@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -25,8 +22,8 @@ from modeldoctor.graph import HookedNetwork, Layer, LayeredNetwork, open_network
 from modeldoctor.runtime.distributed import Team
 from modeldoctor.runtime.memory import BatchLimit, default_budget
 from modeldoctor.zoo import Classifier
+from modeldoctor.zoo.construction import construction_of
 
-_LIBRARIES = ("torch", "torchvision", "timm", "modeldoctor")
 _SEVERAL = 3
 """Masks, at least, that must look exchanged."""
 _DEEP = 0.5
@@ -191,7 +188,7 @@ def open_state(
         network.checkpoint_sha256,
         network.arch,
         [images.preprocessing.model_dump() for images, _ in used],
-        _construction_of(network),
+        construction_of(network),
     )
     data = identify_data(used)
     path = None if output is None else partial_of(output)
@@ -206,19 +203,6 @@ def open_state(
         )
         return load_state(path, expected), path
     return RunState(fingerprint, data), path
-
-
-def _construction_of(network: Classifier) -> list[str]:
-    """What tells two networks apart that have the same weights: arguments, layers, and the code of the user's own."""
-    classes = {type(part) for part in network.module.modules()}
-    own = [part for part in classes if part.__module__.partition(".")[0] not in _LIBRARIES]
-    code = []
-    for part in own:
-        with suppress(OSError, TypeError):  # typed at a prompt, or made by a call
-            code.append(inspect.getsource(part))
-    # Some layers show a function with its place in memory.
-    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network.module))
-    return [layers, *sorted(code), *network.options.get("model_option", ())]
 
 
 def partial_of(output: Path) -> Path:

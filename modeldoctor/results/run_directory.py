@@ -30,8 +30,19 @@ def identity_in(config: str) -> str | None:
     return found[1] if found else None
 
 
+def network_line(construction: str) -> str:
+    """The second line of `config.yaml`: a digest of the network's layers and of the code that makes them."""
+    return f"# Of the network with construction={construction}\n"
+
+
+def network_in(config: str) -> str | None:
+    """The digest of the network's construction in a `config.yaml`; None if nobody wrote it there."""
+    found = re.search(r"^# Of the network with construction=([0-9a-f]+)$", config, re.MULTILINE)
+    return found[1] if found else None
+
+
 def data_line(digests: Mapping[str, str]) -> str:
-    """The second line of `config.yaml`: digests of the data, by what they are of."""
+    """The third line of `config.yaml`: digests of the data, by what they are of."""
     return f"# Of the data with {' '.join(f'{name}={digest}' for name, digest in digests.items())}\n"
 
 

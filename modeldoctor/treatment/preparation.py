@@ -28,6 +28,7 @@ from modeldoctor.treatment.loggers import check_logger
 from modeldoctor.treatment.optimisation import Optimisation
 from modeldoctor.treatment.subsets import Splits, needs_masks, needs_predictions, split_subsets
 from modeldoctor.zoo import Classifier
+from modeldoctor.zoo.construction import construction_digest
 
 UNSTATED = {
     "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.003, "weight_decay": 5e-4, "momentum": 0.9,
@@ -174,8 +175,9 @@ def begin(prepared: Prepared, network: Classifier, resume: bool) -> TreatConfig:
     if path.exists() and config.rounds is None:
         config = _with_rounds(config, _settings(_read_before(path)).get("rounds"))
     data = _identity(config, splits)
-    text = run_directory.identity_line(network.checkpoint_sha256) + run_directory.data_line(data)
-    text += written_yaml(config)
+    construction = construction_digest(network)
+    text = run_directory.identity_line(network.checkpoint_sha256) + run_directory.network_line(construction)
+    text += run_directory.data_line(data) + written_yaml(config)
     if path.exists():
         _check_same(path, text, data)
     _write(path, text)
@@ -247,6 +249,13 @@ def _check_same(path: Path, text: str, data: dict[str, str]) -> None:
             where=str(path),
             expected="the same configuration and checkpoint",
             hint="resume with the old configuration, or choose another output",
+        )
+    if run_directory.network_in(before) not in (None, run_directory.network_in(text)):
+        raise StoreError(
+            "the network has other layers, or other code, than when the trial was interrupted",
+            where=str(path),
+            expected="the same code of --arch, or network.arch, and the same versions of the libraries",
+            hint="put the code back as it was, or begin a trial in another output",
         )
     if differing := changed(run_directory.data_in(before), data):
         raise StoreError(

@@ -164,6 +164,14 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
+def loaded_code(arch: str) -> ModuleType | None:
+    """The module that holds the code of that name, once it was loaded; None for any other architecture."""
+    place = arch.rpartition(":")[0] if names_code(arch) else ""
+    if place.endswith(".py"):
+        place = _module_name(Path(place).expanduser().resolve())
+    return sys.modules.get(place)
+
+
 def _module_name(path: Path) -> str:
     """Below a package of our own, so that relative imports find the file's neighbours and no installed namesake."""
     root = _roots(f"{path}:")[-1]

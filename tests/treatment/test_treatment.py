@@ -210,6 +210,18 @@ def test_resuming_with_other_settings_is_refused(case: Case, whole: Path) -> Non
         treat(case.config(whole, noise_draws=3), case.network, case.diagnosis, resume=True)
 
 
+def test_resuming_with_another_network_of_the_same_weights_is_refused(
+    case: Case, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As other code of --arch makes: strides and dilations are in no weight."""
+    first = next(module for module in case.network.module.modules() if isinstance(module, torch.nn.Conv2d))
+    monkeypatch.setattr(first, "dilation", (2, 2))
+    arms = ("treat", "hard-examples", "continue", "shuffled-channels", "random-mask")
+    with pytest.raises(StoreError, match="other layers, or other code") as caught:
+        treat(case.config(whole, arms=arms), case.network, case.diagnosis, resume=True)
+    assert caught.value.where == str(whole / "config.yaml")
+
+
 def test_the_network_has_its_own_weights_after_the_trial(case: Case, whole: Path) -> None:
     fresh = load_model(case.folder / "checkpoint.pt").module.state_dict()
     assert all(torch.equal(value, fresh[name]) for name, value in case.network.module.state_dict().items())
