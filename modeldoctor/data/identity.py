@@ -15,7 +15,7 @@ from modeldoctor.data.pictures import PictureFiles
 WHAT = {
     "names": "names of images, or how many there are",
     "labels": "labels",
-    "files": "sizes or times of image files",
+    "files": "image files, by their sizes or times, or the stored images of a data set by name",
     "masks": "masks",
     "tables": "the table of groups",
 }
@@ -30,19 +30,21 @@ def identify_data(sets: Iterable[tuple[AnySet, Stamps]], tables: Iterable[Path |
     """A short digest of each of `WHAT`, over all splits.
 
     Args:
-        sets: the splits, in order, with their stamps. Of a stream only its name is known and,
-            of shards, their files.
+        sets: the splits, in order, with their stamps. Of a stream only its name is known, its
+            files, and what its library says of its state.
         tables: further files that count.
     """
     digests = {name: hashlib.sha256() for name in WHAT}
     for images, stamps in sets:
         digests["names"].update(f"{images.split}\n".encode())
         if not isinstance(images, ImageSet):
+            digests["files"].update(images.identity)
             for file in images.files:
                 digests["files"].update(f"{file.name}\n".encode(errors="surrogateescape") + _stamp(file))
             continue
         for shared in _shared_files(images):
             digests["masks"].update(_stamp(shared))
+        digests["files"].update(images.pictures.identity())
         digests["labels"].update(np.asarray(images.labels, dtype=np.int64).tobytes())
         for path in images.paths:
             digests["names"].update(f"{path}\n".encode(errors="surrogateescape"))

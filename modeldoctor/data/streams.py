@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -43,7 +43,7 @@ class StreamSet:
         open_stream: opens timm's iterable data set of (picture, label).
         preprocessing: the network's input.
         offline: keep the reader from the network.
-        files: that it is read from, where these are known.
+        files: that it is read from; by default those that its reader names, if it does.
 
     Raises:
         DataError: the network takes neither 1 nor 3 channels.
@@ -65,6 +65,8 @@ class StreamSet:
         self._transform = make_transform(preprocessing)
         with _timm_log([]), _offline(offline):
             self._dataset = open_stream()
+        self.files = self.files or tuple(_files_of(self._dataset.reader))
+        self.identity = _state_of(self._dataset.reader)
         for name, value in (("dist_rank", 0), ("dist_num_replicas", 1)):
             # timm would give every process other shards, and the same index other images.
             setattr(self._dataset.reader, name, value)
@@ -231,9 +233,33 @@ def open_indexed(name: str, root: Path | None, *, download: bool) -> dict[str, C
         if len(labels) and labels.min() < 0:
             raise _UnlabelledError(split, int((labels < 0).sum()), len(labels))
         ordered = tuple(sorted(names, key=names.__getitem__)) or tuple(map(str, range(int(labels.max()) + 1)))
-        return Content(ordered, labels, NumberedPaths(split, len(labels)), PictureStreams(_Encoded(reader)))
+        return Content(
+            ordered, labels, NumberedPaths(split, len(labels)), PictureStreams(_Encoded(reader), _state_of(reader))
+        )
 
     return cast(dict[str, Content], _each_split(name, splits, content, optional=True))
+
+
+def _state_of(reader: Any) -> bytes:
+    """What tells the data behind timm's reader from others: what Hugging Face calls its fingerprint, and its files."""
+    holders = (getattr(reader, "dataset", None), getattr(reader, "builder", None))
+    said = [getattr(holder, name, None) for holder in holders for name in ("_fingerprint", "hash")]
+    held = getattr(holders[0], "cache_files", None)
+    files = [str(entry["filename"]) for entry in held] if isinstance(held, list) else []
+    for file in files:
+        with suppress(OSError):
+            found = Path(file).stat()
+            said.append(f"{file} {found.st_size} {found.st_mtime_ns}")
+    return "\n".join(text for text in said if isinstance(text, str)).encode(errors="surrogateescape")
+
+
+def _files_of(reader: Any) -> list[Path]:
+    """The files of what a builder of TFDS or Hugging Face has prepared; none where it reads from elsewhere."""
+    builder = getattr(reader, "builder", None)
+    folder = getattr(builder, "data_dir", None) or getattr(builder, "cache_dir", None)
+    if not isinstance(folder, str | Path):
+        return []
+    return sorted(file for file in Path(folder).rglob("*") if file.suffix != ".lock" and file.is_file())
 
 
 class _UnlabelledError(Exception):
