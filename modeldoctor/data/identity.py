@@ -15,7 +15,7 @@ from modeldoctor.data.pictures import PictureFiles
 WHAT = {
     "names": "names of images, or how many there are",
     "labels": "labels",
-    "files": "image files, by their sizes or times, or the stored images of a data set by name",
+    "files": "sizes or times of image files, or images of a data set by name",
     "masks": "masks",
     "tables": "the table of groups",
 }
