@@ -240,7 +240,7 @@ class PictureArray:
         if not self._identity:
             digest = hashlib.sha256(repr((self.pixels.shape, self.pixels.dtype.str)).encode())
             for row in self.pixels:  # an array in another order has no bytes to show as a whole
-                digest.update(np.ascontiguousarray(row))
+                digest.update(np.ascontiguousarray(row).data)
             self._identity = digest.digest()
         return self._identity
 
