@@ -6,7 +6,7 @@ Shapes: B images, C channels, h x w pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modeldoctor.config.diagnose import Preprocessing
-from modeldoctor.data import ImageSet
+from modeldoctor.data import Batch, ImageSet
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.errors import GraphError
@@ -63,9 +63,12 @@ def try_alternatives(run: Run, images: AnySet) -> None:
     first, more = _spread(order, IMAGES), _spread(order, MOST_IMAGES)
     trials = {trial.name: trial for trial in _trials(images)}
     found = run.state.alternatives
-    for done, trial in enumerate(trials.values()):
+    missing = [trial for trial in trials.values() if trial.name not in found]
+    if together := [trial for trial in missing if trial.images is images]:
+        found |= _count_together(run, together, first, right, len(trials))
+    for trial in missing:
         if trial.name not in found:
-            run.after_batch("preprocessing", done, len(trials))
+            run.after_batch("preprocessing", len(found.keys() & trials.keys()), len(trials))
             found[trial.name] = _count(run, trial, first, right)
     best = best_of({name: found[name] for name in trials})  # a kept state may name others
     if best and _chance(*found[best][:2]) < _HINT and not is_better(*found[best]) and found[best][2] <= len(first):
@@ -98,19 +101,47 @@ def _spread(indices: NDArray[np.int64], number: int) -> NDArray[np.int64]:
     return np.asarray(indices[places])
 
 
+def _count_together(
+    run: Run, trials: Sequence[Trial], chosen: NDArray[np.int64], right: Mapping[int, bool], total: int
+) -> dict[str, tuple[int, int, int]]:
+    """`_count` of trials by name that all take the images as they are: each is read once."""
+    counts = {trial.name: np.zeros(3, dtype=np.int64) for trial in trials}
+    refused: set[str] = set()
+    for batch in run.batches(trials[0].images, chosen, run.chunks.batch):
+        run.after_batch("preprocessing", 0, total)
+        for trial in trials if len(batch.labels) else ():
+            turned = None if trial.name in refused else _turned(run, trial, batch, right)
+            if turned is None:
+                refused.add(trial.name)
+            else:
+                counts[trial.name] += turned
+    return {name: _of_all(run, count) for name, count in counts.items()}
+
+
 def _count(run: Run, trial: Trial, chosen: NDArray[np.int64], right: Mapping[int, bool]) -> tuple[int, int, int]:
     """How many of these images turn right, turn wrong, and could be predicted; zeros where the network refuses them."""
     counts = np.zeros(3, dtype=np.int64)
     for batch in run.batches(trial.images, chosen, run.chunks.batch):
-        keys = batch.indices.tolist()
-        if not keys:
+        if not len(batch.labels):
             continue
-        now = _predicted(run, trial.transform(batch.images.to(run.device)))
-        if now is None:
+        turned = _turned(run, trial, batch, right)
+        if turned is None:
             break
-        fits = (now == batch.labels).numpy()
-        before = np.array([right[key] for key in keys])
-        counts += [np.sum(fits & ~before), np.sum(~fits & before), len(keys)]
+        counts += turned
+    return _of_all(run, counts)
+
+
+def _turned(run: Run, trial: Trial, batch: Batch, right: Mapping[int, bool]) -> NDArray[np.int64] | None:
+    """(3,): how many images of a batch turn right, turn wrong, and were predicted; None where they cannot be."""
+    now = _predicted(run, trial.transform(batch.images.to(run.device)))
+    if now is None:
+        return None
+    fits = (now == batch.labels).numpy()
+    before = np.array([right[key] for key in batch.indices.tolist()])
+    return np.array([np.sum(fits & ~before), np.sum(~fits & before), len(fits)])
+
+
+def _of_all(run: Run, counts: NDArray[np.int64]) -> tuple[int, int, int]:
     gained, lost, number = np.sum(run.team.all_gather(counts), axis=0).tolist()
     return gained, lost, number
 

@@ -31,7 +31,7 @@ def read_backgrounds(run: Run, images: AnySet) -> Backgrounds | None:
     chosen = np.concatenate([order[label[order] == number][: per_class * _READ_PER_BACKGROUND] for number in classes])
     rank = {key: place for place, key in enumerate(index[chosen].tolist())}
     found: list[tuple[int, int, Tensor, Tensor]] = []
-    for batch in run.batches(images, np.sort(index[chosen]), run.chunks.batch):
+    for batch in run.batches(images, np.sort(index[chosen]), run.chunks.batch, masks=True):
         for row, mask in enumerate(batch.masks or ()):
             if is_object(mask):
                 found.append((rank[int(batch.indices[row])], int(batch.labels[row]), batch.images[row], mask[None]))

@@ -92,7 +92,7 @@ def look(run: Run, images: AnySet, chosen: NDArray[np.int64], views: Views | Non
     """
     parts = run.state.looks.setdefault(stage, [])
     begin = run.state.positions.get(stage, 0)
-    for batch in run.batches(images, chosen[begin:], run.chunks.batch):
+    for batch in run.batches(images, chosen[begin:], run.chunks.batch, masks=True):
         seen = None
         if len(batch.labels):
             pixels = batch.images.to(run.device)

@@ -76,9 +76,16 @@ class Run:
     team: Team = field(default_factory=Team)
     _saved: float = field(default_factory=time.monotonic)
 
-    def batches(self, images: AnySet, indices: Sequence[int] | NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
-        """This process's batches of these images; every process gets as many, the last ones perhaps empty."""
+    def batches(
+        self, images: AnySet, indices: Sequence[int] | NDArray[np.int64] | None, size: int, *, masks: bool = False
+    ) -> Iterator[Batch]:
+        """This process's batches of these images; every process gets as many, the last ones perhaps empty.
+
+        Masks take longer to read than small images; without `masks` there are none.
+        """
         workers = self.config.workers
+        if isinstance(images, ImageSet) and not masks:
+            images = images.masked_at(())
         return dealt(self.team, images, indices, batch_size=size, workers=workers, device=self.device)
 
     def passed(self, images: AnySet, batch: Batch) -> int:
@@ -320,7 +327,7 @@ def examine(
     state = run.state
     index, _, predicted, confidence = state.predictions[images.split].table()
     begin = state.positions.get("explain", 0)
-    for batch in run.batches(images, chosen[begin:], run.chunks.batch):
+    for batch in run.batches(images, chosen[begin:], run.chunks.batch, masks=True):
         keys = batch.indices.tolist()
         here = np.searchsorted(index, keys)  # ascending, as images are read in order
         evidence = (

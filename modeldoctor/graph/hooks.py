@@ -98,11 +98,11 @@ class HookedNetwork:
         found = self._executed(example)
         linear = max((i for i, (name, _, _) in enumerate(found) if name not in self._calls), default=-1)
         layers = []
-        for index, (name, kind, shape) in enumerate(found):
+        for index, (name, kind, lost) in enumerate(found):
             # A convolution that nothing weighted follows is the classifier.
             head = kind == "conv" and index == len(found) - 1 > linear
-            if name in self._calls and not head and self._reaches(name, example):
-                layers.append((name, kind, shape))
+            if name in self._calls and not head and self._reaches(name, lost, example):
+                layers.append((name, kind, lost.shape))
         return tuple(
             Layer(
                 name=name,
@@ -116,10 +116,14 @@ class HookedNetwork:
             for index, (name, kind, shape) in enumerate(layers)
         )
 
-    def _executed(self, example: Tensor) -> list[tuple[str, str, torch.Size]]:
-        """Name, kind and output shape of every weighted module and layer, in execution order; fills `_calls`."""
+    def _executed(self, example: Tensor) -> list[tuple[str, str, Tensor]]:
+        """Name, kind and output, its values lost, of every weighted module and layer, in execution order; fills
+        `_calls`."""
         grid, numbers, handles = patch_grid(self._network), Counter[str](), []
-        found: list[tuple[str, str, torch.Size]] = []
+        found: list[tuple[str, str, Tensor]] = []
+
+        def lost(maps: Tensor) -> Tensor:
+            return maps.new_full((), torch.nan).expand(maps.shape)  # takes no memory
 
         def note(path: str, row: ModuleLayer | None) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
@@ -133,9 +137,9 @@ class HookedNetwork:
                 view = view_of(row, output.shape, grid) if of_images else None
                 if view is not None:
                     self._calls[name] = _Call(module, numbers[path], view)
-                    found.append((name, row.kind if row else "conv", view.to_maps(output).shape))
+                    found.append((name, row.kind if row else "conv", lost(view.to_maps(output))))
                 else:
-                    found.append((name, "linear", output.shape))
+                    found.append((name, "linear", lost(output)))
 
             return hook
 
@@ -150,11 +154,10 @@ class HookedNetwork:
                 handle.remove()
         return found
 
-    def _reaches(self, name: str, example: Tensor) -> bool:
-        call = self._calls[name]
-        maps = call.view.to_maps(self._record(call, example))
+    def _reaches(self, name: str, lost: Tensor, example: Tensor) -> bool:
+        """Whether maps (B,K,H,W) of NaN leave any in the logits."""
         with torch.no_grad():
-            return bool(self._suffix(call, example)(torch.full_like(maps, torch.nan), ()).isnan().any())
+            return bool(self._suffix(self._calls[name], example)(lost.contiguous(), ()).isnan().any())
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def test_the_few_images_with_a_mask_lend_their_backgrounds() -> None:
     rows = np.stack([np.arange(NUMBER), labels, labels, np.ones(NUMBER)])
     state.predictions["val"] = Predictions(NUMBER, [rows])
 
-    def batches(images: ImageSet, indices: Any, size: int) -> Any:
+    def batches(images: ImageSet, indices: Any, size: int, *, masks: bool) -> Any:
         read.extend(indices)
         return make_loader(images, indices, batch_size=size)
 

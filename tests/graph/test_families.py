@@ -6,13 +6,14 @@ The oracle is the network itself: a forward hook reads the block's own output, w
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
-from networks import randomised
+from networks import randomised, small_mixer
 from torch import Tensor, nn
 
 from modeldoctor.graph import CutNetwork, HookedNetwork, select_layers
@@ -29,30 +30,42 @@ def model(name: str, size: int, **options: Any) -> Make:
     return partial(timm.create_model, name, num_classes=4, img_size=size, **options)
 
 
+def small_mobilevit() -> nn.Module:
+    """Its first block, and the first of those with a transformer."""
+    whole = timm.models.mobilevit.model_cfgs["mobilevit_xxs"]
+    return timm.models.byobnet.ByobNet(replace(whole, blocks=whole.blocks[0:3:2]), num_classes=4)
+
+
 # Network, pixels, the deepest layer, and the shape (B,K,H,W) of its maps.
 FAMILIES: dict[str, tuple[Make, int, str, tuple[int, ...]]] = {
     "ViT": (model("vit_tiny_patch16_224", 64, depth=3), 64, "blocks.1", (2, 192, 4, 4)),
     "DeiT": (model("deit_tiny_distilled_patch16_224", 64, depth=3), 64, "blocks.1", (2, 192, 4, 4)),
     "Swin": (
-        model("swin_tiny_patch4_window7_224", 64, depths=(1, 1, 1, 1), embed_dim=24), 64, "layers.3.blocks.0",
-        (2, 192, 2, 2),
+        # A shifted window, too.
+        model("swin_tiny_patch4_window7_224", 64, depths=(2, 1), num_heads=(2, 4), embed_dim=24), 64,
+        "layers.1.blocks.0", (2, 48, 8, 8),
     ),
     "MaxViT": (
-        model("maxvit_pico_rw_256", 64, depths=(1, 1, 1, 1)), 64, "stages.3.blocks.0", (2, 256, 2, 2)
+        model("maxvit_pico_rw_256", 64, depths=(1, 1), embed_dim=(32, 64), block_type=("M", "M")), 64,
+        "stages.1.blocks.0", (2, 64, 8, 8),
     ),
     "CoAtNet": (
-        model("coatnet_pico_rw_224", 64, depths=(1, 1, 1, 1)), 64, "stages.3.blocks.0", (2, 512, 2, 2)
+        model("coatnet_pico_rw_224", 64, depths=(1, 1), embed_dim=(32, 64), block_type=("C", "T")), 64,
+        "stages.1.blocks.0", (2, 64, 8, 8),
     ),
     "ConvNeXt": (
-        partial(timm.create_model, "convnext_atto", num_classes=4, depths=(1, 1, 1, 1)), 64, "stages.3.blocks.0",
-        (2, 320, 2, 2),
+        partial(timm.create_model, "convnext_atto", num_classes=4, depths=(1, 1, 1, 1), dims=(8, 16, 24, 32)),
+        64, "stages.3.blocks.0", (2, 32, 2, 2),
     ),
-    "MLP-Mixer": (model("mixer_s32_224", 64), 64, "blocks.7", (2, 512, 2, 2)),
+    "MLP-Mixer": (partial(small_mixer, 4), 64, "blocks.2", (2, 512, 2, 2)),
     "EfficientViT": (
-        partial(timm.create_model, "efficientvit_b0", num_classes=4, depths=(1, 1, 1, 1, 1)), 64,
-        "head.in_conv.conv", (2, 1024, 2, 2),
+        # The third stage is the first with attention.
+        partial(
+            timm.create_model, "efficientvit_b0", num_classes=4, widths=(8, 16, 32, 64), depths=(1, 1, 1, 1),
+            head_widths=(64, 80),
+        ), 64, "head.in_conv.conv", (2, 64, 4, 4),
     ),
-    "MobileViT": (partial(timm.create_model, "mobilevit_xxs", num_classes=4), 64, "final_conv.conv", (2, 320, 2, 2)),
+    "MobileViT": (small_mobilevit, 64, "final_conv.conv", (2, 320, 16, 16)),
 }  # fmt: skip
 
 

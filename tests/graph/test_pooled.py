@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import pytest
 import timm
@@ -20,15 +22,29 @@ from modeldoctor.method.noise import Noise
 from modeldoctor.runtime.memory import BatchLimit
 
 POOLED: dict[str, Callable[[], nn.Module]] = {
-    "a residual behind it": lambda: torchvision.models.resnet18(num_classes=5),
+    "a residual behind it": lambda: timm.create_model("test_resnet", num_classes=5),
     "a whole block": lambda: small_densenet(5),
-    "an activation that is not piecewise linear": lambda: timm.create_model("tf_efficientnetv2_b0", num_classes=5),
+    "an activation that is not piecewise linear": lambda: timm.create_model("test_efficientnet", num_classes=5),
 }
 GENERAL: dict[str, Callable[[], nn.Module]] = {
     "flattened": Dense,
     "another convolution": Branched,
-    "several linear layers": lambda: torchvision.models.vgg11(num_classes=5),
-    "tokens": lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=5),
+    # As VGG has, of fewer kernels.
+    "several linear layers": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(7),
+        nn.Flatten(),
+        nn.Linear(8 * 7 * 7, 16),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(16, 16),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(16, 5),
+    ),
+    "tokens": lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, num_classes=5),
 }
 LABELS = torch.tensor([0, 3, 1])
 
@@ -54,14 +70,25 @@ def test_the_closed_form_gives_the_correlations_of_the_general_path(name: str) -
         assert wanted.abs().max() > 0
 
 
+@pytest.fixture(scope="module")
+def trainable_of() -> Callable[[str], tuple[nn.Module, Tensor, TrainableNetwork]]:
+    """A network, its images and what was captured of it, once for all tests; its weights are the tests' own."""
+
+    @cache
+    def made(name: str) -> tuple[nn.Module, Tensor, TrainableNetwork]:
+        network, images = setting(POOLED[name])
+        return network, images, TrainableNetwork(network, images)
+
+    return made
+
+
 @pytest.mark.parametrize(("name", "at_once"), [*((name, 2**22) for name in POOLED), ("a residual behind it", 1)])
 @pytest.mark.parametrize("kind", list(Attribution))
 def test_the_closed_form_gives_the_constraints_and_their_gradients(
-    name: str, kind: Attribution, at_once: int, monkeypatch: pytest.MonkeyPatch
+    name: str, kind: Attribution, at_once: int, trainable_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(attribution._AT_ONCE, "cpu", at_once)
-    network, images = setting(POOLED[name])
-    trainable = TrainableNetwork(network, images)
+    network, images, trainable = trainable_of(name)
     state = {key: value.clone() for key, value in network.state_dict().items()}
     results = []
     for closed in (True, False):
