@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from modeldoctor.checkpoint.metadata import class_names_of
 from modeldoctor.config.class_order import ORDERS
-from modeldoctor.errors import UsageError
+from modeldoctor.errors import DataError, UsageError
 from modeldoctor.runtime.files import regular
 from modeldoctor.runtime.reading import is_there
 
@@ -33,6 +33,7 @@ def read_class_order(stated: str | Sequence[str] | None) -> Stated:
 
     Raises:
         UsageError: it says neither.
+        DataError: there is such a file, but it cannot be read, or does not name every class once.
     """
     if stated is None:
         return Stated()
@@ -42,9 +43,9 @@ def read_class_order(stated: str | Sequence[str] | None) -> Stated:
         return Stated(order=stated)
     path = Path(stated)
     if is_there(path):  # a list of many names is longer than any file's name
-        return Stated(names=_checked(_read(path), str(path)))
+        return Stated(names=_checked(_read(path), str(path), DataError))
     if "," in stated:
-        return Stated(names=_checked(tuple(name.strip() for name in stated.split(",")), "--class-order"))
+        return Stated(names=_checked(tuple(name.strip() for name in stated.split(",")), "--class-order", UsageError))
     raise UsageError(f"{stated!r} is no order and no file", where="--class-order", expected=_EXPECTED)
 
 
@@ -52,7 +53,7 @@ def _read(path: Path) -> tuple[str, ...]:
     try:
         text = regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
+        raise DataError(
             f"the class names cannot be read: {error}", where=str(path), expected="a text file in UTF-8"
         ) from error
     try:
@@ -62,7 +63,7 @@ def _read(path: Path) -> tuple[str, ...]:
     if isinstance(content, list | dict) and (names := class_names_of(content)):
         return names
     if isinstance(content, list | dict):
-        raise UsageError(
+        raise DataError(
             "JSON that does not name the classes 0 ... N - 1",
             where=str(path),
             expected='["ant", "bee"], {"ant": 0, "bee": 1} or {"0": "ant", "1": "bee"}',
@@ -71,9 +72,9 @@ def _read(path: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _checked(names: tuple[str, ...], where: str) -> tuple[str, ...]:
+def _checked(names: tuple[str, ...], where: str, kind: type[DataError | UsageError]) -> tuple[str, ...]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or "" in names or twice:
         found = f"the class {twice[0]!r} is named twice" if twice else "an empty class name"
-        raise UsageError(found, where=where, expected=_EXPECTED)
+        raise kind(found, where=where, expected=_EXPECTED)
     return names

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modeldoctor.errors import UsageError
+from modeldoctor.errors import DataError
 from modeldoctor.zoo.class_order import read_class_order
 
 CONTENTS: dict[str, tuple[bytes, tuple[str, ...]]] = {
@@ -34,7 +34,7 @@ def test_a_file_names_the_classes(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("content", [{"ant": 1, "bee": 2}, {"ant": 0, "bee": 0}, [1, 1], {}, [["ant"]]])
 def test_json_without_names_is_refused(tmp_path: Path, content: Any) -> None:
     (tmp_path / "classes.json").write_text(json.dumps(content))
-    with pytest.raises(UsageError, match=r"does not name the classes 0 \.\.\. N - 1"):
+    with pytest.raises(DataError, match=r"does not name the classes 0 \.\.\. N - 1"):
         read_class_order(str(tmp_path / "classes.json"))
 
 
@@ -43,7 +43,7 @@ def test_json_without_names_is_refused(tmp_path: Path, content: Any) -> None:
 )
 def test_what_is_no_list_of_names_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "classes.txt").write_bytes(content)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(DataError, match=said):
         read_class_order(str(tmp_path / "classes.txt"))
 
 
