@@ -214,9 +214,14 @@ def _epoch(row: dict[str, str]) -> HistoryRow:
     return HistoryRow(arm=arm, seed=seed, epoch=epoch, figures={k: v for k, v in figures.items() if v is not None})
 
 
+_LARGEST = 1e100
+"""Beyond it an axis would overflow; no loss is."""
+
+
 def _number(text: str | None) -> float | None:
-    """None for what is no number: later versions may note words."""
+    """NaN for what no chart can show, None for what is no number: later versions may note words."""
     try:
-        return float(text) if text else math.nan
+        value = float(text) if text else math.nan
     except ValueError:
         return None
+    return value if abs(value) < _LARGEST else math.nan

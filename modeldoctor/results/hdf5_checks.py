@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from modeldoctor.results.altered import CHANGES
 from modeldoctor.results.checked import check_range, check_shapes
@@ -33,7 +35,10 @@ _SHOWN = {"sample": WHOLE, "thumbnail": "u", "derivative": FLOATS, "contribution
 _PICTURES = {"sample": WHOLE, "thumbnail": "u"}
 _ALTERED = {"sample": WHOLE, "change": WHOLE, "predicted": WHOLE, "confidence": FLOATS, "picture": "u"}
 _ADVERSARIAL = {"sample": WHOLE, "predicted": WHOLE, "stability": FLOATS, "fallback": FLOATS}
+_TEXTS = ("arch", "checkpoint_sha256", "examined", "created", "device", "config", "splits")
 _LARGEST_SIDE = 2048
+_ROUNDING = 1e-3
+"""Of a softmax in single or half precision."""
 
 
 def check_counts(file: h5py.File) -> None:
@@ -83,6 +88,8 @@ def check_values(file: h5py.File) -> None:
     check_kinds(file["samples"], _SAMPLES)
     images = file["misdiagnosed"]
     check_kinds(images, {name: FLOATS + WHOLE for name in images if name not in ("verdict", "kernels")})
+    for group in (file["samples"], images):
+        _check_shares(f"{group.name}/confidence", group["confidence"][()])
     check_kinds(images["kernels"], dict.fromkeys(images["kernels"], FLOATS + WHOLE))
     for name, layer in file["layers"].items():
         check_kinds(layer, _LAYER)
@@ -105,6 +112,9 @@ def check_values(file: h5py.File) -> None:
 
 def _check_attributes(file: h5py.File) -> None:
     attributes = file.attrs
+    for name in _TEXTS:
+        if not isinstance(attributes[name], str):
+            raise ValueError(f"{name} is {attributes[name]!r} in place of text")
     splits = json.loads(attributes["splits"])
     if (
         not isinstance(splits, list)
@@ -126,6 +136,12 @@ def _check_attributes(file: h5py.File) -> None:
     limits = json.loads(file["misdiagnosed"].attrs.get("limits", "null"))
     if limits is not None and not isinstance(limits.get("layer"), str):
         raise ValueError("limits name no layer")
+
+
+def _check_shares(name: str, values: NDArray[np.floating]) -> None:
+    known = values[~np.isnan(values)].astype("f8")
+    if known.size and not 0 <= known.min() <= known.max() <= 1 + _ROUNDING:
+        raise ValueError(f"{name} holds {known.min():.4g} to {known.max():.4g} in place of shares")
 
 
 def _check_shown(group: h5py.Group) -> None:

@@ -75,3 +75,22 @@ def _refused(name: str, path: Path, read: Callable[[Path], object]) -> bool:
     except Exception as error:
         raise AssertionError(name) from error
     return False
+
+
+@pytest.mark.parametrize("value", [float("inf"), -0.5, 1.5])
+@pytest.mark.parametrize("place", ["samples/confidence", "misdiagnosed/confidence"])
+def test_a_confidence_that_is_no_share_is_refused(tmp_path: Path, place: str, value: float) -> None:
+    write_good(tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5", "a") as file:
+        file[place][0] = value
+    with pytest.raises(StoreError, match=rf"/{place} holds .* in place of shares"):
+        read_diagnosis(tmp_path / "d.h5")
+
+
+@pytest.mark.parametrize("name", ["arch", "checkpoint_sha256", "created", "device"])
+def test_an_attribute_that_is_no_text_is_refused(tmp_path: Path, name: str) -> None:
+    write_good(tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5", "a") as file:
+        file.attrs[name] = [1.5, 2.5]
+    with pytest.raises(StoreError, match=f"{name} is .* in place of text"):
+        read_diagnosis(tmp_path / "d.h5")

@@ -110,6 +110,17 @@ def test_an_interrupted_trial_says_how_far_it_came_and_claims_nothing(tmp_path: 
         assert "--resume" in text
 
 
+@pytest.mark.parametrize("figure", ["inf", "-1e999", "1e308,-1e308"])
+def test_a_figure_that_no_axis_can_show_leaves_a_gap(tmp_path: Path, figure: str) -> None:
+    folder = write_run(tmp_path / "run", gain=None)
+    rows = [f"treat,0,{epoch},{loss},0.5" for epoch, loss in enumerate((*figure.split(","), "0.25"), start=1)]
+    (folder / "history.csv").write_text("\n".join(["arm,seed,epoch,loss,val_accuracy", *rows, ""]))
+    html, content, _ = made(folder)
+    assert content["progress"]["runs"][0]["epochs"] == len(rows)
+    assert "treat, seed 0: 0.25" in html
+    assert "inf" not in [word for word in words(html).split() if word.strip("-,") == "inf"]
+
+
 def test_a_trial_that_has_not_finished_an_epoch_or_its_diagnosis_is_reported(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", gain=None)
     (folder / "history.csv").unlink()
