@@ -23,7 +23,7 @@ from modeldoctor.evaluate import (
     wilson,
 )
 from modeldoctor.evaluate.metrics import RULES
-from modeldoctor.evaluate.statistics import difference
+from modeldoctor.evaluate.statistics import difference, estimate
 from modeldoctor.results.trial import Comparison, Estimate, Outcome
 
 GROUPS = np.array(["sea", "land"])[[0, 0, 0, 1, 1, 1, 1, 0, 1, 1]]
@@ -263,7 +263,7 @@ def test_coverage_of_accuracies_and_differences(runs: int) -> None:
     spread = 0.0 if runs == 1 else 0.02
     for trial in range(300):
         held, (_, a, b) = simulated(generator, (0.8, 0.85, 0.82), runs=runs, spread=spread)
-        single = evaluate_arm(arm("a", a, held.labels), held, resamples=500, seed=trial).metrics[Metric.ACCURACY]
+        single = estimate(a, RULES[Metric.ACCURACY], held, 500, trial)
         paired = compare(arm("a", a, held.labels), arm("b", b, held.labels), held, resamples=500, seed=trial).difference
         covered += [single.low <= 0.85 <= single.high, paired.low <= 0.03 <= paired.high]
     # 95% within three standard errors of 300 simulations, with room on the wide side for the interaction.
@@ -276,7 +276,7 @@ def test_coverage_of_a_worst_class_that_stands_apart() -> None:
     held = HeldOut(labels=labels, classes=CLASSES)
     for trial in range(300):
         right = generator.random((1, 900)) < np.array([0.9, 0.7, 0.95])[labels]
-        found = evaluate_arm(arm("a", right, labels), held, resamples=500, seed=trial).metrics[Metric.WORST_CLASS]
+        found = estimate(right, RULES[Metric.WORST_CLASS], held, 500, trial)
         covered += found.low <= 0.7 <= found.high
     assert 0.91 <= covered / 300 <= 0.985
 
