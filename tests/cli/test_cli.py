@@ -314,18 +314,19 @@ def test_a_terminal_that_cannot_show_a_name_is_no_fault(clinic: Clinic, tmp_path
 def test_ctrl_c_is_resumable(clinic: Clinic, tmp_path: Path) -> None:
     """Interrupted from outside when the first batch has been correlated, which the process tells on stderr."""
     arguments = (
-        "diagnose", clinic.checkpoint, "--data", clinic.data, "--layers", "layer2.0.conv1", "--noise-draws", 20,
-        "--batch-size", 2, "--samples-per-class", 10, "--max-explained", 0, "--device", "cpu", "--json", "-o",
-        tmp_path / "out" / "d.h5",
+        "diagnose", clinic.checkpoint, "--data", clinic.data, "--layers", "layer2.0.conv1", "--hooks",
+        "--noise-draws", 1, "--batch-size", 2, "--samples-per-class", 10, "--max-explained", 0, "--device", "cpu",
+        "--json", "-o", tmp_path / "out" / "d.h5",
     )  # fmt: skip
     telling = (
-        "import sys\n"
+        "import sys, time\n"
         "from modeldoctor import cli\n"
         "from modeldoctor.diagnosis.passes import Run\n"
         "after_batch = Run.after_batch\n"
         "def tell(self, stage, done, total):\n"
         "    after_batch(self, stage, done, total)\n"
         "    print('now:', stage, file=sys.__stderr__, flush=True)\n"
+        "    while stage == 'correlate' and not self.stop.requested: time.sleep(0.01)\n"
         "Run.after_batch = tell\n"
         "cli.main()\n"
     )

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "ci_example.sh"
 
 
 def test_a_job_ends_with_a_report_and_the_exit_code_of_its_gates(tmp_path: Path) -> None:
-    plan = DemoPlan(images=ImageSetPlan(edge=48, train=24, val=8, test=8), input_edge=64, epochs=2)
+    plan = DemoPlan(images=ImageSetPlan(edge=48, train=12, val=4, test=4), input_edge=64, epochs=2)
     prepare_demo(tmp_path / "demo", plan=plan)
     summary = tmp_path / "summary.md"
     environment = os.environ | {
