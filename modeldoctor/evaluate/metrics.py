@@ -16,6 +16,8 @@ from modeldoctor.config.treat import Metric
 from modeldoctor.results.diagnosis import Bools, Floats, Ints
 
 CHUNK = 2_000_000
+_BITS = 30
+"""Runs that a number of 64 bits has room for beside a cell."""
 
 
 class Needs(Enum):
@@ -145,12 +147,16 @@ class Patterns:
     @classmethod
     def of(cls, cells: Ints, right: Bools, weights: Floats | None = None) -> Patterns:
         """From each image's cell (S,), whether each run has it right (A,S), and for how many it counts (S,)."""
-        keys = np.column_stack([cells, right.T]).astype(np.int32)
-        rows, pattern, size = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+        codes = cells.astype(np.int64)  # one number for a row: sorted many times as fast as rows
+        for number, run in enumerate(right):
+            codes = 2 * codes + run
+            if number % _BITS == _BITS - 1:
+                codes = np.unique(codes, return_inverse=True)[1]  # their ranks, which have room for more
+        _, first, pattern, size = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
         if weights is not None:
             size = np.bincount(pattern, weights)
-        present, starts = np.unique(rows[:, 0], return_index=True)
-        return cls(size, np.ascontiguousarray(rows[:, 1:].T), starts, present)
+        present, starts = np.unique(cells[first].astype(np.int32), return_index=True)
+        return cls(size, np.ascontiguousarray(right[:, first], np.int32), starts, present)
 
     def chunks(self, resamples: int) -> Iterator[int]:
         """Numbers of resamples that together are all, each of bounded memory."""

@@ -17,6 +17,7 @@ from modeldoctor.config.diagnose import DiagnoseConfig, Preprocessing
 from modeldoctor.data import found_masks
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ModelDoctorWarning, UsageError
+from modeldoctor.method import object_finder
 from modeldoctor.results.diagnosis import Diagnosis
 
 SIZE = 56
@@ -84,13 +85,15 @@ def test_as_many_processes_read_as_the_user_says(discs: Path, monkeypatch: pytes
         return plain(*args, **options)
 
     monkeypatch.setattr(found_masks, "make_loader", noted)
+    monkeypatch.setattr(object_finder, "_STEPS", 100)  # just good enough to be used
     diagnosed(discs, discs / "some", propagate_masks=True, workers=0)
     assert len(said) >= 2  # what is learned from, and where objects are sought
     assert set(said) == {0}
 
 
-def test_masks_by_people_stay_theirs(discs: Path, tmp_path: Path) -> None:
+def test_masks_by_people_stay_theirs(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of val is annotated, wrongly on purpose: everything is object."""
+    monkeypatch.setattr(object_finder, "_STEPS", 100)
     masks = tmp_path / "masks"
     shutil.copytree(discs / "some", masks)
     for number in range(0, 24, 2):

@@ -17,6 +17,7 @@ from conftest import CLASSES, EDGE, Clinic
 from modeldoctor.config.treat import TreatConfig
 from modeldoctor.config.treat_file import load_treat_config
 from modeldoctor.errors import DataError, ModelDoctorWarning, StoreError, UsageError
+from modeldoctor.method import object_finder
 from modeldoctor.results.hdf5 import read_diagnosis
 from modeldoctor.results.trial import read_trial
 from modeldoctor.treatment.pipeline import load_and_treat, load_network
@@ -151,7 +152,10 @@ def test_training_settings_that_cannot_be_are_left_with_a_warning(clinic: Clinic
 
 
 @pytest.mark.parametrize("found", [0, 3])
-def test_masks_of_training_images_alone_are_no_fault_of_a_treatment(clinic: Clinic, tmp_path: Path, found: int) -> None:
+def test_masks_of_training_images_alone_are_no_fault_of_a_treatment(
+    clinic: Clinic, tmp_path: Path, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_finder, "_STEPS", 40)  # the object is always in the same place
     shutil.copytree(clinic.masks / "train", tmp_path / "masks" / "train")
     data = {"path": str(table(clinic, tmp_path / "run")), "root": clinic.data, "masks": tmp_path / "masks"}
     said: list[str] = []
