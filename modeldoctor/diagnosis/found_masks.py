@@ -47,7 +47,7 @@ def with_found_masks(
     quality = finder.learn(_annotated(given, to_learn_from(number), config, device))
     overlap = f"on annotated images that were held out, they overlap with the annotated ones by {quality.measured}"
     if not quality.suffices:
-        _warn(f"masks are not propagated: {overlap}, and {quality.least:.2f} is wanted")
+        _warn(f"masks are not propagated: {overlap}")
         return list(read)
     free = np.setdiff1d(np.arange(len(examined), dtype=np.int64), list(examined.annotated or ()))
     found = dict[int, bytes]()

@@ -61,8 +61,12 @@ class Quality:
 
     @property
     def measured(self) -> str:
-        """The figures, for a sentence."""
-        return f"{self.iou:.2f} (intersection over union; {self.by_place:.2f} by the usual place alone)"
+        """The figures, for a sentence; with what is missing where they do not suffice."""
+        figures = f"{self.iou:.2f} (intersection over union; {self.by_place:.2f} by the usual place alone)"
+        if self.suffices:
+            return figures
+        wanted = f"{self.least:.2f} is wanted" if self.least <= 1 else f"nothing can be better by {LEAST_GAIN}"
+        return f"{figures}, and {wanted}"
 
 
 class ObjectFinder:

@@ -56,8 +56,7 @@ def with_propagated(
     if not quality.suffices:
         warnings.warn(
             "masks are not propagated: on annotated images that were held out, the found masks that would be used "
-            f"overlap with the annotated ones by {quality.measured}, and {quality.least:.2f} is wanted; the annotated "
-            "images alone are used",
+            f"overlap with the annotated ones by {quality.measured}; the annotated images alone are used",
             ModelDoctorWarning,
             stacklevel=4,
         )
