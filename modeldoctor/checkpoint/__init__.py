@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from modeldoctor.checkpoint.container import Container, Contents, read_contents, refuse
 from modeldoctor.checkpoint.foreign import ADAPTER, MERGE, SAVE_WEIGHTS
-from modeldoctor.checkpoint.inert import PACKED, StandIn
+from modeldoctor.checkpoint.inert import PACKED, StandIn, is_array
 from modeldoctor.checkpoint.metadata import CheckpointMetadata, read_metadata
-from modeldoctor.checkpoint.names import AVERAGED
+from modeldoctor.checkpoint.names import AVERAGED, HEAD
 from modeldoctor.errors import shortened
 
 __all__ = ["Checkpoint", "CheckpointMetadata", "Container", "read_checkpoint"]
@@ -126,7 +126,8 @@ def find_weights(
     """Every set of weights in an unpickled file, in the order of `WEIGHT_KEYS`, and the keys that lead to it.
 
     An average under a key such as `ema` comes first where it has every name of the network beside it: some hold less.
-    Where none of these keys leads to any, the only set under any key counts, or the only network with its average.
+    Where none of these keys leads to any, the only set under any key counts, or the only network with its average, or a
+    network and its head side by side.
     """
     known = list(_under_keys(value, key, WEIGHT_KEYS))
     if known and not _averaged(known[0][0]):
@@ -136,6 +137,30 @@ def find_weights(
         elsewhere = list(_under_keys(value, key, None))
         if len(elsewhere) == 1 or _twins(elsewhere):
             yield from sorted(elsewhere, key=lambda located: not _averaged(located[0]))
+        elif _body_and_head(elsewhere):
+            yield elsewhere[0][0][:-1], _Joined({name: held for (*_, name), held in elsewhere})
+
+
+class _Joined(dict[str, Tensor]):
+    """Parts of one network, each under a key of its own, by dotted names; what is set goes into the part, too."""
+
+    def __init__(self, parts: Mapping[str, Any]):
+        self._places = {f"{part}.{name}": (held, name) for part, held in parts.items() for name in held}
+        super().__init__({name: held[own] for name, (held, own) in self._places.items()})
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        """Put a tensor into its part."""
+        held, own = self._places[name]
+        held[own] = tensor
+        super().__setitem__(name, tensor)
+
+
+def _body_and_head(sets: list[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]) -> bool:
+    """Whether these are {"backbone": ..., "head": ...}: beside each other, no name in both, one called a head."""
+    if len(sets) != 2 or sets[0][0][:-1] != sets[1][0][:-1] or any(isinstance(held, nn.Module) for _, held in sets):
+        return False
+    (one, first), (other, second) = ((key[-1], set(held)) for key, held in sets if isinstance(held, Mapping))
+    return bool(HEAD.search(one)) != bool(HEAD.search(other)) and not first & second
 
 
 def _twins(sets: list[tuple[tuple[str, ...], Mapping[Any, Any] | nn.Module]]) -> bool:
@@ -194,6 +219,14 @@ def _refuse_without_weights(contents: Contents) -> NoReturn:
             "save the network's alone, or all parts of it as one: torch.save(model.state_dict(), 'model.pt')",
             expected=f"one set of weights, bare or under {', '.join(WEIGHT_KEYS)}",
         )
+    if _holds_arrays(root):
+        refuse(
+            contents.weights_path,
+            "weights as numpy arrays, not as tensors",
+            "save them as tensors: torch.save({name: torch.from_numpy(array) for name, array in weights.items()},"
+            " 'model.pt')",
+            expected=f"a state dict, bare or under {', '.join(WEIGHT_KEYS)}",
+        )
     what = (
         f"the keys {', '.join(map(repr, list(root)[:12])) or '(none)'}"
         if isinstance(root, Mapping)
@@ -204,6 +237,14 @@ def _refuse_without_weights(contents: Contents) -> NoReturn:
     )
     found = f"no network weights, {'only optimizer state' if optimizer else 'only other values'}: {what}"
     refuse(contents.weights_path, found, SAVE_WEIGHTS, expected=f"a state dict, bare or under {', '.join(WEIGHT_KEYS)}")
+
+
+def _holds_arrays(value: object, depth: int = 0) -> bool:
+    """Whether most values of a mapping, or of one in it, are numpy arrays under dotted names."""
+    if not isinstance(value, Mapping) or depth > MAX_NESTING:
+        return False
+    arrays = sum(isinstance(name, str) and "." in name and is_array(held) for name, held in value.items())
+    return 2 * arrays > len(value) or any(_holds_arrays(held, depth + 1) for held in value.values())
 
 
 def _plain(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -81,6 +81,11 @@ class _Array(list[Any]):
             self[:] = [text.rstrip("\0") for text in texts]
 
 
+def is_array(value: object) -> bool:
+    """Whether this stands for a numpy array."""
+    return isinstance(value, _Array)
+
+
 class _Name:
     """A class or function that the file asks for: its name alone."""
 

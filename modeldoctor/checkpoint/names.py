@@ -20,6 +20,7 @@ BESIDE = re.compile(
     re.IGNORECASE,
 )
 AVERAGED = re.compile(r"(^|[._])(ema|averaged|avg|swa|shadow|teacher|momentum)([._]|$)|ema_|_ema", re.IGNORECASE)
+HEAD = re.compile(r"(^|\.)(fc|head|heads|classifier|linear|out\w*|logits?)\d*(\.|$)")
 # The parts of ResNets, of torchvision's other convnets, of timm's EfficientNets and ConvNeXts, in their order.
 CHILDREN = (
     ("conv1", "bn1", "", "", "layer1", "layer2", "layer3", "layer4", "", "fc"),

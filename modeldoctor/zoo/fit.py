@@ -297,8 +297,14 @@ def _code_without_classes(fit: Fit) -> str | None:
 
 def _headless(fit: Fit) -> str | None:
     without = fit.missing and not fit.misshapen and all(_in(name, fit.built.head) for name in fit.missing)
-    if without and fit.unexpected:
-        return "the head was replaced by other layers: give your own code, --arch CODE.py:FUNCTION"
+    others = [
+        name
+        for name, tensor in fit.outside.items()
+        if tensor.ndim == 2 and not (BESIDE.match(name) or AVERAGED.search(name))
+    ]
+    if without and (fit.unexpected or others):
+        which = f" ({shortened(others)})" if others else ""
+        return f"the head was replaced by other layers{which}: give your own code, --arch CODE.py:FUNCTION"
     return "the file has no classification head: pass a classifier, not a feature extractor" if without else None
 
 

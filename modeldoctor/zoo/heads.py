@@ -5,14 +5,13 @@ Shapes: D features, N classes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from modeldoctor.checkpoint.names import AVERAGED, BESIDE
+from modeldoctor.checkpoint.names import AVERAGED, BESIDE, HEAD
 from modeldoctor.errors import UsageError
 from modeldoctor.zoo.libraries import AUXILIARY, Built
 
@@ -25,7 +24,6 @@ LAYERS: Mapping[str, Callable[[], nn.Module]] = {
     )
 }  # fmt: skip
 """Layers without weights that a head may have, by their names in torch.nn."""
-_HEAD = re.compile(r"(^|\.)(fc|head|heads|classifier|linear|out\w*|logits?)\d*(\.|$)")
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -296,14 +294,20 @@ def _beside(
     for layer in _layers(foreign):
         if BESIDE.match(layer.path) or AVERAGED.search(layer.path) or layer.kind == "other":
             continue
-        if chains and chains[-1][-1].outputs == layer.inputs:
+        last = chains[-1][-1] if chains else None
+        if last and last.outputs == layer.inputs and (chains[-1][0].inputs == features or _siblings(last, layer)):
             chains[-1].append(layer)
-        elif layer.inputs == features:
+        else:
             chains.append([layer])
-    chains = [chain for chain in chains if chain[-1].kind == LINEAR]
+    # One that begins with another width is whole with that beginning, such as fastai's behind two kinds of pooling.
+    chains = [chain for chain in chains if chain[0].inputs == features and chain[-1].kind == LINEAR]
     if len(chains) > 1:
-        chains = [c for c in chains if c[-1].outputs == classes] or [c for c in chains if _HEAD.search(c[-1].path)]
+        chains = [c for c in chains if c[-1].outputs == classes] or [c for c in chains if HEAD.search(c[-1].path)]
     return chains[0] if len(chains) == 1 else []
+
+
+def _siblings(layer: HeadLayer, other: HeadLayer) -> bool:
+    return layer.path.rpartition(".")[0] == other.path.rpartition(".")[0]
 
 
 def _without_weights(name: str) -> nn.Module:

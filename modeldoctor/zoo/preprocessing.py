@@ -47,6 +47,7 @@ def resolve_preprocessing(
     """
     stated = {name: value for name, value in stated.items() if value is not None}
     known, notes = _understood(recorded)
+    known, stated = _of_unit_pixels(known, notes), _of_unit_pixels(stated, notes)
     mode = recorded.resize_mode or CROP_MODES[defaults.get("crop_mode", "center")]
     if mode != "shortest" and "resize_mode" not in stated:
         notes.append(f"resize mode {mode}, as {'the file' if recorded.resize_mode else 'the library'} says")
@@ -96,6 +97,22 @@ def _understood(recorded: CheckpointMetadata) -> tuple[dict[str, Any], list[str]
     if known.get("interpolation") in (None, *get_args(Interpolation)):
         return known, []
     return known, [f"the checkpoint's interpolation {known.pop('interpolation')!r} is not supported: not used"]
+
+
+def _of_unit_pixels(values: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The same with mean and std for pixels from 0 to 1; those for 0 to 255 show by a mean above 1, or a std above 2.
+
+    Args:
+        values: of one source, so that its mean and std are of one unit.
+        notes: what was done is added.
+    """
+    pair = {name: values[name] for name in ("mean", "std") if values.get(name)}
+    if not pair or (max(pair.get("mean", (0,))) <= 1 and min(pair.get("std", (1,))) <= 2):
+        return dict(values)
+    scaled = {name: tuple(round(float(value) / 255, 6) for value in given) for name, given in pair.items()}
+    said = ", ".join(f"{name} {_short(tuple(given))}" for name, given in pair.items())
+    notes.append(f"{said}: taken for pixels from 0 to 255, and divided by 255")
+    return {**values, **scaled}
 
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[tuple[float, ...], str]:

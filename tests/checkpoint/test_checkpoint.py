@@ -397,3 +397,12 @@ def test_arguments_in_a_namespace_within_others(tmp_path: Path) -> None:
     args = argparse.Namespace(model="test_resnet", model_kwargs=argparse.Namespace(global_pool="max"))
     torch.save({"state_dict": {"a": torch.ones(1)}, "args": args}, tmp_path / "n.pt")
     assert read_checkpoint(tmp_path / "n.pt").metadata.model_args == {"global_pool": "max"}
+
+
+@pytest.mark.parametrize("key", [None, "state_dict"])
+def test_weights_as_numpy_arrays_are_called_what_they_are(tmp_path: Path, key: str | None) -> None:
+    arrays = {name: tensor.numpy() for name, tensor in timm_network("test_resnet").state_dict().items()}
+    torch.save(arrays if key is None else {key: arrays, "epoch": 1}, tmp_path / "ckpt.pt")
+    with pytest.raises(CheckpointError, match="weights as numpy arrays") as caught:
+        read_checkpoint(tmp_path / "ckpt.pt")
+    assert "torch.from_numpy(array)" in (caught.value.hint or "")

@@ -188,6 +188,20 @@ def test_options_beat_the_file_which_beats_the_library(tmp_path: Path) -> None:
     assert load_model(path, std=[0.3]).preprocessing.std == (0.3, 0.3, 0.3)
 
 
+@pytest.mark.parametrize("where", ["file", "option"])
+def test_mean_and_std_of_pixels_up_to_255_are_divided(tmp_path: Path, where: str) -> None:
+    values = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+    path = tmp_path / "ckpt.pt"
+    torch.save({"state_dict": timm_network().state_dict(), **(values if where == "file" else {})}, path)
+    loaded = load_model(path, arch="resnet10t", **(values if where == "option" else {}))
+    assert loaded.preprocessing.mean == pytest.approx(IMAGENET_MEAN, abs=1e-5)
+    assert loaded.preprocessing.std == pytest.approx((0.229, 0.224, 0.225), abs=1e-5)
+    assert any("taken for pixels from 0 to 255" in note for note in loaded.notes)
+    centred = load_model(path, arch="resnet10t", mean=(127.5,), std=(1.0,)).preprocessing  # Caffe's: x - 127.5
+    assert (centred.mean[0], centred.std[0]) == pytest.approx((0.5, 1 / 255), abs=1e-6)
+    assert load_model(path, arch="resnet10t", mean=(0.0,), std=(1.0,)).preprocessing.std == (1.0,) * 3
+
+
 def test_one_channel_takes_the_average_of_the_library_mean(tmp_path: Path) -> None:
     source = randomised(timm.create_model("mobilenetv3_small_050", num_classes=5, in_chans=1))
     loaded = load_model(saved(tmp_path, source.state_dict()), arch="mobilenetv3_small_050")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import logits, randomised, timm_network
+from checkpoints import logits, randomised, timm_network, torchvision_network
 from torch import nn
 from torchvision.models import get_model
 from typer.testing import CliRunner
@@ -176,3 +176,43 @@ def test_a_head_that_the_file_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not Linear,ReLU,Linear: the file has fc Linear 96 → 5"):
         load_model(path, head="Linear,ReLU,Linear")
     assert load_model(path, head="Linear").num_classes == 5
+
+
+def test_a_network_and_its_head_in_two_parts_of_a_file_are_one(tmp_path: Path) -> None:
+    source = with_head("resnet18", "fc", nn.Linear(512, 5))
+    body = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("fc.")}
+    path = tmp_path / "ckpt.pt"
+    torch.save({"epoch": 3, "model": {"backbone": body, "head": source.fc.state_dict()}}, path)
+    loaded = load_model(path)
+    torch.testing.assert_close(logits(loaded.module), logits(source))
+    assert loaded.source is not None
+    moved = {
+        name: tensor + 1 if tensor.is_floating_point() else tensor
+        for name, tensor in loaded.module.state_dict().items()
+    }
+    write_checkpoint(loaded.source, moved, tmp_path / "treated.pt")
+    parts = torch.load(tmp_path / "treated.pt", weights_only=True)["model"]
+    assert {name: set(part) for name, part in parts.items()} == {"backbone": set(body), "head": {"weight", "bias"}}
+    torch.testing.assert_close(parts["head"]["weight"], source.fc.weight + 1)
+    torch.testing.assert_close(parts["backbone"]["conv1.weight"], source.conv1.weight + 1)
+
+
+def test_two_networks_in_a_file_are_not_joined(tmp_path: Path) -> None:
+    state = torchvision_network("squeezenet1_1").state_dict()
+    for parts in ({"G": state, "D": {"weight": torch.ones(5, 3)}}, {"head": state, "classifier": {"w": torch.ones(5)}}):
+        torch.save(parts, tmp_path / "ckpt.pt")
+        with pytest.raises(CheckpointError, match=f"2 sets of weights, .*: {', '.join(parts)}"):
+            load_model(tmp_path / "ckpt.pt")
+
+
+def test_a_head_behind_two_kinds_of_pooling_is_the_users_own_code(tmp_path: Path) -> None:
+    """As fastai builds it: of the layers 1.2 to 1.8 the last two alone read what the network gives."""
+    body = nn.Sequential(*list(get_model("resnet18").children())[:-2])
+    layers = [nn.Identity(), nn.Flatten(), nn.BatchNorm1d(1024), nn.Dropout(), nn.Linear(1024, 512, bias=False)]
+    head = nn.Sequential(*layers, nn.ReLU(), nn.BatchNorm1d(512), nn.Dropout(), nn.Linear(512, 5, bias=False))
+    path = saved(tmp_path, nn.Sequential(body, head))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path)
+    assert caught.value.hint == (
+        "the head was replaced by other layers (1.4.weight, 1.8.weight): give your own code, --arch CODE.py:FUNCTION"
+    )
