@@ -56,7 +56,7 @@ def wilson(hits: float, images: int, level: float = LEVEL) -> Estimate:
     """
     if not images:
         return UNDEFINED
-    share, z = hits / images, float(scipy.stats.norm.ppf(0.5 + level / 2))
+    share, z = hits / images, float(scipy.special.ndtri(0.5 + level / 2))
     centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
     return Estimate(value=share, low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)))
@@ -102,7 +102,7 @@ def _interval(
     deviations = _with_runs(resampled - centre, by_seed, seed)
     tail = 0.5 + LEVEL / 2
     if small:  # quantiles would be steps
-        half = float(np.std(deviations) * scipy.stats.norm.ppf(tail))
+        half = float(np.std(deviations) * scipy.special.ndtri(tail))
         low, high = centre - half, centre + half
     else:
         low, high = value - np.quantile(deviations, [tail, 1 - tail])
@@ -116,7 +116,7 @@ def _with_runs(of_images: Floats, by_seed: Floats, seed: int) -> Floats:
     spread = np.var(by_seed, ddof=1) / runs if runs > 1 else 0.0
 
     def wider(freedom: float) -> float:
-        return float(scipy.stats.t.ppf(0.5 + LEVEL / 2, freedom) / scipy.stats.norm.ppf(0.5 + LEVEL / 2))
+        return float(scipy.stats.t.ppf(0.5 + LEVEL / 2, freedom) / scipy.special.ndtri(0.5 + LEVEL / 2))
 
     if runs == 2:
         return of_images + of_runs * wider(1)
