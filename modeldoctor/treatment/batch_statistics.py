@@ -18,9 +18,13 @@ from modeldoctor.treatment.arm import TrialContext
 from modeldoctor.treatment.batches import training_batches
 from modeldoctor.treatment.copies import LESS_AT_ONCE
 
-_BATCHES = 8
-_LEAST, _ERRORS = 0.01, 2.0
-"""The loss of accuracy that counts, and how many of its standard errors it must exceed."""
+_BATCHES = 16
+_LEAST, _ERRORS = 0.03, 2.0
+"""The loss of accuracy that counts, and how many of its standard errors it must exceed.
+
+Less counts where it is more than the network gets wrong at all: of one that knows its training images by heart such an
+epoch undoes what it has learned.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class Agreement:
     Attributes:
         images: how many.
         running, by_batch: accuracy with the running statistics and with each batch's.
-        worse: whether the latter is lower beyond chance.
+        worse: whether the latter is lower beyond chance, and so much lower that it counts.
     """
 
     images: int
@@ -73,9 +77,20 @@ def _agreement(config: TreatConfig, context: TrialContext) -> Agreement:
         context.progress("statistics of BatchNorm", number + 1, _BATCHES)
     context.network.load_state_dict(context.original)  # the passes moved the running statistics
     images, right, right_by_batch, squares = counts.tolist()
-    mean = (right - right_by_batch) / images
-    error = float(np.sqrt(max(squares / images - mean**2, 0.0) / images))
     return Agreement(
         images=int(images), running=right / images, by_batch=right_by_batch / images,
-        worse=mean > max(_LEAST, _ERRORS * error),
+        worse=_is_worse(images, right, right_by_batch, squares),
     )  # fmt: skip
+
+
+def _is_worse(images: float, right: float, right_by_batch: float, turned: float) -> bool:
+    """Whether so many more images are wrong by each batch's statistics that it is no chance, and counts.
+
+    Args:
+        images: how many there are.
+        right, right_by_batch: of these, with either kind of statistics.
+        turned: how many are right with one of the two alone.
+    """
+    lost = (right - right_by_batch) / images
+    error = np.sqrt(max(turned / images - lost**2, 0.0) / images)
+    return bool(lost > max(min(_LEAST, 1 - right / images), _ERRORS * error))

@@ -109,8 +109,11 @@ def _of_unit_pixels(values: Mapping[str, Any], notes: list[str]) -> dict[str, An
     pair = {name: values[name] for name in ("mean", "std") if values.get(name)}
     if not pair or (max(pair.get("mean", (0,))) <= 1 and min(pair.get("std", (1,))) <= 2):
         return dict(values)
-    scaled = {name: tuple(round(float(value) / 255, 6) for value in given) for name, given in pair.items()}
     said = ", ".join(f"{name} {_short(tuple(given))}" for name, given in pair.items())
+    if max(pair.get("mean", (0,))) > 255:
+        notes.append(f"{said}: of a range beyond 8 bits, while images are read as 0 to 1: state both for that range")
+        return dict(values)
+    scaled = {name: tuple(round(float(value) / 255, 6) for value in given) for name, given in pair.items()}
     notes.append(f"{said}: taken for pixels from 0 to 255, and divided by 255")
     return {**values, **scaled}
 

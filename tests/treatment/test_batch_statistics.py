@@ -16,6 +16,7 @@ from modeldoctor.diagnosis import diagnose
 from modeldoctor.errors import ModelDoctorWarning
 from modeldoctor.results.trial import Trial
 from modeldoctor.treatment import treat
+from modeldoctor.treatment.batch_statistics import _is_worse
 from modeldoctor.zoo import load_model
 
 Weights = dict[str, Tensor]
@@ -79,3 +80,19 @@ def test_what_is_asked_for_is_done(clinic: Clinic, tmp_path: Path) -> None:
     trial, before, after = trial_of(clinic, tmp_path, disagree=False, batch_norm="running")
     assert all(torch.equal(before[name], value) for name, value in statistics(after).items())
     assert trial.provenance["batch_norm"] is None
+
+
+@pytest.mark.parametrize(
+    ("right", "by_batch", "turned", "worse"),
+    [
+        (1015, 975, 44, True),  # four points lost
+        (1021, 1007, 16, True),  # little, but five times the errors
+        (1024, 1004, 20, True),  # of none
+        (960, 952, 60, False),  # less than three points, and than the errors that there are
+        (800, 790, 100, False),  # chance
+        (1024, 1021, 3, False),
+        (900, 930, 60, False),  # better
+    ],
+)
+def test_what_counts_as_worse(right: int, by_batch: int, turned: int, worse: bool) -> None:
+    assert _is_worse(1024, right, by_batch, turned) is worse

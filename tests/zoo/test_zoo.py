@@ -200,6 +200,9 @@ def test_mean_and_std_of_pixels_up_to_255_are_divided(tmp_path: Path, where: str
     centred = load_model(path, arch="resnet10t", mean=(127.5,), std=(1.0,)).preprocessing  # Caffe's: x - 127.5
     assert (centred.mean[0], centred.std[0]) == pytest.approx((0.5, 1 / 255), abs=1e-6)
     assert load_model(path, arch="resnet10t", mean=(0.0,), std=(1.0,)).preprocessing.std == (1.0,) * 3
+    beyond = load_model(path, arch="resnet10t", mean=(1354.4,), std=(245.7,))  # of a satellite's reflectances
+    assert beyond.preprocessing.mean == (1354.4,) * 3
+    assert any("of a range beyond 8 bits" in note for note in beyond.notes)
 
 
 def test_one_channel_takes_the_average_of_the_library_mean(tmp_path: Path) -> None:
