@@ -125,8 +125,10 @@ OUTLINES: dict[str, Format] = {
 
 PIXELS = ".png"
 _HALF, _FEW = 128, 0.1
-_VOID, _DARK = 255, 64
+_VOID = 255
 """Pascal VOC's index of outlines and of objects that do not count, beside those of the classes."""
+_DARK = 64
+"""Grey levels below it are taken for indices of classes where they stand beside white."""
 FORMATS: dict[str, Format] = OUTLINES | {
     PIXELS: Format(read_png, "a PNG of the image's size, 0 on the background and any other value on the object")
 }

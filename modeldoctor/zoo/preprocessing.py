@@ -85,8 +85,7 @@ def with_normaliser(recorded: CheckpointMetadata, beside: Mapping[str, Tensor]) 
         std = beside.get(f"{words[1]}{words[2] or ''}std") if words else None
         if std is None or recorded.mean or recorded.std or not mean.numel() == std.numel() <= _CHANNELS:
             continue
-        scale = 255.0 if float(mean.max()) > 1 else 1.0
-        values = [tuple(round(float(v) / scale, 6) for v in tensor.flatten()) for tensor in (mean, std)]
+        values = [tuple(round(float(v), 6) for v in tensor.flatten()) for tensor in (mean, std)]
         said = f"the images are normalised as by the file's {name}: mean {values[0]}, std {values[1]}"
         return replace(recorded, mean=values[0], std=values[1]), [said]
     return recorded, []
