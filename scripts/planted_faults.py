@@ -5,7 +5,8 @@ Parts: faults of single images, planted side by side into one set (which verdict
 one kernel of the features sabotaged; faults of the whole set or its preprocessing, with clean runs beside them; and, on
 request, backgrounds that mislead, as the data has them. An object that is cut off or tiny has no verdict of its own:
 the table shows which it gets.
-Images are split by a seed into a development half, on which limits may be chosen, and a held-back half for the figures.
+Images are split by a seed into a development half, on which limits may be chosen, and a held-back half for the figures;
+those beyond `--images` are for a figure on images that no choice has seen.
 
 scripts/planted_faults.py resnet20.th cifar10 --split test
 scripts/planted_faults.py resnet20.th cifar10 --split test --half held-back --others menagerie -o exam.json
@@ -67,10 +68,11 @@ SET_FINDINGS = ("preprocessing", "class-order", "duplicates", "inseparable")
 
 
 class Half(StrEnum):
-    """Which half of the images."""
+    """Which half of the images, or those beyond both."""
 
     DEVELOPMENT = "development"
     HELD_BACK = "held-back"
+    UNSEEN = "unseen"
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,18 @@ class Images:
         )
 
 
-def read(images: ImageSet, most: int, rng: np.random.Generator) -> Images:
-    """Images at random, resized and cropped to the network's input."""
-    rows = np.sort(rng.permutation(len(images))[:most])
+def rows_of(half: Half, images: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Ascending indices of one half of `most` images at random, or of all beyond them."""
+    order = rng.permutation(images)
+    both = np.sort(order[:most])
+    held_back = rng.permutation(len(both)) % 2 == 1
+    if half is Half.UNSEEN:
+        return np.sort(order[most:])
+    return both[held_back == (half is Half.HELD_BACK)]
+
+
+def read(images: ImageSet, rows: NDArray[np.int64]) -> Images:
+    """Images, resized and cropped to the network's input."""
     mode = picture_mode(images.preprocessing)
     found = [np.asarray(fitted(images.pictures.read(int(row), mode), None, images.preprocessing)[0]) for row in rows]
     return Images(np.stack(found), images.labels[rows])
@@ -297,7 +308,7 @@ def exam_of_backgrounds(
     found = diagnose(classifier, {"train": splits["train"], split: splits[split]}, config=config)
     held_back = np.random.default_rng(seed).permutation(len(found.samples.path)) % 2 == 1
     result: dict[str, Any] = {"accuracy": found.accuracy}
-    for half in Half:
+    for half in (Half.DEVELOPMENT, Half.HELD_BACK):
         of_half = [i for i in found.misdiagnosed if held_back[i.sample] == (half is Half.HELD_BACK)]
         rows = [of_path[found.samples.path[image.sample].decode()] for image in of_half]
         meant = np.array([row["group"] in misleading for row in rows])
@@ -455,7 +466,7 @@ def main(
     checkpoint: Path,
     data: str,
     split: Annotated[str, typer.Option(help="Split that faults are planted in.")] = "val",
-    half: Annotated[Half, typer.Option(help="Of the images.")] = Half.DEVELOPMENT,
+    half: Annotated[Half, typer.Option(help="Of the images; `unseen`: those beyond --images.")] = Half.DEVELOPMENT,
     images: Annotated[
         int, typer.Option(help="At most, of both halves together; of `backgrounds` the wrong ones.")
     ] = 6000,
@@ -487,10 +498,8 @@ def main(
             output.write_text(json.dumps(found_of, indent=1) + "\n")
         return
     rng = np.random.default_rng(seed)
-    train = read(splits["train"], 4000, rng)  # type: ignore[arg-type]
-    both = read(splits[split], images, rng)  # type: ignore[arg-type]
-    held_back = rng.permutation(len(both.labels)) % 2 == 1
-    val = both[np.flatnonzero(held_back == (half is Half.HELD_BACK))]
+    train = read(splits["train"], np.sort(rng.permutation(len(splits["train"]))[:4000]))  # type: ignore[arg-type]
+    val = read(splits[split], rows_of(half, len(splits[split]), images, rng))  # type: ignore[arg-type]
     result: dict[str, Any] = {"half": half, "images": len(val.labels)}
     if "images" in parts:
         foreign = None

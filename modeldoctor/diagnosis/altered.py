@@ -40,7 +40,6 @@ def alter(
     mask: Tensor | None,
     explained: Misdiagnosis,
     backgrounds: Backgrounds | None,
-    key: int,
 ) -> Iterator[Alteration]:
     """What the interventions that an image's verdict rests on make of it; nothing for other verdicts.
 
@@ -50,11 +49,10 @@ def alter(
         mask: (h,w) bool, True on the object.
         explained: its verdict.
         backgrounds: that objects are put before.
-        key: what its noise depends on.
     """
     changed: dict[str, Tensor] = {}
     if explained.verdict is Verdict.ISOLATED:
-        copies = slight_alterations(image[None], preprocessing, [key], run.config.seed)
+        copies = slight_alterations(image[None], preprocessing)
         changed = {name: copy[0] for name, copy in zip(SLIGHT, copies, strict=True)}
     elif explained.verdict is Verdict.BACKGROUND and is_object(mask):
         there = mask.to(image.device)

@@ -21,10 +21,7 @@ from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.quality import image_quality
 from modeldoctor.diagnosis.state import Looks
 from modeldoctor.graph import logits_of
-from modeldoctor.method.noise import Noise
 
-PIXEL_NOISE = 14 / 255
-"""Range of the noise on pixels in [0, 1]: a standard deviation of 8/255."""
 _SMALLER = 0.75
 _SHIFT = 1 / 16
 """Of the width."""
@@ -97,7 +94,7 @@ def look(run: Run, images: AnySet, chosen: NDArray[np.int64], views: Views | Non
         if len(batch.labels):
             pixels = batch.images.to(run.device)
             logits, texture, features = _with_inputs(run.module, views, pixels)
-            altered = _altered_logits(run, pixels, images.preprocessing, batch.indices.tolist())
+            altered = _altered_logits(run, pixels, images.preprocessing)
             covered = covered_by_objects(batch.masks, len(pixels)).to(pixels)
             quality = torch.cat([image_quality(pixels, images.preprocessing), covered[:, None]], dim=1)
             arrays = (part.float().cpu().numpy() for part in (logits, altered, features, quality, texture))
@@ -146,37 +143,35 @@ def _by_position(module: nn.Module, values: Tensor) -> Tensor:
     return values.unsqueeze(1) if values.ndim == 2 else values.flatten(1, -2)
 
 
-def _altered_logits(run: Run, images: Tensor, preprocessing: Preprocessing, keys: Sequence[int]) -> Tensor:
+def _altered_logits(run: Run, images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Mean logits (B,N) of the copies that a person takes for the same image."""
-    copies = slight_alterations(images, preprocessing, keys, run.config.seed)
+    copies = slight_alterations(images, preprocessing)
     with torch.no_grad():
         return torch.stack([logits_of(run.module, copy).float() for copy in copies]).mean(0)
 
 
-def slight_alterations(
-    images: Tensor, preprocessing: Preprocessing, keys: Sequence[int], seed: int
-) -> tuple[Tensor, ...]:
+def slight_alterations(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, ...]:
     """Seven copies (B,C,h,w) that a person takes for the same image, in the order of `altered.SLIGHT`.
 
-    With noise on the pixels, through a median filter, and made smaller and large again: what hardly moves a right
-    image takes an adversarial one off its place (feature squeezing, Xu et al. 2018). Shifted to either side by a
-    sixteenth, as it is and mirrored: an honest error often turns out otherwise then, an image with a wrong label
-    stays what it shows. Where mirrors are no copies (digits), right images turn as well, and are what is compared with.
+    Through a median filter, and made smaller and large again: what hardly moves a right image takes an adversarial
+    one off its place (feature squeezing, Xu et al. 2018). Mirrored, and shifted to either side by a sixteenth, as it
+    is and mirrored: an honest error often turns out otherwise then, an image with a wrong label stays what it shows.
+    Where mirrors are no copies (digits), right images turn as well, and are what is compared with. Noise on the
+    pixels, tried on planted faults, told both apart worse than any other copy.
 
     Args:
         images: (B,C,h,w), preprocessed.
         preprocessing: how they were.
-        keys: what each image's noise depends on, with the seed.
     """
     mean, std = (torch.tensor(part).to(images)[:, None, None] for part in (preprocessing.mean, preprocessing.std))
     pixels = images * std + mean
-    noise = Noise(seed=seed, delta=PIXEL_NOISE, stream="pixels").draw("pixels", keys, range(1), images)
     small = interpolate(pixels, scale_factor=_SMALLER, mode="bilinear", antialias=True)
     around = pad(pixels, (1, 1, 1, 1), mode="replicate").unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
-    noisy, again = pixels + noise, interpolate(small, size=pixels.shape[2:], mode="bicubic")
+    again = interpolate(small, size=pixels.shape[2:], mode="bicubic")
     median = around.sort(4).values[..., 4]  # CUDA has no repeatable operation for it
-    squeezed = ((copy.clamp(0, 1) - mean) / std for copy in (noisy, median, again))
-    return (*squeezed, *_shifted(images), *_shifted(images.flip(3)))
+    squeezed = ((copy.clamp(0, 1) - mean) / std for copy in (median, again))
+    mirrored = images.flip(3)
+    return (*squeezed, *_shifted(images), mirrored, *_shifted(mirrored))
 
 
 def _shifted(images: Tensor) -> tuple[Tensor, Tensor]:

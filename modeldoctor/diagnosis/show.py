@@ -92,9 +92,7 @@ def show(
             found.samples.extend(samples[i] for i in kept)
             masks = batch.masks or [None] * len(keys)
             for i, image in zip(kept, pixels, strict=True):
-                found.altered.extend(
-                    alter(run, images.preprocessing, image, masks[i], verdicts[keys[i]], backgrounds, keys[i])
-                )
+                found.altered.extend(alter(run, images.preprocessing, image, masks[i], verdicts[keys[i]], backgrounds))
         run.after_batch("show", len({*found.samples, *found.small_samples}), len(places))
     return _shown(layer.name, found), _pictures(found), join(found.altered)
 

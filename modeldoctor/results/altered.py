@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 WITHOUT_OBJECT, OTHER_BACKGROUND, OTHER_OBJECT = "object removed", "another background", "another object"
 SLIGHT = (
-    "slight noise", "median filter", "smaller and large again",
-    "shifted left", "shifted right", "mirrored and shifted left", "mirrored and shifted right",
+    "median filter", "smaller and large again", "shifted left", "shifted right",
+    "mirrored", "mirrored and shifted left", "mirrored and shifted right",
 )  # fmt: skip
 CHANGES = (WITHOUT_OBJECT, OTHER_BACKGROUND, *SLIGHT, OTHER_OBJECT)
 """What is done to an image; a file holds places in this tuple."""

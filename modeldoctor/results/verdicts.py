@@ -18,7 +18,7 @@ from modeldoctor.results.diagnosis import Limits, Misdiagnosis, Verdict
 
 DAMAGES = ("darker", "brighter", "lower in contrast", "blurrier", "noisier", "blockier")
 """What damage makes of an image, compared with training images."""
-PULL, DAMAGE, UNFAMILIARITY, LABEL_DOUBT = 1.75, 0.998, 0.85, 0.15
+PULL, DAMAGE, UNFAMILIARITY, LABEL_DOUBT = 1.9, 0.998, 0.85, 0.16
 """From where on an image counts as isolated, damaged, unfamiliar, mislabelled; see `Misdiagnosis`."""
 BEYOND_DAMAGE, BEYOND_ATTACK = 2.6, 1.25
 """An image that is more unfamiliar than this is no damaged image of a class, and none that was altered slightly."""
@@ -67,7 +67,7 @@ def _number(value: float | None) -> str:
 
 def _isolated(image: Image, limits: Image | None) -> str:
     return (
-        f"Slight noise, blur and shifts turn it towards “{image['label']}” by {_number(image['pull_to_label'])} "
+        f"Slight blur, shifts and mirroring turn it towards “{image['label']}” by {_number(image['pull_to_label'])} "
         f"standard deviations more than right images of “{image['predicted']}” (limit {PULL:g}), as they turn "
         "adversarial images."
     )
