@@ -62,6 +62,9 @@ RIGHT_VERDICT = {
     "fgsm": Verdict.ISOLATED,
     "pgd": Verdict.ISOLATED,
 }
+ALSO_TRUE = {("cut off", None), ("tiny", None), ("no class", Verdict.MISLABELLED)}
+"""Faults beside verdicts (None: any) that precision does not count: what has no verdict that is meant for it, and
+images of no class, whose label is wrong, too (to Northcutt et al., 2021, a label error is another class or none)."""
 
 
 SET_FINDINGS = ("preprocessing", "class-order", "duplicates", "inseparable")
@@ -278,10 +281,12 @@ def exam_of_images(
     for verdict in sorted({*RIGHT_VERDICT.values()}):
         given = {name: row[verdict] for name, row in table.items() if row[verdict]}
         right = sum(count for name, count in given.items() if RIGHT_VERDICT.get(name) is verdict)
+        counted = [count for name, count in given.items() if not {(name, None), (name, verdict)} & ALSO_TRUE]
         meant = sum(row.total() for name, row in table.items() if RIGHT_VERDICT.get(name) is verdict)
         verdicts[verdict] = {
             "recall": right / meant if meant else float("nan"),
-            "precision": right / sum(given.values()) if given else float("nan"),
+            "precision": right / sum(counted) if counted else float("nan"),
+            "precision, every fault counted": right / sum(given.values()) if given else float("nan"),
             "of natural errors": table.get("none", Counter())[verdict] / max(1, table.get("none", Counter()).total()),
         }
     return {"accuracy": found.accuracy, "recall": recall, "verdicts": verdicts,

@@ -18,9 +18,17 @@ from modeldoctor.diagnosis.interventions import Backgrounds, is_object, without_
 from modeldoctor.diagnosis.looks import slight_alterations
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.method.maps import thumbnails
-from modeldoctor.results.altered import CHANGES, OTHER_BACKGROUND, OTHER_OBJECT, SLIGHT, WITHOUT_OBJECT, Altered
+from modeldoctor.results.altered import (
+    CHANGES,
+    OTHER_BACKGROUND,
+    OTHER_OBJECT,
+    OWN_BACKGROUND,
+    SLIGHT,
+    WITHOUT_OBJECT,
+    Altered,
+)
 from modeldoctor.results.diagnosis import Misdiagnosis, Verdict
-from modeldoctor.results.verdicts import MISLED_OTHERS, MOST_BACKGROUNDS
+from modeldoctor.results.verdicts import MISLED_OTHERS, MOST_BACKGROUNDS, OWN_BACKGROUNDS
 
 
 class Alteration(NamedTuple):
@@ -61,6 +69,8 @@ def alter(
             changed[OTHER_BACKGROUND] = other
         if (other := _misled_object(run, empty, explained, backgrounds)) is not None:
             changed[OTHER_OBJECT] = other
+        if (other := _own_background(run, image, there, explained, backgrounds)) is not None:
+            changed[OWN_BACKGROUND] = other
     for name, pixels in changed.items():
         confidence, predicted = run.network.logits(pixels[None]).float().softmax(1).max(1)
         (picture,) = thumbnails(pixels[None], preprocessing.mean, preprocessing.std)
@@ -85,6 +95,19 @@ def _misled_object(run: Run, empty: Tensor, explained: Misdiagnosis, backgrounds
     lenders = zip(backgrounds.images, backgrounds.objects, strict=True)
     pictures = (torch.where(there, picture, empty) for picture, there in lenders)
     return _first(run, pictures, backgrounds, explained, lambda answer: answer == explained.predicted)
+
+
+def _own_background(
+    run: Run, image: Tensor, mask: Tensor, explained: Misdiagnosis, backgrounds: Backgrounds | None
+) -> Tensor | None:
+    """The image before the first background of its class that turns it right; None unless most of them do."""
+    if backgrounds is None or not explained.own_backgrounds > OWN_BACKGROUNDS:
+        return None
+    for picture in backgrounds.of_class[explained.label]:
+        before = torch.where(mask, image, picture)
+        if int(run.network.logits(before[None]).argmax()) == explained.label:
+            return before
+    return None
 
 
 def _first(

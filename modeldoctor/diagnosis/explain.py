@@ -89,6 +89,7 @@ class Evidence(NamedTuple):
     stays_without_object: float
     other_backgrounds: float
     misleads_others: float
+    own_backgrounds: float
 
 
 def gather_evidence(

@@ -1,4 +1,5 @@
-"""What would have made an image right? Its object removed, put before other images' backgrounds, or others before its.
+"""What would have made an image right? Its object removed, put before other images' backgrounds or before those of its
+own class, or other objects before its background.
 
 Shapes: B images, C channels, h x w pixels, G backgrounds.
 """
@@ -6,7 +7,7 @@ Shapes: B images, C channels, h x w pixels, G backgrounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -25,11 +26,13 @@ class Backgrounds(NamedTuple):
         images: (G,C,h,w).
         objects: (G,1,h,w) bool, True on the object.
         label: (G,) classes.
+        of_class: by class, (P,C,h,w) pictures of its right images without their objects, for images of that class.
     """
 
     images: Tensor
     objects: Tensor
     label: Tensor
+    of_class: Mapping[int, Tensor] = {}
 
     @property
     def pictures(self) -> Tensor:
@@ -62,10 +65,10 @@ def intervene(
         labels, predicted: (B,) true and predicted classes.
 
     Returns:
-        `without_object`, `stays_without_object`, `other_backgrounds` and `misleads_others` of each image, as in
-        `Misdiagnosis`; NaN without a mask, and where the mask leaves no background or no object.
+        `without_object`, `stays_without_object`, `other_backgrounds`, `misleads_others` and `own_backgrounds` of each
+        image, as in `Misdiagnosis`; NaN without a mask, and where the mask leaves no background or no object.
     """
-    names = ("without_object", "stays_without_object", "other_backgrounds", "misleads_others")
+    names = ("without_object", "stays_without_object", "other_backgrounds", "misleads_others", "own_backgrounds")
     found: list[dict[str, Any]] = [dict.fromkeys(names, math.nan) for _ in range(len(images))]
     rows = [i for i, mask in enumerate(masks or ()) if is_object(mask)]
     if not rows or not masks:
@@ -76,15 +79,15 @@ def intervene(
     probabilities = network.logits(empty).float().softmax(1)
     sure, same = probabilities.gather(1, classes[:, None])[:, 0], probabilities.argmax(1) == classes
     wrong = torch.nonzero(labels[rows] != classes)[:, 0]
-    others, misled = [math.nan] * len(rows), [math.nan] * len(rows)
+    for row, *values in zip(rows, sure.tolist(), same.float().tolist(), strict=True):
+        found[row] |= zip(names[:2], values, strict=True)
     if backgrounds is not None and len(wrong):
-        part = pixels[wrong], objects[wrong], labels[rows][wrong], classes[wrong]
-        turned = _before_other_backgrounds(network, backgrounds, *part)
+        part = pixels[wrong], objects[wrong], labels[rows][wrong]
+        turned = _before_other_backgrounds(network, backgrounds, *part, classes[wrong])
         taken = _others_before_it(network, backgrounds, empty[wrong], classes[wrong])
-        for row, share, share_of_others in zip(wrong.tolist(), turned, taken, strict=True):
-            others[row], misled[row] = share, share_of_others
-    for row, *values in zip(rows, sure.tolist(), same.float().tolist(), others, misled, strict=True):
-        found[row] = dict(zip(names, values, strict=True))
+        own = _before_own_backgrounds(network, backgrounds, *part)
+        for row, *values in zip(wrong.tolist(), turned, taken, own, strict=True):
+            found[rows[row]] |= zip(names[2:], values, strict=True)
     return found
 
 
@@ -112,6 +115,21 @@ def _others_before_it(
         for image, there in zip(backgrounds.images, backgrounds.objects, strict=True)
     ]
     return _shares(torch.stack(taken), backgrounds, predicted)
+
+
+def _before_own_backgrounds(
+    network: LayeredNetwork, backgrounds: Backgrounds, images: Tensor, objects: Tensor, labels: Tensor
+) -> list[float]:
+    """The share of backgrounds of its own class before which each wrong image is right; NaN with fewer than two."""
+    pictures = [backgrounds.of_class.get(label, ()) for label in labels.tolist()]
+    right = [0] * len(pictures)
+    for place in range(max(map(len, pictures), default=0)):
+        rows = [row for row, own in enumerate(pictures) if len(own) > place]
+        behind = torch.stack([pictures[row][place] for row in rows])
+        answers = network.logits(torch.where(objects[rows], images[rows], behind)).argmax(1)
+        for row, is_right in zip(rows, (answers == labels[rows]).tolist(), strict=True):
+            right[row] += is_right
+    return [count / len(own) if len(own) >= _LEAST else math.nan for count, own in zip(right, pictures, strict=True)]
 
 
 def _shares(true: Tensor, backgrounds: Backgrounds, predicted: Tensor) -> list[float]:

@@ -47,6 +47,8 @@ class ImageFigures(Model):
     """Share of other images' backgrounds before which it is right."""
     misleads_others: Number = math.nan
     """Share of other images' objects that before its background are taken for the same class."""
+    own_backgrounds: Number = math.nan
+    """Share of backgrounds of right images of its class before which it is right."""
     foreign_share: Number
     resembles: str | None
     resemblance: Number

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 WITHOUT_OBJECT, OTHER_BACKGROUND, OTHER_OBJECT = "object removed", "another background", "another object"
+OWN_BACKGROUND = "a background of its class"
 SLIGHT = (
     "median filter", "smaller and large again", "shifted left", "shifted right",
     "mirrored", "mirrored and shifted left", "mirrored and shifted right",
 )  # fmt: skip
-CHANGES = (WITHOUT_OBJECT, OTHER_BACKGROUND, *SLIGHT, OTHER_OBJECT)
+CHANGES = (WITHOUT_OBJECT, OTHER_BACKGROUND, *SLIGHT, OTHER_OBJECT, OWN_BACKGROUND)
 """What is done to an image; a file holds places in this tuple."""
 
 

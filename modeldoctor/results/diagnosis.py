@@ -181,6 +181,7 @@ class Misdiagnosis:
         stays_without_object: whether that prediction is still the same, 1 or 0; this and the next: NaN without a mask.
         other_backgrounds: share of other images' backgrounds, none of the predicted class, before which it is right.
         misleads_others: share of other images' objects, as well, that before its background are predicted as it is.
+        own_backgrounds: share of backgrounds of right images of its own class before which it is right.
         damage: 1 less the share of training images that are at least as dark, noisy ...: of what it is most so.
         damage_kind: of what: a place in `verdicts.DAMAGES`; -1 if not measured.
         unfamiliarity: its distance from training images, where 99% of these are at most at 1 from the others.
@@ -208,6 +209,7 @@ class Misdiagnosis:
     stays_without_object: float = math.nan
     other_backgrounds: float = math.nan
     misleads_others: float = math.nan
+    own_backgrounds: float = math.nan
     damage: float = math.nan
     damage_kind: int = -1
     unfamiliarity: float = math.nan

@@ -211,6 +211,7 @@ def image_record(diagnosis: Diagnosis, image: Misdiagnosis) -> dict[str, Any]:
         "stays_without_object": image.stays_without_object,
         "other_backgrounds": image.other_backgrounds,
         "misleads_others": image.misleads_others,
+        "own_backgrounds": image.own_backgrounds,
         "foreign_share": image.foreign_share,
         "resembles": names[image.resembles] if image.resembles >= 0 else None,
         "resemblance": image.resemblance,

@@ -15,7 +15,7 @@ from modeldoctor.runtime.files import written_aside
 
 _WRONG = (
     "path", "label", "predicted", "confidence", "verdict", "stability", "without_object", "other_backgrounds",
-    "misleads_others",
+    "misleads_others", "own_backgrounds",
     "damage", "unfamiliarity",
     "pull_to_label", "label_doubt", "faulty_kernel", "resembles", "resemblance", "background_share", "foreign_share",
     "evidence",

@@ -24,9 +24,10 @@ BEYOND_DAMAGE, BEYOND_ATTACK = 2.6, 1.25
 """An image that is more unfamiliar than this is no damaged image of a class, and none that was altered slightly."""
 PULL_OVER_BACKGROUND = 2.5
 """From where on an image counts as isolated that its background misled, too: an attack changes backgrounds as well."""
-MOST_BACKGROUNDS, MISLED_OTHERS = 0.5, 0.3
-"""An image was misled by its background if it is right before more than the first of other images' backgrounds, or if
-at least the second of other images' objects, put before it, are taken for the same class."""
+MOST_BACKGROUNDS, MISLED_OTHERS, OWN_BACKGROUNDS = 0.5, 0.3, 0.75
+"""An image was misled by its background if it is right before more than the first of other images' backgrounds, if at
+least the second of other images' objects, put before it, are taken for the same class, or if it is right before more
+than the third of the backgrounds of its own class."""
 
 Image = Mapping[str, Any]
 """One wrong image in the summary's plain values; see `Misdiagnosis`. What was not measured is None or NaN."""
@@ -83,11 +84,20 @@ def _is_right_before_most(image: Image) -> bool:
     return (image["other_backgrounds"] or 0) > MOST_BACKGROUNDS
 
 
+def _misleads_others(image: Image) -> bool:
+    return (image["misleads_others"] or 0) >= MISLED_OTHERS
+
+
 def _background(image: Image, limits: Image | None) -> str:
     if image["stays_without_object"] != 1 and _is_right_before_most(image):
         return (
             f"Put before other images' backgrounds, its object is predicted right before "
             f"{_share(image['other_backgrounds'])} of them."
+        )
+    if image["stays_without_object"] != 1 and not _misleads_others(image):
+        return (
+            f"Put before backgrounds of other “{image['label']}” images, its object is predicted right before "
+            f"{_share(image['own_backgrounds'])} of them: the one that it has turns it."
         )
     if image["stays_without_object"] != 1:
         return (
@@ -106,7 +116,9 @@ def _misled(image: Misdiagnosis) -> float:
         return image.without_object
     if image.other_backgrounds > MOST_BACKGROUNDS:
         return image.other_backgrounds
-    return image.misleads_others if image.misleads_others >= MISLED_OTHERS else 0.0
+    if image.misleads_others >= MISLED_OTHERS:
+        return image.misleads_others
+    return image.own_backgrounds if image.own_backgrounds > OWN_BACKGROUNDS else 0.0
 
 
 def _background_figure(image: Image) -> str:
@@ -114,6 +126,8 @@ def _background_figure(image: Image) -> str:
         return f"{_share(image['without_object'], 1)} without the object"
     if _is_right_before_most(image):
         return f"right before {_share(image['other_backgrounds'])} of other backgrounds"
+    if not _misleads_others(image):
+        return f"right before {_share(image['own_backgrounds'])} of its class's backgrounds"
     return f"its background makes {_share(image['misleads_others'])} of other objects {image['predicted']}"
 
 
@@ -197,8 +211,9 @@ VERDICTS: tuple[VerdictRow, ...] = (
         value=_misled,
         limit=lambda limits: 0.0,
         meaning="the background, not the object, carries the prediction",
-        about="With the object removed the prediction stays the same, before most other backgrounds it turns right, or "
-        "other objects before its background are taken for the same class: the background carries it.",
+        about="With the object removed the prediction stays the same, before other "
+        "backgrounds, or those of its class, it turns right, or other objects before its background are taken for the "
+        "same class: the background carries it.",
         evidence=_background_figure,
         sentence=_background,
         exam=(0.76, 0.99),

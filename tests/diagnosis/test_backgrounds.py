@@ -7,12 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import ImageSet, make_loader
 from modeldoctor.data.pictures import PictureArray
-from modeldoctor.diagnosis.backgrounds import read_backgrounds
+from modeldoctor.diagnosis.backgrounds import _wanted_of_own_class, read_backgrounds
 from modeldoctor.diagnosis.state import Predictions, RunState
 from modeldoctor.runtime.distributed import Team
 
@@ -32,6 +33,17 @@ class Left:
         raise AssertionError(text)
 
 
+def test_however_many_classes_few_images_lend_their_own_class_a_background() -> None:
+    ten = _wanted_of_own_class(np.arange(10).repeat(5))
+    assert set(ten.values()) == {8}
+    assert sorted(ten) == list(range(10))
+    many = _wanted_of_own_class(np.concatenate([np.arange(1000), np.arange(900, 940)]))
+    assert set(many.values()) == {2}
+    assert len(many) == 64
+    assert {*range(900, 940)} <= {*many}
+    assert _wanted_of_own_class(np.array([], dtype=np.int64)) == {}
+
+
 def test_the_few_images_with_a_mask_lend_their_backgrounds() -> None:
     labels = np.arange(NUMBER) % 2
     pixels = np.random.default_rng(0).integers(0, 256, (NUMBER, 8, 8, 3), dtype=np.uint8)
@@ -42,6 +54,7 @@ def test_the_few_images_with_a_mask_lend_their_backgrounds() -> None:
     ).masked_at(MASKED)  # fmt: skip
     state, read = RunState(""), list[int]()
     rows = np.stack([np.arange(NUMBER), labels, labels, np.ones(NUMBER)])
+    rows[2, 3] = 0  # an image of class 1 is wrong
     state.predictions["val"] = Predictions(NUMBER, [rows])
 
     def batches(images: ImageSet, indices: Any, size: int, *, masks: bool) -> Any:
@@ -56,6 +69,9 @@ def test_the_few_images_with_a_mask_lend_their_backgrounds() -> None:
     assert found is not None
     assert sorted(found.label.tolist()) == sorted(labels[[*MASKED]].tolist())
     assert sorted(read) == sorted(MASKED)
+    assert list(found.of_class) == [1]
+    own = sorted(picture[0, 0, -1].item() for picture in found.of_class[1])  # a pixel beside the object
+    assert own == pytest.approx(sorted(pixels[i, 0, -1, 0] / 127.5 - 1 for i in (7, 501, 1999)), abs=1e-6)
     images.masks = None
     assert read_backgrounds(run, images) is None
     assert len(read) == len(MASKED)

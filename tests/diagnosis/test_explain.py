@@ -158,6 +158,7 @@ def evidence(**figures: object) -> Evidence:
         "sample": 0, "label": 0, "predicted": 1, "confidence": 0.9, "stability": [1.0, 1.0], "fallback": [0.0, 0.0],
         "background_share": NAN, "foreign_share": 0.0, "resembles": 1, "resemblance": -0.5, "kernels": [],
         "without_object": NAN, "stays_without_object": NAN, "other_backgrounds": NAN, "misleads_others": NAN,
+        "own_backgrounds": NAN,
     }  # fmt: skip
     return Evidence(**(usual | figures))
 
@@ -207,11 +208,11 @@ LIMITS = Limits(
 # What each verdict asks for, and the strength that the distance to its limit gives.
 ABNORMAL = {
     Verdict.DAMAGED: ({"damage": 0.999}, 0.5),
-    Verdict.ISOLATED: ({"pull_to_label": 3.5}, 0.5),
+    Verdict.ISOLATED: ({"pull_to_label": 3.8}, 0.5),
     Verdict.BACKGROUND: ({"without_object": 0.75, "stays_without_object": 1.0}, 0.75),
     Verdict.FOREIGN_KERNELS: ({"faulty_kernel": 3, "without_kernel": 0.6}, 0.6),
     Verdict.UNFAMILIAR: ({"unfamiliarity": 1.2}, (1.2 / 2.2 - 0.85 / 1.85) / (1 - 0.85 / 1.85)),
-    Verdict.MISLABELLED: ({"label_doubt": 0.575}, 0.5),
+    Verdict.MISLABELLED: ({"label_doubt": 0.58}, 0.5),
     Verdict.RESEMBLES_CLASS: ({"resemblance": 0.3}, 0.15),
 }
 
@@ -336,6 +337,26 @@ def test_before_other_backgrounds_the_object_decides() -> None:
     assert math.isnan(right["other_backgrounds"])
     (few,) = intervene(opened, lenders(pictures[2:4], [0, 1]), image, [mask], zero, one)
     assert math.isnan(few["other_backgrounds"])
+
+
+def test_before_backgrounds_of_its_class_an_image_turns_right() -> None:
+    """Object of sum 2, class 0 where it and the background's sum 2b are below 0; class 2 lends one background alone."""
+    images = torch.tensor([[[[1.0, 1.0], [0.5, 0.5]]]]).repeat(3, 1, 1, 1)
+    mask = torch.tensor([[True, True], [False, False]])
+
+    def of(*values: float) -> Tensor:
+        return torch.tensor(values)[:, None, None, None].expand(-1, 1, 2, 2)
+
+    opened = SimpleNamespace(logits=by_sum)
+    lent = lenders(of(9.0, 9.0), [1, 1])._replace(of_class={0: of(-2.0, -2.0, -3.0, -4.0, -0.5), 2: of(-9.0)})
+    labels, predicted = torch.tensor([0, 1, 2]), torch.tensor([1, 1, 1])
+    wrong, right, alone = intervene(opened, lent, images, [mask] * 3, labels, predicted)
+    assert wrong["own_backgrounds"] == 0.8
+    assert math.isnan(right["own_backgrounds"])
+    assert math.isnan(alone["own_backgrounds"])
+    nothing_else = {"stays_without_object": 0.0, "other_backgrounds": 0.0, "misleads_others": 0.0}
+    assert judged(wrong | nothing_else).verdict == Verdict.BACKGROUND
+    assert judged(wrong | nothing_else | {"own_backgrounds": 0.75}).verdict == Verdict.UNCLEAR
 
 
 def test_right_predictions_that_stay_without_their_object_are_counted_and_excuse_nothing() -> None:

@@ -46,7 +46,7 @@ def state() -> RunState:
                 "fallback": [0.0, 0.5], "background_share": math.nan, "foreign_share": 0.1, "resembles": -1,
                 "resemblance": math.nan, "kernels": [asdict(kernel)], "without_object": 0.1,
                 "stays_without_object": 0.2, "other_backgrounds": 0.3,
-                "misleads_others": 0.4,
+                "misleads_others": 0.4, "own_backgrounds": 0.5,
             }
         ],
         attacked=1,

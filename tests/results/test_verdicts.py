@@ -19,7 +19,7 @@ from modeldoctor.results.verdicts import (
 
 IMAGE = {
     "label": "cat", "predicted": "dog", "stability": 0.25, "fallback": 0.5, "without_object": 0.91,
-    "stays_without_object": 1.0, "other_backgrounds": 0.75, "misleads_others": 0.44,
+    "stays_without_object": 1.0, "other_backgrounds": 0.75, "misleads_others": 0.44, "own_backgrounds": 0.875,
     "foreign_share": 0.4, "resembles": "fox", "resemblance": 0.125, "damage": 0.999, "damage_kind": 3,
     "pull_to_label": 4.25, "unfamiliarity": 1.25, "label_doubt": 0.5, "faulty_kernel": 7, "without_kernel": 0.625,
     "kernels": [{"channel": 42, "size": 0.5, "own_class": 0.25}],
@@ -66,6 +66,16 @@ def test_an_image_whose_background_misleads_other_objects_says_so() -> None:
         image, LIMITS
     )
     assert evidence_of(image | {"other_backgrounds": math.nan}) == evidence_of(image)
+
+
+def test_an_image_that_backgrounds_of_its_class_turn_right_says_so() -> None:
+    image = IMAGE | {"verdict": "background", "stays_without_object": 0.0, "other_backgrounds": 0.5}
+    for misled in (0.29, None):
+        turned = image | {"misleads_others": misled}
+        assert evidence_of(turned) == "right before 88% of its class's backgrounds"
+        assert "backgrounds of other “cat” images, its object is predicted right before 88% of them" in sentence_of(
+            turned, LIMITS
+        )
 
 
 def test_beyond_every_training_image_is_said_in_a_word() -> None:
