@@ -107,7 +107,7 @@ def rows_of(half: Half, images: int, most: int, rng: np.random.Generator) -> NDA
     held_back = rng.permutation(len(both)) % 2 == 1
     if half is Half.UNSEEN:
         return np.sort(order[most:])
-    return both[held_back == (half is Half.HELD_BACK)]
+    return np.asarray(both[held_back == (half is Half.HELD_BACK)])
 
 
 def read(images: ImageSet, rows: NDArray[np.int64]) -> Images:
@@ -404,6 +404,14 @@ def coin_labels(images: Images, one: int, other: int, rng: np.random.Generator) 
     return Images(images.pixels, np.where(there, rng.choice((one, other), len(there)), images.labels))
 
 
+def among_them(images: Images, others: Images, number: int, rng: np.random.Generator) -> Images:
+    """As many of the images are others."""
+    pixels, labels = images.pixels.copy(), images.labels.copy()
+    places, chosen = (rng.choice(len(part.labels), number, replace=False) for part in (images, others))
+    pixels[places], labels[places] = others.pixels[chosen], others.labels[chosen]
+    return Images(pixels, labels)
+
+
 def exam_of_sets(
     classifier: Classifier, train: Images, val: Images, config: DiagnoseConfig, seed: int, plantings: int
 ) -> dict[str, list[str]]:
@@ -434,6 +442,7 @@ def exam_of_sets(
             },
         ),
         "class order": lambda part: (Images(part.pixels, order[part.labels]), {}),
+        "training images": lambda part: (among_them(part, train, 20, rng), {}),
         "two classes alike": lambda part: (coin_labels(part, int(order[0]), int(order[1]), rng), {}),
     }
     found: dict[str, list[str]] = {}

@@ -10,8 +10,9 @@ import torch
 from PIL import Image, ImageFilter
 
 from modeldoctor.config.diagnose import Preprocessing
-from modeldoctor.data import open_data
+from modeldoctor.data import ImageSet, open_data
 from modeldoctor.data.duplicates import find_duplicates
+from modeldoctor.data.pictures import PictureArray
 from modeldoctor.diagnosis.comparisons import label_doubt, pull_to_label, similarities, unfamiliarity
 from modeldoctor.diagnosis.faulty import find_faulty, usual_values
 from modeldoctor.diagnosis.looks import slight_alterations
@@ -225,6 +226,20 @@ def test_an_image_in_two_splits_is_found_by_its_bytes(tmp_path: Path) -> None:
     found, sought = find_duplicates(splits["train"], splits["val"], seed=0)
     assert ([splits["val"].paths[index] for index in found], sought) == (["val/b/0.png"], 5)
     assert find_duplicates(splits["val"], splits["val"], seed=0) == ([], 0)
+
+
+def test_an_image_in_two_arrays_is_found_by_its_pixels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
+    pixels[7] = pixels[2]
+
+    def of(split: str, rows: slice) -> ImageSet:
+        labels = np.zeros(len(pixels[rows]), dtype=np.int64)
+        return ImageSet(
+            split=split, class_names=("a",), labels=labels, paths=[str(row) for row in labels],
+            pictures=PictureArray(pixels[rows]), preprocessing=PLAIN,
+        )  # fmt: skip
+
+    assert find_duplicates(of("train", slice(5)), of("val", slice(5, 9)), seed=0) == ([2], 4)
 
 
 def test_few_references_do_not_tell_damage() -> None:
