@@ -210,7 +210,7 @@ def _run_passes(run: Run, network: Classifier, classes: tuple[str, ...], read: l
     row = first_row[examined.split]
     chosen = choose_to_examine(run, examined)
     begun = time.monotonic()
-    backgrounds = read_backgrounds(run, examined)
+    backgrounds = read_backgrounds(run, examined, source)
     examine(run, examined, chosen, row, probe, backgrounds)
     compared = compare(run, network, classes, source, used, examined, chosen, row)
     explaining_s = time.monotonic() - begun

@@ -44,34 +44,46 @@ def test_however_many_classes_few_images_lend_their_own_class_a_background() -> 
     assert _wanted_of_own_class(np.array([], dtype=np.int64)) == {}
 
 
-def test_the_few_images_with_a_mask_lend_their_backgrounds() -> None:
-    labels = np.arange(NUMBER) % 2
-    pixels = np.random.default_rng(0).integers(0, 256, (NUMBER, 8, 8, 3), dtype=np.uint8)
-    images = ImageSet(
-        split="val", class_names=("a", "b"), labels=labels, paths=[str(i) for i in range(NUMBER)],
+def images_of(split: str, pixels: np.ndarray, labels: np.ndarray) -> ImageSet:
+    return ImageSet(
+        split=split, class_names=("a", "b"), labels=labels, paths=[str(i) for i in range(len(labels))],
         pictures=PictureArray(pixels), masks=Left(),
         preprocessing=Preprocessing(input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3),
     ).masked_at(MASKED)  # fmt: skip
-    state, read = RunState(""), list[int]()
-    rows = np.stack([np.arange(NUMBER), labels, labels, np.ones(NUMBER)])
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_few_images_with_a_mask_lend_their_backgrounds(trained: bool) -> None:
+    """Those of the own class are of the training split, where that has masks, and of the surest images there."""
+    labels = np.arange(NUMBER) % 2
+    pixels = np.random.default_rng(0).integers(0, 256, (2, NUMBER, 8, 8, 3), dtype=np.uint8)
+    images, source = images_of("val", pixels[0], labels), images_of("train", pixels[1], labels)
+    if not trained:
+        source.masks = None
+    state, read = RunState(""), dict[str, list[int]]()
+    rows = np.stack([np.arange(NUMBER), labels, labels, np.linspace(0, 1, NUMBER)])
+    state.predictions["train"] = Predictions(NUMBER, [rows.copy()])
     rows[2, 3] = 0  # an image of class 1 is wrong
     state.predictions["val"] = Predictions(NUMBER, [rows])
 
     def batches(images: ImageSet, indices: Any, size: int, *, masks: bool) -> Any:
-        read.extend(indices)
+        read.setdefault(images.split, []).extend(indices)
         return make_loader(images, indices, batch_size=size)
 
     run: Any = SimpleNamespace(
         state=state, config=SimpleNamespace(seed=0), batches=batches, chunks=SimpleNamespace(batch=16), team=Team(),
         device=torch.device("cpu"),
     )  # fmt: skip
-    found = read_backgrounds(run, images)
+    found = read_backgrounds(run, images, source)
     assert found is not None
     assert sorted(found.label.tolist()) == sorted(labels[[*MASKED]].tolist())
-    assert sorted(read) == sorted(MASKED)
     assert list(found.of_class) == [1]
-    own = sorted(picture[0, 0, -1].item() for picture in found.of_class[1])  # a pixel beside the object
-    assert own == pytest.approx(sorted(pixels[i, 0, -1, 0] / 127.5 - 1 for i in (7, 501, 1999)), abs=1e-6)
+    own = [picture[0, 0, -1].item() for picture in found.of_class[1]]  # a pixel beside the object
+    assert own == pytest.approx([pixels[int(trained), i, 0, -1, 0] / 127.5 - 1 for i in (1999, 501, 7)], abs=1e-6)
+    assert {split: {*indices} for split, indices in read.items()} == (
+        {"val": {*MASKED}} | ({"train": {7, 501, 1999}} if trained else {})
+    )
     images.masks = None
-    assert read_backgrounds(run, images) is None
-    assert len(read) == len(MASKED)
+    read.clear()
+    assert read_backgrounds(run, images, source) is None
+    assert not read
