@@ -203,7 +203,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="Slight alterations of its pixels turn it towards its label far more than they turn right images.",
         evidence=lambda image: f"altered, it turns to {image['label']} by {_number(image['pull_to_label'])} deviations",
         sentence=_isolated,
-        exam=(0.79, 0.89),
+        exam=(0.82, 0.89),
     ),
     VerdictRow(
         verdict=Verdict.BACKGROUND,
@@ -250,7 +250,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="It is as far from its label as right images of the predicted class are: the label itself is doubtful.",
         evidence=lambda image: f"looks like {image['predicted']}, doubt {image['label_doubt']:.2f}",
         sentence=_mislabelled,
-        exam=(0.82, 0.77),
+        exam=(0.85, 0.84),
     ),
     VerdictRow(
         verdict=Verdict.RESEMBLES_CLASS,
