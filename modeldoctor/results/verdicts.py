@@ -216,7 +216,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         "same class: the background carries it.",
         evidence=_background_figure,
         sentence=_background,
-        exam=(0.76, 0.99),
+        exam=(0.92, 0.91),
     ),
     VerdictRow(
         verdict=Verdict.FOREIGN_KERNELS,
