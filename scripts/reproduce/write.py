@@ -75,13 +75,13 @@ _REMARKS = {
     "Swapped backgrounds and the space constraint raise the worst group beyond drawing the same images as often "
     "(hard-examples), and that beyond plain training; all three take some points from the images that the backgrounds "
     "help. Seconds are of two cores that other work shared: they do not compare the arms.",
-    "table-2": "One seed, two epochs. The worst group gains beyond its control (the same images drawn as often) at every "
-    "number of annotated images; three per class gain least, and from ten on more of them add nothing that one seed "
-    "could show. Interrupted: the minutes are of the last two trials.",
-    "figure-6": "One seed, two epochs. At a single convolution, wherever it lies, the constraint does no better than its "
-    "control, which draws the same images as often; at the maps that the head pools it does. The paper's gain grows with "
-    "the depth of the layer; here nothing but the last place helps: a residual network's convolution is one branch, and "
-    "the shortcut carries the background's evidence past it.",
+    "table-2": "One seed, two epochs. The worst group gains beyond its control (the same images drawn as often) at "
+    "every number of annotated images; three per class gain least, and from ten on more of them add nothing that one "
+    "seed could show. Interrupted: the minutes are of the last two trials.",
+    "figure-6": "One seed, two epochs. At a single convolution, wherever it lies, the constraint does no better than "
+    "its control, which draws the same images as often; at the maps that the head pools it does. The paper's gain "
+    "grows with the depth of the layer; here nothing but the last place helps: a residual network's convolution is one "
+    "branch, and the shortcut carries the background's evidence past it.",
     "menagerie-together": "The same settings, the network trained anew; now the found masks are used, 1,748 of them, "
     "which overlap with a person's by 0.64 where that was held out. Constraint and swapped backgrounds together raise "
     "the images on other backgrounds by 12 points, and accuracy by 10, over drawing the same images as often, and as "
