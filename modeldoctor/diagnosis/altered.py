@@ -103,7 +103,7 @@ def _own_background(
     """The image before the first background of its class that turns it right; None unless most of them do."""
     if backgrounds is None or not explained.own_backgrounds > OWN_BACKGROUNDS:
         return None
-    for picture in backgrounds.of_class[explained.label]:
+    for picture in backgrounds.of_class.get(explained.label, ()):  # an image may have vanished since
         before = torch.where(mask, image, picture)
         if int(run.network.logits(before[None]).argmax()) == explained.label:
             return before
