@@ -241,8 +241,8 @@ class TreatConfig(Model):
     """The run directory."""
     channel: ChannelConfig = ChannelConfig()
     space: SpaceConfig = SpaceConfig()
-    noise_draws: int = Field(default=1, ge=0, le=100)
-    """J of Eq. 5 and 6; drawn anew in every step, so that one gives an unbiased gradient. The paper's is 10."""
+    noise_draws: int = Field(default=0, ge=0, le=100)
+    """J of Eq. 5 and 6, drawn anew in every step; 0 constrains without noise, which did as well. The paper's is 10."""
     delta: float = Field(default=0.1, gt=0)
     """Noise range δ, in units of each layer's activation standard deviation."""
     training: TrainingConfig = TrainingConfig()

@@ -42,7 +42,7 @@ class DemoPlan:
     input_edge: int = 72
     """Pixels: the network's last maps are 3x3."""
     epochs: int = 10
-    treatment_epochs: int = 4
+    treatment_epochs: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,12 +166,29 @@ def slight_alterations(images: Tensor, preprocessing: Preprocessing) -> tuple[Te
     mean, std = (torch.tensor(part).to(images)[:, None, None] for part in (preprocessing.mean, preprocessing.std))
     pixels = images * std + mean
     small = interpolate(pixels, scale_factor=_SMALLER, mode="bilinear", antialias=True)
-    around = pad(pixels, (1, 1, 1, 1), mode="replicate").unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
     again = interpolate(small, size=pixels.shape[2:], mode="bicubic")
-    median = around.sort(4).values[..., 4]  # CUDA has no repeatable operation for it
-    squeezed = ((copy.clamp(0, 1) - mean) / std for copy in (median, again))
+    squeezed = ((copy.clamp(0, 1) - mean) / std for copy in (_median_filtered(pixels), again))
     mirrored = images.flip(3)
     return (*squeezed, *_shifted(images), mirrored, *_shifted(mirrored))
+
+
+def _median_filtered(pixels: Tensor) -> Tensor:
+    """(B,C,h,w), each value the median of the nine around it, edges repeated; CUDA has no repeatable operation for it.
+
+    Of three sorted rows the median of nine is that of the greatest low, the middle middle and the least high.
+    """
+    wide = pad(pixels, (1, 1, 1, 1), mode="replicate")
+    low, middle, high = _sorted_three(wide[..., :-2], wide[..., 1:-1], wide[..., 2:])
+    lows, middles, highs = (
+        _sorted_three(part[:, :, :-2], part[:, :, 1:-1], part[:, :, 2:]) for part in (low, middle, high)
+    )
+    return _sorted_three(lows[2], middles[1], highs[0])[1]
+
+
+def _sorted_three(first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Least, median and greatest, value by value."""
+    least, greatest = first.minimum(second), first.maximum(second)
+    return least.minimum(third), least.maximum(greatest.minimum(third)), greatest.maximum(third)
 
 
 def _shifted(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ class Place:
         return self._run([sys.executable, "-m", "modeldoctor", *map(str, words)], made)
 
     def script(self, name: str, *words: object, made: Path) -> Path:
-        """Run a script of this folder's parent, unless what it makes is there."""
+        """Run a script, named from this folder's parent on, unless what it makes is there."""
         return self._run([sys.executable, str(_SCRIPTS / name), *map(str, words)], made)
 
     def _run(self, words: list[str], made: Path) -> Path:
@@ -73,11 +73,12 @@ class Place:
         self.command("diagnose", checkpoint, *given, *words, "-o", output, made=output)
         return read_diagnosis(output)
 
-    def trial(self, name: str, *words: object) -> Trial:
-        """A treatment, resumed where it was interrupted."""
+    def trial(self, name: str, *words: object, script: str | None = None) -> Trial:
+        """A treatment, resumed where it was interrupted; by `modeldoctor`, or by a script that gives it more arms."""
         run = self.work / name
         resume = ("--resume",) if run.exists() else ()
-        self.command("treat", *words, "-o", run, *resume, made=run / "trial.json")
+        started = self.command if script is None else partial(self.script, script)
+        started("treat", *words, "-o", run, *resume, made=run / "trial.json")
         return read_trial(run / "trial.json")
 
 
@@ -185,6 +186,22 @@ _DEPTHS = ("layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2", "features")
 def figure_6(place: Place) -> dict[str, Any]:
     """Fig. 6 on Menagerie: the gain by the depth of the constrained layer."""
     return _varied(place, "figure-6", "layers", _DEPTHS)
+
+
+def noise_draws(place: Place) -> dict[str, Any]:
+    """Menagerie: how many noise draws per step do the constraints want?"""
+    data, network = place.data / "menagerie", _menagerie_network(place)
+    found = {}
+    for epochs, others in ((3, "draws-0,draws-2,draws-10"), (2, "draws-10")):
+        trial = place.trial(
+            f"noise-draws-{epochs}", network, "--config", _SCRIPTS.parent / "configs" / "menagerie.yaml", "--data",
+            data, "--masks", data / "masks", "--groups", data / "metadata.csv", "--set", f"training.epochs={epochs}",
+            "--set", "space.annotated_share=0.5", "--set", "noise_draws=1",
+            "--set", f"arms=[treat,{others},hard-examples,continue]",
+            script="reproduce/draws.py",
+        )  # fmt: skip
+        found[f"{epochs} epochs"] = trial_figures(trial)
+    return {"trials": found}
 
 
 def waterbirds_arms(place: Place) -> dict[str, Any]:
@@ -329,6 +346,7 @@ PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "table-2": table_2,
     "table-3": table_3,
     "figure-6": figure_6,
+    "noise-draws": noise_draws,
     "waterbirds-arms": waterbirds_arms,
     "waterbirds-unannotated": waterbirds_unannotated,
     "waterbirds-heads": waterbirds_heads,

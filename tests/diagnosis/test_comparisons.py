@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from scipy.ndimage import median_filter
 
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import ImageSet, open_data
@@ -127,6 +128,13 @@ def test_a_copy_is_what_a_person_takes_for_the_same_image() -> None:
     assert seen["median filter"] == pytest.approx(row, abs=1e-6)
     assert seen["smaller and large again"][4:-4] == pytest.approx(row[4:-4], abs=2e-3)
     assert seen["mirrored"] == pytest.approx(row[::-1])
+
+
+def test_the_median_copy_is_scipys() -> None:
+    pixels = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    found = slight_alterations(pixels, PLAIN)[SLIGHT.index("median filter")]
+    known = median_filter(pixels.numpy(), size=(1, 1, 3, 3), mode="nearest")
+    np.testing.assert_array_equal(found.numpy(), known)
 
 
 def test_a_label_is_doubted_by_the_copies_too() -> None:
