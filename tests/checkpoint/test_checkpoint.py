@@ -250,26 +250,6 @@ def test_plain_values_of_foreign_types_do_not_refuse_a_file(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_arrays_of_one_dimension_are_read_as_what_they_hold(tmp_path: Path, protocol: int, dtype: type) -> None:
-    stored = {"state_dict": {"a": torch.ones(2)}, "classes": np.array(["cat", "épinard", "狗"])}
-    stored |= {"mean": np.array([0.5, 0.25, 0.125], dtype=dtype), "std": np.array([0.5, 1, 2], dtype=object)}
-    torch.save(stored, tmp_path / "arrays.pt", pickle_protocol=protocol)
-    metadata = read_checkpoint(tmp_path / "arrays.pt").metadata
-    assert metadata.class_names == ("cat", "épinard", "狗")
-    assert (metadata.mean, metadata.std) == ((0.5, 0.25, 0.125), (0.5, 1.0, 2.0))
-
-
-@pytest.mark.parametrize(
-    "array", [np.ones((2, 2)), np.array([]), np.array([None, {}]), np.array([1j]), np.array([b"cat"]), np.array(3.0)]
-)
-def test_arrays_of_anything_else_say_nothing(tmp_path: Path, array: np.ndarray) -> None:
-    torch.save({"state_dict": {"a": torch.ones(2)}, "classes": array, "mean": array}, tmp_path / "arrays.pt")
-    checkpoint = read_checkpoint(tmp_path / "arrays.pt")
-    assert (checkpoint.metadata.class_names, checkpoint.metadata.mean) == (None, None)
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("whole", [False, True])
 def test_every_protocol_of_pickle_is_read(tmp_path: Path, protocol: int, whole: bool) -> None:
     network = torchvision_network(seed=3)
@@ -397,12 +377,3 @@ def test_arguments_in_a_namespace_within_others(tmp_path: Path) -> None:
     args = argparse.Namespace(model="test_resnet", model_kwargs=argparse.Namespace(global_pool="max"))
     torch.save({"state_dict": {"a": torch.ones(1)}, "args": args}, tmp_path / "n.pt")
     assert read_checkpoint(tmp_path / "n.pt").metadata.model_args == {"global_pool": "max"}
-
-
-@pytest.mark.parametrize("key", [None, "state_dict"])
-def test_weights_as_numpy_arrays_are_called_what_they_are(tmp_path: Path, key: str | None) -> None:
-    arrays = {name: tensor.numpy() for name, tensor in timm_network("test_resnet").state_dict().items()}
-    torch.save(arrays if key is None else {key: arrays, "epoch": 1}, tmp_path / "ckpt.pt")
-    with pytest.raises(CheckpointError, match="weights as numpy arrays") as caught:
-        read_checkpoint(tmp_path / "ckpt.pt")
-    assert "torch.from_numpy(array)" in (caught.value.hint or "")

@@ -40,7 +40,6 @@ from modeldoctor.results.maps import read_maps
 from modeldoctor.results.trial import read_trial
 from modeldoctor.treatment import treat
 from modeldoctor.treatment.arm import Arm
-from modeldoctor.treatment.groups import read_groups
 from modeldoctor.treatment.shown import choose_to_show
 from modeldoctor.treatment.subsets import split_subsets
 from modeldoctor.zoo import Classifier, load_model
@@ -343,40 +342,6 @@ def test_the_last_update_of_an_epoch_is_the_mean_of_its_own_batches() -> None:
     object.__setattr__(arm, "config", SimpleNamespace(training=SimpleNamespace(accumulate=2)))
     object.__setattr__(arm, "_steps", lambda: 5)
     assert [arm._batches_of_step(step) for step in range(5)] == [2, 2, 2, 2, 1]
-
-
-def test_a_table_of_groups_with_other_machines_paths_is_read(tmp_path: Path) -> None:
-    rows = [
-        r"train\a\1.png,land",
-        r"C:\Users\me\data\train\a\2.png,water",
-        "./train/a/e\u0301.png,land",
-        "train/a/4,water",
-    ]
-    (tmp_path / "groups.csv").write_text("\n".join(["Path , Group", *rows, ""]), encoding="utf-8")
-    table = read_groups(tmp_path / "groups.csv", "group")
-    names = ("1.png", "2.png", "\u00e9.png", "4.jpg", "5.png")
-    assert [table.find(f"train/a/{name}") for name in names] == ["land", "water", "land", "water", None]
-
-
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ("a/1.png,", "an empty path or group"),
-        ("a/1.png,nan", "an empty path or group"),
-        (r"a\1.png,land", "a/1.png|has two groups"),
-        (",land", "an empty"),
-    ],
-)
-def test_a_row_of_groups_that_says_nothing_is_named(tmp_path: Path, row: str, said: str) -> None:
-    (tmp_path / "groups.csv").write_text(f"path,group\na/1.png,water\n{row}\n", encoding="utf-8")
-    with pytest.raises(DataError, match=said) as caught:
-        read_groups(tmp_path / "groups.csv", "group")
-    assert caught.value.where == f"{tmp_path / 'groups.csv'}, line 3"
-
-
-def test_a_table_of_groups_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
-    (tmp_path / "groups.csv").write_text("path,group\na/1.png,water\n", encoding="utf-8-sig")
-    assert read_groups(tmp_path / "groups.csv", "group").find("a/1.png") == "water"
 
 
 @pytest.mark.parametrize(
