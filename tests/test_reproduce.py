@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ import typer
 from conftest import Clinic
 from typer.testing import CliRunner
 
-from modeldoctor.config.treat import SpaceConfig
+from modeldoctor.config.treat import SpaceConfig, TreatConfig
 from modeldoctor.data import open_data
+from modeldoctor.treatment.penalty import Penalty
 from modeldoctor.treatment.subsets import split_subsets
 from modeldoctor.zoo import load_model
 
@@ -26,6 +28,7 @@ REPRODUCE = Path(__file__).parent.parent / "scripts" / "reproduce"
 sys.path.insert(0, str(REPRODUCE))
 
 import discovery  # noqa: E402
+import draws  # noqa: E402
 import measures  # noqa: E402
 import pieces  # noqa: E402
 import run  # noqa: E402
@@ -123,11 +126,29 @@ def test_a_part_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
     assert calls == [1]
 
 
+def test_the_arms_of_other_numbers_of_draws_are_treat_but_for_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draws, "ARMS", dict(draws.ARMS))
+    monkeypatch.setattr(draws, "MAKERS", dict(draws.MAKERS))
+    draws.register()
+    config = TreatConfig(checkpoint=Path("a.pt"), data={"path": "b", "masks": "c"}, noise_draws=1)
+
+    def penalty(change: Any) -> Penalty:
+        return Penalty(config, (), (), {}, {}, expand_px=0, rows={})
+
+    run: Any = SimpleNamespace(config=config, annotated=np.arange(3), by_hand=3, make_penalty=penalty)
+    for number in (0, 2, 10):
+        remedy = draws.MAKERS[f"draws-{number}"](run)
+        assert remedy.penalty is not None
+        assert remedy.penalty.config.model_dump() == config.model_dump() | {"noise_draws": number}
+        assert (remedy.drawn.tolist(), remedy.annotations) == ([0, 1, 2], 3)
+        assert draws.ARMS[f"draws-{number}"].control == "hard-examples"
+
+
 def test_a_setting_is_varied_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings are ones that a treatment takes, and the page has a row for each value."""
     commands: dict[str, list[str]] = {}
 
-    def trial(place: Any, name: str, *words: object) -> str:
+    def trial(place: Any, name: str, *words: object, script: str | None = None) -> str:
         commands[name] = [str(word) for word in words]
         return name
 

@@ -53,8 +53,9 @@ def _of_own_class(run: Run, images: AnySet, source: AnySet) -> dict[int, Tensor]
     """Pictures without their objects of each class that has wrong images."""
     _, label, predicted, _ = run.state.predictions[images.split].table()
     wanted = _wanted_of_own_class(label[label != predicted])
-    lending = source if len(_right_with_mask(run, source).rows) else images
-    right = _right_with_mask(run, lending)
+    lending, right = source, _right_with_mask(run, source)
+    if not len(right.rows):
+        lending, right = images, _right_with_mask(run, images)
     surest = np.argsort(-right.confidence, kind="stable")
     chosen = [surest[right.label[surest] == number][: most * _READ_PER_BACKGROUND] for number, most in wanted.items()]
     if not chosen:
@@ -104,6 +105,6 @@ def _read(
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     everywhere = [lender for of_process in run.team.all_gather(part) for lender in of_process]
     for _, number, picture, there in sorted(everywhere, key=lambda lender: lender[0]):
-        if len(of_class := found.setdefault(number, [])) < wanted.get(number, 0):
+        if len(of_class := found.setdefault(number, [])) < wanted[number]:
             of_class.append((picture, there))
-    return {number: of_class for number, of_class in found.items() if of_class}
+    return found

@@ -138,11 +138,19 @@ def menagerie_together(place: Place) -> dict[str, Any]:
 
 
 def _menagerie(place: Place, name: str, arms: str) -> dict[str, Any]:
+    return _menagerie_trial(place, name, 3, arms, "space.propagated_per_class=300")
+
+
+def _menagerie_trial(
+    place: Place, name: str, epochs: int, arms: str, *settings: str, script: str | None = None
+) -> dict[str, Any]:
+    """Annotated images fill half of each batch; what differs between trials is given."""
     data, network = place.data / "menagerie", _menagerie_network(place)
+    changed = (f"training.epochs={epochs}", "space.annotated_share=0.5", f"arms=[{arms}]", *settings)
     trial = place.trial(
         name, network, "--config", _SCRIPTS.parent / "configs" / "menagerie.yaml", "--data", data,
-        "--masks", data / "masks", "--groups", data / "metadata.csv", "--set", "training.epochs=3",
-        "--set", "space.annotated_share=0.5", "--set", "space.propagated_per_class=300", "--set", f"arms=[{arms}]",
+        "--masks", data / "masks", "--groups", data / "metadata.csv",
+        *(word for setting in changed for word in ("--set", setting)), script=script,
     )  # fmt: skip
     return trial_figures(trial)
 
@@ -155,18 +163,12 @@ def _varied(place: Place, name: str, key: str, values: Sequence[object]) -> dict
         key: of the setting, under `space`.
         values: of it, in the order of the page.
     """
-    data, network = place.data / "menagerie", _menagerie_network(place)
-    given = [
-        network, "--config", _SCRIPTS.parent / "configs" / "menagerie.yaml", "--data", data,
-        "--masks", data / "masks", "--groups", data / "metadata.csv", "--set", "training.epochs=2",
-        "--set", "space.annotated_share=0.5", "--set", "seeds=[0]", "--set", "arms=[treat,hard-examples,continue]",
-    ]  # fmt: skip
     found = {}
     for value in values:
         usual = value == getattr(SpaceConfig(), key)
-        run = "menagerie-space" if usual else f"{name}-{value}"
-        trial = place.trial(run, *given, *(() if usual else ("--set", f"space.{key}={value}")))
-        found[str(value)] = trial_figures(trial)
+        run, changed = ("menagerie-space", ()) if usual else (f"{name}-{value}", (f"space.{key}={value}",))
+        arms = "treat,hard-examples,continue"
+        found[str(value)] = _menagerie_trial(place, run, 2, arms, "seeds=[0]", *changed)
     return {"setting": f"space.{key}", "values": found}
 
 
@@ -190,17 +192,12 @@ def figure_6(place: Place) -> dict[str, Any]:
 
 def noise_draws(place: Place) -> dict[str, Any]:
     """Menagerie: how many noise draws per step do the constraints want?"""
-    data, network = place.data / "menagerie", _menagerie_network(place)
     found = {}
     for epochs, others in ((3, "draws-0,draws-2,draws-10"), (2, "draws-10")):
-        trial = place.trial(
-            f"noise-draws-{epochs}", network, "--config", _SCRIPTS.parent / "configs" / "menagerie.yaml", "--data",
-            data, "--masks", data / "masks", "--groups", data / "metadata.csv", "--set", f"training.epochs={epochs}",
-            "--set", "space.annotated_share=0.5", "--set", "noise_draws=1",
-            "--set", f"arms=[treat,{others},hard-examples,continue]",
+        found[f"{epochs} epochs"] = _menagerie_trial(
+            place, f"noise-draws-{epochs}", epochs, f"treat,{others},hard-examples,continue", "noise_draws=1",
             script="reproduce/draws.py",
         )  # fmt: skip
-        found[f"{epochs} epochs"] = trial_figures(trial)
     return {"trials": found}
 
 
