@@ -67,7 +67,7 @@ def compare(
     references = look(run, source, _references(run, source, used), views, f"look at {source.split}")
     others = np.setdiff1d(index[label == predicted], used if source is examined else [])
     chosen = np.union1d(wrong, _at_random(others, max(_RIGHT, _RIGHT_PER_CLASS * run.classes), run.config.seed))
-    looks = look(run, examined, chosen, views, f"compare {examined.split}")
+    looks = look(run, examined, chosen, views, f"compare {examined.split}", altered=True)
     if not len(looks.label):
         return Compared()
     decided = looks.logits.argmax(axis=1)

@@ -156,7 +156,7 @@ class _Tally(NamedTuple):
 
     kept: Tensor
     fell: Tensor
-    plan: dict[str, list[tuple[int, list[int]]]]
+    plan: dict[str, list[int]]
 
     @classmethod
     def empty(cls, probe: Probe, images: int) -> _Tally:
@@ -164,10 +164,10 @@ class _Tally(NamedTuple):
         return cls(kept, fell, _noise_plan(probe))
 
     def add(self, cut: Cut, probe: Probe, labels: Tensor, predicted: Tensor, keys: Sequence[int]) -> None:
-        for row, draws in self.plan[cut.layer.name]:
-            predictions = _noisy_predictions(cut, probe, row, draws, keys)
-            self.kept[row] += (predictions == predicted).sum(0).cpu()
-            self.fell[row] += ((predictions == labels) & (labels != predicted)).sum(0).cpu()
+        if draws := self.plan[cut.layer.name]:
+            predictions = _noisy_predictions(cut, probe, draws, keys)
+            self.kept.add_((predictions == predicted).sum(1).cpu())
+            self.fell.add_(((predictions == labels) & (labels != predicted)).sum(1).cpu())
 
     def shares(self, probe: Probe) -> tuple[list[list[float]], list[list[float]]]:
         """Of all draws; NaN without any."""
@@ -175,29 +175,25 @@ class _Tally(NamedTuple):
         return kept, fell
 
 
-def _noise_plan(probe: Probe) -> dict[str, list[tuple[int, list[int]]]]:
-    """For each layer, which draws of which noise range are made there: a layer at random for each, as in Fig. 3."""
-    plan: dict[str, list[tuple[int, list[int]]]] = {layer.name: [] for layer in probe.layers}
-    for row in range(len(probe.noise_ranges)):
-        where = np.random.default_rng([probe.seed, row]).integers(len(probe.layers), size=probe.draws)
-        for number, layer in enumerate(probe.layers):
-            if draws := np.flatnonzero(where == number).tolist():
-                plan[layer.name].append((row, draws))
-    return plan
+def _noise_plan(probe: Probe) -> dict[str, list[int]]:
+    """For each layer, which draws are made there: a layer at random for each, as in Fig. 3."""
+    where = np.random.default_rng(probe.seed).integers(len(probe.layers), size=probe.draws)
+    return {layer.name: np.flatnonzero(where == number).tolist() for number, layer in enumerate(probe.layers)}
 
 
-def _noisy_predictions(cut: Cut, probe: Probe, row: int, draws: Sequence[int], keys: Sequence[int]) -> Tensor:
-    """(draws,B) predicted classes under noise of one range."""
-    delta = probe.noise_ranges[row] * probe.scales[cut.layer.name]
-    noise = Noise(seed=probe.seed, delta=delta, stream=f"stability/{row}")
+def _noisy_predictions(cut: Cut, probe: Probe, draws: Sequence[int], keys: Sequence[int]) -> Tensor:
+    """(D,draws,B) predicted classes; noise differs between ranges by its size alone, so that these compare well."""
+    noise = Noise(seed=probe.seed, delta=probe.scales[cut.layer.name], stream="stability")
 
     def predict(chunk: Sequence[int]) -> Tensor:
-        sigma = torch.cat([noise.draw(cut.layer.name, keys, range(draw, draw + 1), cut.maps) for draw in chunk])
+        drawn = torch.cat([noise.draw(cut.layer.name, keys, range(draw, draw + 1), cut.maps) for draw in chunk])
+        drawn = drawn.unflatten(0, (len(chunk), -1))
         with torch.no_grad():
-            sigma.unflatten(0, (len(chunk), -1)).add_(cut.maps)
-            return cut.head(sigma).argmax(1).view(len(chunk), -1)
+            noisy = (drawn.mul(size).add_(cut.maps).flatten(0, 1) for size in probe.noise_ranges)
+            answers = [cut.head(maps).argmax(1) for maps in noisy]
+        return torch.stack(answers).view(len(answers), len(chunk), -1)
 
-    return torch.cat(list(probe.rows[cut.layer.name].each(draws, len(keys), predict)))
+    return torch.cat(list(probe.rows[cut.layer.name].each(draws, len(keys), predict)), dim=1)
 
 
 def _carried(

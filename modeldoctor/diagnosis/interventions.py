@@ -7,13 +7,14 @@ Shapes: B images, C channels, h x w pixels, G backgrounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
 
 from modeldoctor.graph import LayeredNetwork
+from modeldoctor.results.verdicts import MISLED_OTHERS, MOST_BACKGROUNDS, OWN_BACKGROUNDS
 
 _LEAST = 2
 """An image is tried with as many others at least."""
@@ -57,6 +58,8 @@ def intervene(
 ) -> list[dict[str, Any]]:
     """What the prediction is without the object, with the object before other backgrounds, and of other objects here.
 
+    Questions cost many passes, so that a wrong image is asked the next one only if no answer settled it yet.
+
     Args:
         network: makes logits.
         backgrounds: None: the first alone is tried.
@@ -66,68 +69,69 @@ def intervene(
 
     Returns:
         `without_object`, `stays_without_object`, `other_backgrounds`, `misleads_others` and `own_backgrounds` of each
-        image, as in `Misdiagnosis`; NaN without a mask, and where the mask leaves no background or no object.
+        image, as in `Misdiagnosis`; NaN without a mask, where the mask leaves no background or no object, and where
+        an earlier answer settled it.
     """
-    names = ("without_object", "stays_without_object", "other_backgrounds", "misleads_others", "own_backgrounds")
+    names = ("without_object", "stays_without_object", *(name for name, _, _ in _QUESTIONS))
     found: list[dict[str, Any]] = [dict.fromkeys(names, math.nan) for _ in range(len(images))]
     rows = [i for i, mask in enumerate(masks or ()) if is_object(mask)]
     if not rows or not masks:
         return found
     objects = torch.stack([mask for i in rows if (mask := masks[i]) is not None]).to(images.device)[:, None]
-    pixels, classes = images[rows], predicted[rows]
-    empty = without_objects(pixels, objects)
-    probabilities = network.logits(empty).float().softmax(1)
-    sure, same = probabilities.gather(1, classes[:, None])[:, 0], probabilities.argmax(1) == classes
-    wrong = torch.nonzero(labels[rows] != classes)[:, 0]
-    for row, *values in zip(rows, sure.tolist(), same.float().tolist(), strict=True):
+    case = _Case(images[rows], objects, without_objects(images[rows], objects), labels[rows], predicted[rows])
+    probabilities = network.logits(case.empty).float().softmax(1)
+    sure, stays = probabilities.gather(1, case.predicted[:, None])[:, 0], probabilities.argmax(1) == case.predicted
+    for row, *values in zip(rows, sure.tolist(), stays.float().tolist(), strict=True):
         found[row] |= zip(names[:2], values, strict=True)
-    if backgrounds is not None and len(wrong):
-        part = pixels[wrong], objects[wrong], labels[rows][wrong]
-        turned = _before_other_backgrounds(network, backgrounds, *part, classes[wrong])
-        taken = _others_before_it(network, backgrounds, empty[wrong], classes[wrong])
-        own = _before_own_backgrounds(network, backgrounds, *part)
-        for row, *values in zip(wrong.tolist(), turned, taken, own, strict=True):
-            found[rows[row]] |= zip(names[2:], values, strict=True)
+    asked = torch.nonzero((case.labels != case.predicted) & ~stays)[:, 0]
+    for name, answers_of, settled in _QUESTIONS if backgrounds is not None else ():
+        answers = answers_of(network, backgrounds, case.at(asked)) if len(asked) else []
+        for row, answer in zip(asked.tolist(), answers, strict=True):
+            found[rows[row]][name] = answer
+        asked = asked[[not settled(answer) for answer in answers]]
     return found
 
 
-def _before_other_backgrounds(
-    network: LayeredNetwork,
-    backgrounds: Backgrounds,
-    images: Tensor,
-    objects: Tensor,
-    labels: Tensor,
-    predicted: Tensor,
-) -> list[float]:
+class _Case(NamedTuple):
+    """Images (B,C,h,w), their objects (B,1,h,w), what they are without these, true and predicted classes (B,)."""
+
+    images: Tensor
+    objects: Tensor
+    empty: Tensor
+    labels: Tensor
+    predicted: Tensor
+
+    def at(self, rows: Tensor) -> _Case:
+        return _Case(*(part[rows] for part in self))
+
+
+def _before_other_backgrounds(network: LayeredNetwork, backgrounds: Backgrounds, case: _Case) -> list[float]:
     """The share of backgrounds, those of the predicted class aside, before which each wrong image is right."""
     right = [
-        network.logits(torch.where(objects, images, picture)).argmax(1) == labels for picture in backgrounds.pictures
+        network.logits(torch.where(case.objects, case.images, picture)).argmax(1) == case.labels
+        for picture in backgrounds.pictures
     ]
-    return _shares(torch.stack(right), backgrounds, predicted)
+    return _shares(torch.stack(right), backgrounds, case.predicted)
 
 
-def _others_before_it(
-    network: LayeredNetwork, backgrounds: Backgrounds, empty: Tensor, predicted: Tensor
-) -> list[float]:
-    """The share of objects, those of the predicted class aside, that before each background (B,C,h,w) become it."""
+def _others_before_it(network: LayeredNetwork, backgrounds: Backgrounds, case: _Case) -> list[float]:
+    """The share of objects, those of the predicted class aside, that before each image's background become it."""
     taken = [
-        network.logits(torch.where(there, image, empty)).argmax(1) == predicted
+        network.logits(torch.where(there, image, case.empty)).argmax(1) == case.predicted
         for image, there in zip(backgrounds.images, backgrounds.objects, strict=True)
     ]
-    return _shares(torch.stack(taken), backgrounds, predicted)
+    return _shares(torch.stack(taken), backgrounds, case.predicted)
 
 
-def _before_own_backgrounds(
-    network: LayeredNetwork, backgrounds: Backgrounds, images: Tensor, objects: Tensor, labels: Tensor
-) -> list[float]:
+def _before_own_backgrounds(network: LayeredNetwork, backgrounds: Backgrounds, case: _Case) -> list[float]:
     """The share of backgrounds of its own class before which each wrong image is right; NaN with fewer than two."""
-    pictures = [backgrounds.of_class.get(label, ()) for label in labels.tolist()]
+    pictures = [backgrounds.of_class.get(label, ()) for label in case.labels.tolist()]
     right = [0] * len(pictures)
     for place in range(max(map(len, pictures), default=0)):
         rows = [row for row, own in enumerate(pictures) if len(own) > place]
         behind = torch.stack([pictures[row][place] for row in rows])
-        answers = network.logits(torch.where(objects[rows], images[rows], behind)).argmax(1)
-        for row, is_right in zip(rows, (answers == labels[rows]).tolist(), strict=True):
+        answers = network.logits(torch.where(case.objects[rows], case.images[rows], behind)).argmax(1)
+        for row, is_right in zip(rows, (answers == case.labels[rows]).tolist(), strict=True):
             right[row] += is_right
     return [count / len(own) if len(own) >= _LEAST else math.nan for count, own in zip(right, pictures, strict=True)]
 
@@ -143,3 +147,11 @@ def _shares(true: Tensor, backgrounds: Backgrounds, predicted: Tensor) -> list[f
 def is_object(mask: Tensor | None) -> TypeGuard[Tensor]:
     """Whether a mask shows an object and leaves a background."""
     return mask is not None and bool(mask.any()) and not bool(mask.all())
+
+
+_QUESTIONS: tuple[tuple[str, Callable[..., list[float]], Callable[[float], bool]], ...] = (
+    ("other_backgrounds", _before_other_backgrounds, lambda share: share > MOST_BACKGROUNDS),
+    ("misleads_others", _others_before_it, lambda share: share >= MISLED_OTHERS),
+    ("own_backgrounds", _before_own_backgrounds, lambda share: share > OWN_BACKGROUNDS),
+)
+"""Fields of `Misdiagnosis`, how they are found, and from where on they settle it; NaN settles nothing."""

@@ -244,7 +244,8 @@ def _check_looks(stage: str, columns: list[Tensor], classes: int) -> None:
     good = len(columns) == len(Looks._fields) and len({len(c) if c.ndim else -1 for c in columns}) == 1
     good = good and all((c.ndim, c.dtype) == (1, torch.int64) for c in columns[:2])
     good = good and all((c.ndim, c.dtype) == (2, torch.float32) for c in columns[2:])
-    good = good and {c.shape[1] for c in columns[2:4]} == {classes}
+    of_copies = classes if stage.startswith("compare ") else 0
+    good = good and [c.shape[1] for c in columns[2:4]] == [classes, of_copies]
     _demand(good and all(bool((c >= 0).all()) for c in columns[:2]), f"{stage}: looks at other images")
 
 

@@ -13,18 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data.outputs import AnySet
 from modeldoctor.diagnosis.passes import Run
 from modeldoctor.diagnosis.quality import image_quality
 from modeldoctor.diagnosis.state import Looks
+from modeldoctor.errors import GraphError
 from modeldoctor.graph import logits_of
 
 _SMALLER = 0.75
-_SHIFT = 1 / 16
-"""Of the width."""
+_ROUNDING = 1e-2
+"""Of the largest logit: far above what another order of the same sums changes."""
 
 
 class Views(NamedTuple):
@@ -34,11 +35,13 @@ class Views(NamedTuple):
         early: the `Linear` or `Conv2d` a third of the way through those that are called.
         head: the last one.
         linear: whether the head alone makes the logits: logits = features · weightᵀ + bias.
+        memory_format: how images lie in memory: channels last halves a convnet's time, where its code allows it.
     """
 
     early: nn.Linear | nn.Conv2d
     head: nn.Linear | nn.Conv2d
     linear: bool
+    memory_format: torch.memory_format
 
     @property
     def weight(self) -> NDArray[np.float32]:
@@ -75,10 +78,25 @@ def find_views(network: nn.Module, example: Tensor) -> Views | None:
         return None
     head, output = called[-1]
     linear = isinstance(head, nn.Linear) and output.shape == logits.shape and torch.equal(output, logits)
-    return Views(by_image[len(by_image) // 3] if by_image else head, head, linear)
+    return Views(
+        by_image[len(by_image) // 3] if by_image else head, head, linear, _memory_format(network, example, logits)
+    )
 
 
-def look(run: Run, images: AnySet, chosen: NDArray[np.int64], views: Views | None, stage: str) -> Looks:
+def _memory_format(network: nn.Module, example: Tensor, logits: Tensor) -> torch.memory_format:
+    """Channels last, unless the network takes maps for one block of memory, as `view` and `as_strided` do."""
+    try:
+        with torch.no_grad():
+            again = logits_of(network, example.contiguous(memory_format=torch.channels_last))
+    except GraphError:
+        return torch.contiguous_format
+    same = torch.allclose(again, logits, rtol=0, atol=_ROUNDING * float(logits.abs().max()))
+    return torch.channels_last if same else torch.contiguous_format
+
+
+def look(
+    run: Run, images: AnySet, chosen: NDArray[np.int64], views: Views | None, stage: str, *, altered: bool = False
+) -> Looks:
     """Logits, features, quality and texture of images; what a resumed run has seen already is not seen again.
 
     Args:
@@ -86,6 +104,7 @@ def look(run: Run, images: AnySet, chosen: NDArray[np.int64], views: Views | Non
         chosen: ascending indices in it.
         views: of the features and the texture; without them the logits stand for both.
         stage: the name of the pass.
+        altered: look at slightly altered copies, too, which take several times as long; else they have no logits.
     """
     parts = run.state.looks.setdefault(stage, [])
     begin = run.state.positions.get(stage, 0)
@@ -94,10 +113,10 @@ def look(run: Run, images: AnySet, chosen: NDArray[np.int64], views: Views | Non
         if len(batch.labels):
             pixels = batch.images.to(run.device)
             logits, texture, features = _with_inputs(run.module, views, pixels)
-            altered = _altered_logits(run, pixels, images.preprocessing)
+            of_copies = _altered_logits(run, pixels, images.preprocessing) if altered else logits[:, :0]
             covered = covered_by_objects(batch.masks, len(pixels)).to(pixels)
             quality = torch.cat([image_quality(pixels, images.preprocessing), covered[:, None]], dim=1)
-            arrays = (part.float().cpu().numpy() for part in (logits, altered, features, quality, texture))
+            arrays = (part.float().cpu().numpy() for part in (logits, of_copies, features, quality, texture))
             seen = Looks(batch.indices.numpy(), batch.labels.numpy(), *arrays)
         parts += [part for part in run.team.all_gather(seen) if part is not None]
         begin += run.passed(images, batch)
@@ -123,6 +142,7 @@ def _with_inputs(network: nn.Module, views: Views | None, images: Tensor) -> tup
         read["head"] = _by_position(module, args[0])
 
     noted = () if views is None else ((views.early, note_early), (views.head, note_head))
+    images = images if views is None else images.contiguous(memory_format=views.memory_format)
     hooks = [module.register_forward_pre_hook(note) for module, note in noted]
     try:
         with torch.no_grad():
@@ -146,54 +166,23 @@ def _by_position(module: nn.Module, values: Tensor) -> Tensor:
 def _altered_logits(run: Run, images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Mean logits (B,N) of the copies that a person takes for the same image."""
     copies = slight_alterations(images, preprocessing)
-    with torch.no_grad():
-        return torch.stack([logits_of(run.module, copy).float() for copy in copies]).mean(0)
+    return torch.stack([run.network.logits(copy).float() for copy in copies]).mean(0)
 
 
-def slight_alterations(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, ...]:
-    """Seven copies (B,C,h,w) that a person takes for the same image, in the order of `altered.SLIGHT`.
+def slight_alterations(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Copies (B,C,h,w) that a person takes for the same image, in the order of `altered.SLIGHT`.
 
-    Through a median filter, and made smaller and large again: what hardly moves a right image takes an adversarial
-    one off its place (feature squeezing, Xu et al. 2018). Mirrored, and shifted to either side by a sixteenth, as it
-    is and mirrored: an honest error often turns out otherwise then, an image with a wrong label stays what it shows.
-    Where mirrors are no copies (digits), right images turn as well, and are what is compared with. Noise on the
-    pixels, tried on planted faults, told both apart worse than any other copy.
+    Made smaller and large again: what hardly moves a right image takes an adversarial one off its place (feature
+    squeezing, Xu et al. 2018). Mirrored: an honest error often turns out otherwise then, an image with a wrong label
+    stays what it shows. Where mirrors are no copies (digits), right images turn as well, and are what is compared
+    with. More copies (a median filter, shifts, these mirrored) told planted faults apart no better than these two,
+    noise on the pixels worse than any (`scripts/FIGURES.md`).
 
     Args:
         images: (B,C,h,w), preprocessed.
         preprocessing: how they were.
     """
     mean, std = (torch.tensor(part).to(images)[:, None, None] for part in (preprocessing.mean, preprocessing.std))
-    pixels = images * std + mean
-    small = interpolate(pixels, scale_factor=_SMALLER, mode="bilinear", antialias=True)
-    again = interpolate(small, size=pixels.shape[2:], mode="bicubic")
-    squeezed = ((copy.clamp(0, 1) - mean) / std for copy in (_median_filtered(pixels), again))
-    mirrored = images.flip(3)
-    return (*squeezed, *_shifted(images), mirrored, *_shifted(mirrored))
-
-
-def _median_filtered(pixels: Tensor) -> Tensor:
-    """(B,C,h,w), each value the median of the nine around it, edges repeated; CUDA has no repeatable operation for it.
-
-    Of three sorted rows the median of nine is that of the greatest low, the middle middle and the least high.
-    """
-    wide = pad(pixels, (1, 1, 1, 1), mode="replicate")
-    low, middle, high = _sorted_three(wide[..., :-2], wide[..., 1:-1], wide[..., 2:])
-    lows, middles, highs = (
-        _sorted_three(part[:, :, :-2], part[:, :, 1:-1], part[:, :, 2:]) for part in (low, middle, high)
-    )
-    return _sorted_three(lows[2], middles[1], highs[0])[1]
-
-
-def _sorted_three(first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Least, median and greatest, value by value."""
-    least, greatest = first.minimum(second), first.maximum(second)
-    return least.minimum(third), least.maximum(greatest.minimum(third)), greatest.maximum(third)
-
-
-def _shifted(images: Tensor) -> tuple[Tensor, Tensor]:
-    """To the left and to the right; the edge that is left behind is carried on."""
-    width = images.shape[3]
-    step = max(1, round(_SHIFT * width))
-    wide = pad(images, (step, step, 0, 0), mode="replicate")
-    return wide[..., 2 * step :], wide[..., :width]
+    small = interpolate(images, scale_factor=_SMALLER, mode="bilinear", antialias=True)
+    again = interpolate(small, size=images.shape[2:], mode="bicubic", antialias=True)
+    return again.clamp(-mean / std, (1 - mean) / std), images.flip(3)

@@ -42,18 +42,28 @@ def image_quality(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     laplacian = (
         4 * grey[:, 1:-1, 1:-1] - grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1] - grey[:, 1:-1, :-2] - grey[:, 1:-1, 2:]
     )
-    rough = conv2d(grey[:, None], _NOISE.to(grey)[None, None]).abs().flatten(1).sort(1).values
-    rough = rough[:, (rough.shape[1] - 1) // 2]  # the median, which CUDA has no repeatable operation for
+    rough = _medians(conv2d(grey[:, None], _NOISE.to(grey)[None, None]).abs().flatten(1))
     return torch.stack(
         [
             grey.flatten(1).mean(1),
-            grey.flatten(1).std(1),
-            (laplacian.flatten(1).std(1) + _LEAST).log(),
+            _deviations(grey),
+            (_deviations(laplacian) + _LEAST).log(),
             (rough * math.sqrt(math.pi / 2) / 6 + _LEAST).log(),
             _blockiness(grey) + _blockiness(grey.transpose(1, 2)),
         ],
         dim=1,
     )
+
+
+def _deviations(values: Tensor) -> Tensor:
+    """(B,) standard deviations of (B,H,W); `std` takes four times as long on a CPU."""
+    return (values - values.mean((1, 2), keepdim=True)).square().mean((1, 2)).sqrt()
+
+
+def _medians(values: Tensor) -> Tensor:
+    """(B,) of (B,P), the lower of two; CUDA has no repeatable operation for it, and sorting takes 50 times as long."""
+    middle = (values.shape[1] - 1) // 2
+    return torch.from_numpy(np.partition(values.cpu().numpy(), middle, axis=1)[:, middle]).to(values.device)
 
 
 def _blockiness(grey: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from modeldoctor.method.correlation import CorrelationState
 from modeldoctor.runtime.files import noted, written_aside
 
-FORMAT = 11
+FORMAT = 12
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Looks(NamedTuple):
         row: (S,), place in the split.
         label: (S,).
         logits: (S,N).
-        altered: (S,N), mean logits of slightly altered copies.
+        altered: (S,N), mean logits of slightly altered copies; (S,0) where these were not looked at.
         features: (S,F), the input of the head.
         quality: (S,Q+1), of `image_quality`, and the share of the image that its object covers, NaN without a mask.
         texture: (S,2C), mean and standard deviation over positions of what an early layer reads.

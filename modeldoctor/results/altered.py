@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 WITHOUT_OBJECT, OTHER_BACKGROUND, OTHER_OBJECT = "object removed", "another background", "another object"
 OWN_BACKGROUND = "a background of its class"
-SLIGHT = (
-    "median filter", "smaller and large again", "shifted left", "shifted right",
-    "mirrored", "mirrored and shifted left", "mirrored and shifted right",
+SMALLER, MIRRORED = SLIGHT = ("smaller and large again", "mirrored")
+CHANGES = (
+    WITHOUT_OBJECT, OTHER_BACKGROUND, "median filter", SMALLER, "shifted left", "shifted right", MIRRORED,
+    "mirrored and shifted left", "mirrored and shifted right", OTHER_OBJECT, OWN_BACKGROUND,
 )  # fmt: skip
-CHANGES = (WITHOUT_OBJECT, OTHER_BACKGROUND, *SLIGHT, OTHER_OBJECT, OWN_BACKGROUND)
-"""What is done to an image; a file holds places in this tuple."""
+"""What is done to an image; a file holds places in this tuple, those of older files included."""
 
 
 @dataclass(frozen=True, kw_only=True)

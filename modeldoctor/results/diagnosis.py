@@ -181,7 +181,8 @@ class Misdiagnosis:
         stays_without_object: whether that prediction is still the same, 1 or 0; this and the next: NaN without a mask.
         other_backgrounds: share of other images' backgrounds, none of the predicted class, before which it is right.
         misleads_others: share of other images' objects, as well, that before its background are predicted as it is.
-        own_backgrounds: share of backgrounds of right images of its own class before which it is right.
+        own_backgrounds: share of backgrounds of right images of its own class before which it is right. These three are
+            asked in turn until one settles that the background is to blame: NaN once the prediction stayed, too.
         damage: 1 less the share of training images that are at least as dark, noisy ...: of what it is most so.
         damage_kind: of what: a place in `verdicts.DAMAGES`; -1 if not measured.
         unfamiliarity: its distance from training images, where 99% of these are at most at 1 from the others.

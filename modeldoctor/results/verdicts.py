@@ -18,7 +18,7 @@ from modeldoctor.results.diagnosis import Limits, Misdiagnosis, Verdict
 
 DAMAGES = ("darker", "brighter", "lower in contrast", "blurrier", "noisier", "blockier")
 """What damage makes of an image, compared with training images."""
-PULL, DAMAGE, UNFAMILIARITY, LABEL_DOUBT = 1.9, 0.998, 0.85, 0.16
+PULL, DAMAGE, UNFAMILIARITY, LABEL_DOUBT = 1.7, 0.998, 0.85, 0.16
 """From where on an image counts as isolated, damaged, unfamiliar, mislabelled; see `Misdiagnosis`."""
 BEYOND_DAMAGE, BEYOND_ATTACK = 2.6, 1.25
 """An image that is more unfamiliar than this is no damaged image of a class, and none that was altered slightly."""
@@ -68,7 +68,7 @@ def _number(value: float | None) -> str:
 
 def _isolated(image: Image, limits: Image | None) -> str:
     return (
-        f"Slight blur, shifts and mirroring turn it towards “{image['label']}” by {_number(image['pull_to_label'])} "
+        f"Slight blur and mirroring turn it towards “{image['label']}” by {_number(image['pull_to_label'])} "
         f"standard deviations more than right images of “{image['predicted']}” (limit {PULL:g}), as they turn "
         "adversarial images."
     )
@@ -203,7 +203,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="Slight alterations of its pixels turn it towards its label far more than they turn right images.",
         evidence=lambda image: f"altered, it turns to {image['label']} by {_number(image['pull_to_label'])} deviations",
         sentence=_isolated,
-        exam=(0.82, 0.89),
+        exam=(0.80, 0.88),
     ),
     VerdictRow(
         verdict=Verdict.BACKGROUND,
@@ -240,7 +240,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
             f"(limit {UNFAMILIARITY:g})"
         ),
         sentence=_unfamiliar,
-        exam=(0.63, 0.85),
+        exam=(0.63, 0.84),
     ),
     VerdictRow(
         verdict=Verdict.MISLABELLED,
@@ -250,7 +250,7 @@ VERDICTS: tuple[VerdictRow, ...] = (
         about="It is as far from its label as right images of the predicted class are: the label itself is doubtful.",
         evidence=lambda image: f"looks like {image['predicted']}, doubt {image['label_doubt']:.2f}",
         sentence=_mislabelled,
-        exam=(0.85, 0.84),
+        exam=(0.80, 0.82),
     ),
     VerdictRow(
         verdict=Verdict.RESEMBLES_CLASS,

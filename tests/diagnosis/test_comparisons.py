@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
-from scipy.ndimage import median_filter
 
 from modeldoctor.config.diagnose import Preprocessing
 from modeldoctor.data import ImageSet, open_data
@@ -115,26 +114,17 @@ def test_alterations_that_turn_an_image_to_its_label_are_counted_in_deviations_o
 
 
 def test_a_copy_is_what_a_person_takes_for_the_same_image() -> None:
-    """A ramp from 0.1 to 0.8: shifted by a sixteenth of 32 pixels, the edge carried on; and mirrored before that."""
+    """A ramp from 0.1 to 0.8, made smaller and large again, and mirrored; a white dot may not outshine white."""
     ramp = torch.linspace(0.1, 0.8, 32).expand(1, 3, 32, 32)
     used = PLAIN.model_copy(update={"mean": (0.25,) * 3, "std": (0.5,) * 3})
     copies = dict(zip(SLIGHT, slight_alterations((ramp - 0.25) / 0.5, used), strict=True))
     seen = {name: (copy[0, 1, 7] * 0.5 + 0.25).tolist() for name, copy in copies.items()}
     row = ramp[0, 0, 0].tolist()
-    assert seen["shifted left"] == pytest.approx(row[2:] + row[-1:] * 2)
-    assert seen["shifted right"] == pytest.approx(row[:1] * 2 + row[:-2])
-    assert seen["mirrored and shifted left"] == pytest.approx(row[::-1][2:] + row[:1] * 2)
-    assert seen["mirrored and shifted right"] == pytest.approx(row[-1:] * 2 + row[::-1][:-2])
-    assert seen["median filter"] == pytest.approx(row, abs=1e-6)
     assert seen["smaller and large again"][4:-4] == pytest.approx(row[4:-4], abs=2e-3)
     assert seen["mirrored"] == pytest.approx(row[::-1])
-
-
-def test_the_median_copy_is_scipys() -> None:
-    pixels = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
-    found = slight_alterations(pixels, PLAIN)[SLIGHT.index("median filter")]
-    known = median_filter(pixels.numpy(), size=(1, 1, 3, 3), mode="nearest")
-    np.testing.assert_array_equal(found.numpy(), known)
+    half = torch.cat([torch.zeros(1, 3, 8, 16), torch.ones(1, 3, 8, 16)], dim=2)
+    smooth = slight_alterations((half - 0.25) / 0.5, used)[0] * 0.5 + 0.25
+    assert (smooth.min(), smooth.max()) == (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6))
 
 
 def test_a_label_is_doubted_by_the_copies_too() -> None:

@@ -208,7 +208,7 @@ LIMITS = Limits(
 # What each verdict asks for, and the strength that the distance to its limit gives.
 ABNORMAL = {
     Verdict.DAMAGED: ({"damage": 0.999}, 0.5),
-    Verdict.ISOLATED: ({"pull_to_label": 3.8}, 0.5),
+    Verdict.ISOLATED: ({"pull_to_label": 3.4}, 0.5),
     Verdict.BACKGROUND: ({"without_object": 0.75, "stays_without_object": 1.0}, 0.75),
     Verdict.FOREIGN_KERNELS: ({"faulty_kernel": 3, "without_kernel": 0.6}, 0.6),
     Verdict.UNFAMILIAR: ({"unfamiliarity": 1.2}, (1.2 / 2.2 - 0.85 / 1.85) / (1 - 0.85 / 1.85)),
@@ -234,7 +234,7 @@ def test_one_abnormal_figure_gives_its_verdict(verdict: Verdict) -> None:
 @pytest.mark.parametrize(
     "figures",
     [
-        {"damage": 0.998, "unfamiliarity": 0.85, "label_doubt": 0.15, "pull_to_label": 1.75},
+        {"damage": 0.998, "unfamiliarity": 0.85, "label_doubt": 0.15, "pull_to_label": 1.7},
         {"stays_without_object": 0.0, "without_object": 0.9, "resemblance": -0.05},
     ],
 )
@@ -301,22 +301,23 @@ def test_with_the_object_removed_the_background_alone_decides() -> None:
     )
 
 
-def lenders(pictures: Tensor, label: list[int]) -> Backgrounds:
-    """Each background is of one value; the object is the pixel in a corner, of value 4."""
+def lenders(pictures: Tensor, label: list[int], value: float = 4.0) -> Backgrounds:
+    """Each background is of one value; the object is the pixel in a corner, of another value."""
     there = torch.zeros(len(pictures), 1, 2, 2, dtype=torch.bool)
     there[:, :, 0, 0] = True
-    return Backgrounds(torch.where(there, 4.0, pictures), there, torch.tensor(label))
+    return Backgrounds(torch.where(there, value, pictures), there, torch.tensor(label))
 
 
 def test_a_background_that_misleads_others_is_to_blame() -> None:
-    """Their objects, a pixel of value 4, before its background of value -2 (sum -2) and of -0.5 (sum 2.5)."""
-    images = torch.tensor([[[[-2.0, -2.0], [3.0, 3.0]]], [[[-0.5, -0.5], [-9.0, -9.0]]]])
+    """Their objects, a pixel of value -4, before three pixels of its background, of value 1 and of 2: sums -1 and 2."""
+    images = torch.tensor([[[[1.0, 1.0], [-9.0, -9.0]]], [[[2.0, 2.0], [-9.0, -9.0]]]])
     mask = torch.tensor([[False, False], [True, True]])
     opened, zeros, ones = SimpleNamespace(logits=by_sum), torch.tensor([0, 0]), torch.tensor([1, 1])
-    others = lenders(torch.zeros(4, 1, 2, 2), [1, 1, 1, 0])
+    others = lenders(torch.zeros(4, 1, 2, 2), [1, 1, 1, 0], -4.0)
     misled, not_misled = intervene(opened, others, images, [mask, mask], ones, zeros)
     assert (misled["misleads_others"], not_misled["misleads_others"]) == (1.0, 0.0)
-    assert judged(misled | {"stays_without_object": 0.0, "other_backgrounds": 0.0}).verdict == Verdict.BACKGROUND
+    assert (misled["stays_without_object"], misled["other_backgrounds"]) == (0.0, 0.0)
+    assert judged(misled).verdict == Verdict.BACKGROUND
     (right, _) = intervene(opened, others, images, [mask, mask], zeros, zeros)
     assert math.isnan(right["misleads_others"])
     (few, _) = intervene(opened, lenders(torch.zeros(3, 1, 2, 2), [0, 0, 1]), images, [mask, mask], ones, zeros)
@@ -324,15 +325,15 @@ def test_a_background_that_misleads_others_is_to_blame() -> None:
 
 
 def test_before_other_backgrounds_the_object_decides() -> None:
-    """Object of sum 2 with a background of sum 1: class 1. It is class 0, right, where a background's is below -2."""
-    image = torch.tensor([[[[1.0, 1.0], [0.5, 0.5]]]])
+    """Object of sum 2 with a background of sum -1: class 1. It is class 0, right, where a background's is below -2."""
+    image = torch.tensor([[[[1.0, 1.0], [-0.5, -0.5]]]])
     mask = torch.tensor([[True, True], [False, False]])
     pictures = torch.tensor([-2.0, -2.0, -0.5, -9.0, 9.0])[:, None, None, None].expand(-1, 1, 2, 2)
     backgrounds = lenders(pictures, [0, 0, 0, 1, 1])
     opened, one, zero = SimpleNamespace(logits=by_sum), torch.tensor([1]), torch.tensor([0])
     (wrong,) = intervene(opened, backgrounds, image, [mask], zero, one)
     assert wrong["other_backgrounds"] == pytest.approx(2 / 3)  # those of class 1, the predicted one, do not count
-    assert judged(wrong | {"stays_without_object": 0.0}).verdict == Verdict.BACKGROUND
+    assert judged(wrong).verdict == Verdict.BACKGROUND
     (right,) = intervene(opened, backgrounds, image, [mask], one, one)
     assert math.isnan(right["other_backgrounds"])
     (few,) = intervene(opened, lenders(pictures[2:4], [0, 1]), image, [mask], zero, one)
@@ -341,7 +342,7 @@ def test_before_other_backgrounds_the_object_decides() -> None:
 
 def test_before_backgrounds_of_its_class_an_image_turns_right() -> None:
     """Object of sum 2, class 0 where it and the background's sum 2b are below 0; class 2 lends one background alone."""
-    images = torch.tensor([[[[1.0, 1.0], [0.5, 0.5]]]]).repeat(3, 1, 1, 1)
+    images = torch.tensor([[[[1.0, 1.0], [-0.5, -0.5]]]]).repeat(3, 1, 1, 1)
     mask = torch.tensor([[True, True], [False, False]])
 
     def of(*values: float) -> Tensor:
@@ -354,9 +355,29 @@ def test_before_backgrounds_of_its_class_an_image_turns_right() -> None:
     assert wrong["own_backgrounds"] == 0.8
     assert math.isnan(right["own_backgrounds"])
     assert math.isnan(alone["own_backgrounds"])
-    nothing_else = {"stays_without_object": 0.0, "other_backgrounds": 0.0, "misleads_others": 0.0}
-    assert judged(wrong | nothing_else).verdict == Verdict.BACKGROUND
-    assert judged(wrong | nothing_else | {"own_backgrounds": 0.75}).verdict == Verdict.UNCLEAR
+    assert judged(wrong).verdict == Verdict.BACKGROUND
+    assert judged(wrong | {"own_backgrounds": 0.75}).verdict == Verdict.UNCLEAR
+
+
+def test_an_image_whose_cause_is_settled_is_asked_nothing_more() -> None:
+    """Three objects of sum 2: one stays without it, one turns before two of three backgrounds, one before none."""
+    images = torch.tensor([[[[1.0, 1.0], [b, b]]] for b in (0.5, -0.5, -0.5)])
+    images[2, :, 0] = 9.0
+    mask = torch.tensor([[True, True], [False, False]])
+    backgrounds = lenders(torch.tensor([-2.0, -2.0, -0.5])[:, None, None, None].expand(-1, 1, 2, 2), [0, 0, 0])
+    asked: list[int] = []
+
+    def logits(pixels: Tensor) -> Tensor:
+        asked.append(len(pixels))
+        return by_sum(pixels)
+
+    opened, zeros, ones = SimpleNamespace(logits=logits), torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=int)
+    stays, turns, neither = intervene(opened, backgrounds, images, [mask] * 3, zeros, ones)
+    assert asked == [3, 2, 2, 2, 1, 1, 1]
+    assert (stays["stays_without_object"], turns["other_backgrounds"]) == (1.0, pytest.approx(2 / 3))
+    assert math.isnan(stays["other_backgrounds"])
+    assert math.isnan(turns["misleads_others"])
+    assert (neither["other_backgrounds"], neither["misleads_others"]) == (0.0, 1.0)
 
 
 def test_right_predictions_that_stay_without_their_object_are_counted_and_excuse_nothing() -> None:

@@ -51,7 +51,7 @@ def state() -> RunState:
         ],
         attacked=1,
         adversarial=[[1, 0, [0.5, 0.5], [0.1, 0.1]]],
-        looks={"look at train": [seen]},
+        looks={"look at train": [seen._replace(altered=seen.altered[:, :0])], "compare val": [seen]},
         alternatives={"mean": (1, 0, 4)},
         chunks=KeptChunks(4, None, 2, {"layer": 8}),
     )  # fmt: skip
@@ -109,6 +109,9 @@ FILES: dict[str, Callable[[Path], object]] = {
     "stability of other ranges": changed(lambda content: content["evidence"][0].update(stability=[0.5])),
     "an attack of another kind": changed(lambda content: content["adversarial"].append([1])),
     "fewer looks": changed(lambda content: content["looks"]["look at train"].pop()),
+    "no looks at copies": changed(
+        lambda content: content["looks"].update({"compare val": content["looks"]["look at train"]})
+    ),
     "looks of numbers": changed(lambda content: content["looks"].update({"look at train": [torch.tensor(3)] * 7})),
     "chunks of nothing": changed(lambda content: content.update(chunks=(4, None, 0, {"layer": 8}))),
     "chunks of other layers": changed(lambda content: content.update(chunks=(4, None, 2, {"x": 8}))),

@@ -38,7 +38,7 @@ def test_every_verdict_has_a_row_but_the_one_for_what_is_left() -> None:
     ("verdict", "short", "long"),
     [
         ("damaged", "blurrier than 99.9% of the training images", "It is blurrier than 99.9% of the training"),
-        ("isolated", "it turns to cat by 4.2 deviations", "more than right images of “dog” (limit 1.9)"),
+        ("isolated", "it turns to cat by 4.2 deviations", "more than right images of “dog” (limit 1.7)"),
         ("unfamiliar", "1.2 times as far from training images", "1.2 times as far from the training images as 99% of"),
         ("mislabelled", "looks like dog, doubt 0.50", "a usual “dog”, and no more like “cat” than others"),
         ("background", "91.0% without the object", "(91%); of the right predictions that were tried 83% stay the same"),
