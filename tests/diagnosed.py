@@ -23,6 +23,7 @@ ARRAYS = ("correlation", "variance", "signed", "activation", "contribution")
 # 10 images of each class are right and confident: no warning that there are fewer.
 PLAIN: dict[str, Any] = {
     "layers": ",".join(LAYERS), "noise_draws": 0, "samples_per_class": 10, "scan": "all", "device": "cpu",
+    "batch_size": 16,
 }  # fmt: skip
 
 # Through hooks nothing is exported, which takes most of the time of so small a run.

@@ -147,7 +147,13 @@ TrustPickle = Annotated[
 ExpectAccuracy = Annotated[
     float | None, typer.Option(help="What your own evaluation gave, 0 to 1; exit with 3 where this differs.")
 ]
-BatchSize = Annotated[int, typer.Option(help="Images at once; changes no figure.", rich_help_panel=MACHINE)]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Images at once; by default 16 of 224 px, more of smaller ones. Changes no figure.",
+        rich_help_panel=MACHINE,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=MACHINE)]
 Root = Annotated[Path | None, typer.Option(help="Where a named data set, or a CSV's images, lie.")]
 Workers = Annotated[

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 ResizeMode = Literal["shortest", "squash", "pad"]
-
+_IMAGES, _MOST_IMAGES = 16, 256
+"""Images at once: so many of 224 px, and of however small ones."""
 
 CHANGE_NO_FIGURE = {"batch_size", "workers", "device", "memory", "expect_accuracy"}
 """Options of a diagnosis: with others of these an interrupted one can be resumed, and two can be compared."""
@@ -96,8 +97,8 @@ class DiagnoseConfig(Model):
     is farther away than chance allows. Changes no figure."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of all random choices: samples, noise, wrong images to explain."""
-    batch_size: int = Field(default=16, ge=1)
-    """Images that are read and run at once; changes no figure."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Images that are read and run at once; by default 16 of 224 px, more of smaller ones. Changes no figure."""
     workers: int | None = Field(default=None, ge=0)
     """Processes that read images; by default none beside a CPU, up to 8 beside a GPU. Changes no figure."""
     device: str = "auto"
@@ -126,6 +127,11 @@ class DiagnoseConfig(Model):
     def draws_per_image(self) -> int:
         """J where a figure is of one image alone: verdicts, maps, stability."""
         return 10 if self.noise_draws == "auto" else self.noise_draws
+
+    def images_at_once(self, input_size: tuple[int, int, int]) -> int:
+        """B: as asked for, else as many images (C,h,w) as have the pixels of 16 of 224 px, 16 to 256."""
+        _, height, width = input_size
+        return self.batch_size or min(max(_IMAGES, _IMAGES * 224**2 // (height * width)), _MOST_IMAGES)
 
     @model_validator(mode="after")
     def _ascending(self) -> DiagnoseConfig:

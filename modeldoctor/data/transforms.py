@@ -6,9 +6,12 @@ Shape letters: C channels, H and W the network's input height and width.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -91,6 +94,8 @@ def fitted(
     """Resize and centre-crop a picture and its mask (H,W) to the network's input size."""
     picture, mask = _without_ends(picture, mask, preprocessing)
     size, crop = list(resized_size(*picture.size, preprocessing)), list(preprocessing.input_size[1:])
+    if size == crop == [picture.height, picture.width]:
+        return picture, mask
     resized = F.resize(picture, size, InterpolationMode(preprocessing.interpolation), antialias=True)
     cropped = F.center_crop(_padded(resized, crop, preprocessing), crop)
     if mask is None:
@@ -158,6 +163,15 @@ def _middle(width: int, height: int, preprocessing: Preprocessing) -> tuple[tupl
 
 def normalised(picture: Image.Image, preprocessing: Preprocessing) -> Tensor:
     """A picture as (C,H,W) float32, scaled to [0, 1] and normalised."""
-    image = F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True)
-    normal: Tensor = F.normalize(image, list(preprocessing.mean), list(preprocessing.std))
-    return normal
+    pixels = np.asarray(picture)
+    channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    tables = _tables(preprocessing.mean, preprocessing.std)
+    return torch.from_numpy(np.stack([table[values] for table, values in zip(tables, channels, strict=True)]))
+
+
+@lru_cache(maxsize=16)
+def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """(C,256), what each value of a pixel becomes: looking it up takes half the time for small pictures."""
+    values = torch.arange(256, dtype=torch.uint8).expand(len(mean), 1, -1)
+    normal: Tensor = F.normalize(F.to_dtype(values, torch.float32, scale=True), list(mean), list(std))
+    return np.asarray(normal[:, 0])

@@ -264,7 +264,7 @@ def _predicted(
             state_path=None,
             progress=progress,
             stop=stop,
-            chunks=Chunks(config.batch_size, {}),
+            chunks=Chunks(config.images_at_once(images.preprocessing.input_size), {}),
         )
         predict(run, images)
     warn_of_predictions(run, images, classes)

@@ -43,7 +43,8 @@ def with_found_masks(
             hint="`modeldoctor annotate` picks the images to annotate; give them with --masks",
         )
     progress("masks from masks", 0, None)
-    finder = ObjectFinder(network.cuts, network.layers, batch_size=config.batch_size, device=device)
+    size = config.images_at_once(examined.preprocessing.input_size)
+    finder = ObjectFinder(network.cuts, network.layers, batch_size=size, device=device)
     quality = finder.learn(_annotated(given, to_learn_from(number), config, device))
     overlap = f"on annotated images that were held out, they overlap with the annotated ones by {quality.measured}"
     if not quality.suffices:
@@ -51,7 +52,7 @@ def with_found_masks(
         return list(read)
     free = np.setdiff1d(np.arange(len(examined), dtype=np.int64), list(examined.annotated or ()))
     found = dict[int, bytes]()
-    batches = plain_batches(examined, free, batch_size=config.batch_size, workers=config.workers, device=device)
+    batches = plain_batches(examined, free, batch_size=size, workers=config.workers, device=device)
     for index, mask in finder.find(batches):
         progress("masks from masks", len(found), len(free))
         found[index] = packed(mask)
@@ -71,10 +72,9 @@ def _annotated(
     before = 0
     for images in given:
         annotated = np.array(sorted(images.annotated or ()), dtype=np.int64)
+        size = config.images_at_once(images.preprocessing.input_size)
         here = chosen[(chosen >= before) & (chosen < before + len(annotated))] - before
-        yield from annotated_batches(
-            images, annotated[here], batch_size=config.batch_size, workers=config.workers, device=device
-        )
+        yield from annotated_batches(images, annotated[here], batch_size=size, workers=config.workers, device=device)
         before += len(annotated)
 
 

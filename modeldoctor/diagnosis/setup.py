@@ -158,10 +158,11 @@ def open_chunks(
     Raises:
         MemoryLimitError: not even one image fits.
     """
-    asked = (config.batch_size, config.memory)
+    _, channels, height, width = example.shape
+    asked = (config.images_at_once((channels, height, width)), config.memory)
     if state.chunks is None or (state.chunks.batch_asked, state.chunks.memory_asked) != asked:
         budget = config.memory or default_budget(example.device, team.local_world_size)
-        planned = plan_chunks(*measure_costs(layered, layers, example), budget, config.batch_size, example.device)
+        planned = plan_chunks(*measure_costs(layered, layers, example), budget, asked[0], example.device)
         rows = {name: row.number for name, row in planned.rows.items()}
         state.chunks = team.broadcast(KeptChunks(*asked, planned.batch, rows))
     return Chunks(state.chunks.batch, {name: BatchLimit(number, name) for name, number in state.chunks.rows.items()})

@@ -97,3 +97,12 @@ def test_preprocessing_that_cannot_be_is_refused(changes: dict[str, Any]) -> Non
 
 def test_preprocessing_keeps_the_whole_short_side_by_default() -> None:
     assert (Preprocessing(**GOOD).crop_pct, Preprocessing(**GOOD).interpolation) == (1.0, "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "images"),
+    [((224, 224), 16), ((384, 384), 16), ((112, 224), 32), ((96, 96), 87), ((28, 28), 256), ((1, 1), 256)],
+)
+def test_more_of_smaller_images_are_run_at_once(pixels: tuple[int, int], images: int) -> None:
+    assert DiagnoseConfig().images_at_once((3, *pixels)) == images
+    assert DiagnoseConfig(batch_size=5).images_at_once((3, *pixels)) == 5

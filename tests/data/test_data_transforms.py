@@ -3,9 +3,10 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import create_transform
+from torchvision.transforms.v2 import functional as F
 
 from modeldoctor.config.diagnose import Preprocessing
-from modeldoctor.data.transforms import make_transform
+from modeldoctor.data.transforms import make_transform, normalised
 from modeldoctor.errors import DataError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -129,3 +130,13 @@ def test_a_thread_of_a_picture_costs_no_memory():
     found, _ = transform(long)
     assert found.shape == (3, 224, 224)
     assert found[0].min() == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_pixels_are_torchvisions_to_the_bit(mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels[..., 0] if mode == "L" else pixels)
+    mean, std = (0.485, 0.456, 0.406)[: len(picture.getbands())], (0.229, 0.224, 0.225)[: len(picture.getbands())]
+    known = F.normalize(F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True), list(mean), list(std))
+    found = normalised(picture, Preprocessing(input_size=(len(mean), 9, 7), mean=mean, std=std))
+    assert torch.equal(found, known)
