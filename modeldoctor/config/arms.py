@@ -54,6 +54,12 @@ ARMS: dict[str, ArmFacts] = {
         control=PLAIN,
         chooses_images=True,
     ),
+    "background-groups": ArmFacts(
+        meaning="of every class, images that their background misled and all others come equally often",
+        needs=_MASKS,
+        control="inferred-groups",
+        chooses_images=True,
+    ),
     "last-layer": ArmFacts(
         meaning="the head alone, refitted on balanced classes and unsure images", control=PLAIN, chooses_images=True
     ),

@@ -226,6 +226,18 @@ def waterbirds_unannotated(place: Place) -> dict[str, Any]:
     return trial_figures(trial)
 
 
+def waterbirds_background_groups(place: Place) -> dict[str, Any]:
+    """Waterbirds, the same SqueezeNet, boxes of 20 images per class: groups by what it makes of backgrounds."""
+    data = place.data / "waterbirds"
+    trial = place.trial(
+        "waterbirds-background-groups", place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt", "--data", data,
+        "--masks", data / "boxes.json", "--groups", data / "metadata.csv", "--set", "metric=worst_group",
+        "--set", "space.annotated_per_class=20", "--set", "training.epochs=3", "--set", "training.batch_size=64",
+        "--set", "training.learning_rate=0.005", "--set", "arms=[background-groups,inferred-groups,continue]",
+    )  # fmt: skip
+    return trial_figures(trial)
+
+
 def waterbirds_heads(place: Place) -> dict[str, Any]:
     """Waterbirds, the same SqueezeNet, what practitioners do about groups: its head refitted on frozen features."""
     seeds = (0, 1, 2)
@@ -346,6 +358,7 @@ PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "noise-draws": noise_draws,
     "waterbirds-arms": waterbirds_arms,
     "waterbirds-unannotated": waterbirds_unannotated,
+    "waterbirds-background-groups": waterbirds_background_groups,
     "waterbirds-heads": waterbirds_heads,
     "waterbirds-boxes": waterbirds_boxes,
     "cifar-resnets": cifar_resnets,

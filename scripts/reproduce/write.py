@@ -45,6 +45,7 @@ def results(found: Found) -> str:
         "noise-draws": _trials,
         "waterbirds-arms": _trial,
         "waterbirds-unannotated": _trial,
+        "waterbirds-background-groups": _trial,
         "waterbirds-heads": _heads,
         "waterbirds-boxes": _methods,
     }

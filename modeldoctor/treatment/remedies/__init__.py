@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from modeldoctor.treatment.remedies import (
+    background_groups,
     balanced,
     continued,
     erase_channels,
@@ -32,6 +33,7 @@ MAKERS: dict[str, Callable[[RunContext], Remedy]] = {
     "space-and-swap": space_and_swap.make,
     "balanced": balanced.make,
     "inferred-groups": inferred_groups.make,
+    "background-groups": background_groups.make,
     "last-layer": last_layer.make,
     "erase-channels": erase_channels.make,
     "continue": continued.make,
