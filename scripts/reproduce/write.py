@@ -43,6 +43,7 @@ def results(found: Found) -> str:
         "table-3": _variation,
         "figure-6": _variation,
         "noise-draws": _trials,
+        "exam": _exam,
         "waterbirds-arms": _trial,
         "waterbirds-unannotated": _trial,
         "waterbirds-background-groups": _trial,
@@ -163,6 +164,7 @@ def _cifar_resnets(figures: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+_EXAMINED = ("recall", "precision", "precision, every fault counted")
 _LIKENESS = ("pearson", "pearson_other", "jaccard", "jaccard_other")
 
 
@@ -239,6 +241,49 @@ def _variation(figures: Mapping[str, Any]) -> Iterator[str]:
         [
             (value, *(_interval(arm["metrics"][metric]) for arm in trial["arms"] for metric in metrics))
             for value, trial in trials.items()
+        ],
+    )
+
+
+def _exam(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Recall and precision of every verdict, network by network; then kernels and backgrounds."""
+    planted = figures["planted"]
+    verdicts = next(iter(planted.values()))["images"]["verdicts"]
+    yield "CIFAR-10, networks of others; faults of single images. Precision leaves out what the guide says it does."
+    yield ""
+    yield from _table(
+        ("verdict", *(f"{name}: {figure}" for name in planted for figure in _EXAMINED)),
+        [
+            (
+                verdict,
+                *(
+                    _percent(of["images"]["verdicts"][verdict][figure])
+                    for of in planted.values()
+                    for figure in _EXAMINED
+                ),
+            )
+            for verdict in verdicts
+        ],
+    )
+    yield ""
+    for name, of in planted.items():
+        faulty = [row for row in of["kernels"] if row["kernel"] >= 0]
+        named = [f"kernel {row['kernel']} " in text for row in faulty for text in row["named"][:1]]
+        recall, precision = ([row[figure] for row in faulty] for figure in ("recall", "precision"))
+        clean = [row for row in of["kernels"] if row["kernel"] < 0]
+        yield (
+            f"{name}, one kernel's path to a class amplified: it is named first in {sum(named)} of {len(faulty)} "
+            f"plantings, recall {_percent(min(recall))} to {_percent(max(recall))}, precision "
+            f"{_percent(min(precision))} to {_percent(max(precision))}; in the network as it is "
+            f"{len(clean[0]['named']) or 'none'} is named."
+        )
+        yield ""
+    yield from _table(
+        ("`background`, half of the wrong images", "misled", "recall", "precision"),
+        [
+            (f"{name}, {half}", str(of[half]["misled"]), _percent(of[half]["recall"]), _percent(of[half]["precision"]))
+            for name, of in figures["backgrounds"].items()
+            for half in ("development", "held-back")
         ],
     )
 
