@@ -202,7 +202,7 @@ def noise_draws(place: Place) -> dict[str, Any]:
 
 
 def exam(place: Place) -> dict[str, Any]:
-    """The exam of planted faults: what the verdicts find, on halves of the images that no limit was chosen on."""
+    """The exam of planted faults: what the verdicts find of them."""
     checkpoints, menagerie, waterbirds = (place.data / name for name in ("checkpoints", "menagerie", "waterbirds"))
 
     def examined(name: str, *words: object) -> dict[str, Any]:
