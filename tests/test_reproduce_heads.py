@@ -58,11 +58,13 @@ def test_the_worst_group_decides() -> None:
     assert expit(float(fair[1] - fair[0])) == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.mark.parametrize("name", ["DFR", "GroupDRO", "AFR", "JTT"])
-def test_a_misleading_background_is_left_aside(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "within"), [("DFR", 0.06), ("DFR, few groups", 0.15), ("GroupDRO", 0.06), ("AFR", 0.06), ("JTT", 0.06)]
+)
+def test_a_misleading_background_is_left_aside(name: str, within: float) -> None:
     train, val, test = biased(600, 0, 0.97), biased(400, 1, 0.5), biased(2000, 2, 0.5)
     plain = heads.worst_group(next(heads.choose("head refitted", train, val, [0])), test)
     # The object alone is right in P(normal(1, 0.7) > 0) = 92% of all images.
     found = heads.worst_group(next(heads.choose(name, train, val, [0])), test)
-    assert found == pytest.approx(0.92, abs=0.06)
+    assert found == pytest.approx(0.92, abs=within)
     assert found > plain

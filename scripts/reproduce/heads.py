@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 _PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)
 """Of squared weights; chosen between."""
+FEW = 20
+"""Of each class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,13 @@ def dfr(fitted: Features, seed: int) -> Iterator[Head]:
         yield _average(heads)
 
 
+def dfr_of_few(fitted: Features, seed: int) -> Iterator[Head]:
+    """DFR where a person has told the groups of `FEW` images of each class, drawn at random, and of no others."""
+    rng, labels = np.random.default_rng([seed, 1]), fitted.labels.numpy()
+    rows = [rng.choice(np.flatnonzero(labels == label), FEW, replace=False) for label in np.unique(labels)]
+    yield from dfr(fitted.at(np.concatenate(rows)), seed)
+
+
 def _average(heads: Sequence[Head]) -> Head:
     return lambda pooled: torch.stack([head(pooled) for head in heads]).mean(0)
 
@@ -165,8 +174,8 @@ def jtt(train: Features) -> Iterator[Head]:
 
 FROM_TRAINING = {"head refitted": refit, "JTT": jtt, "AFR": afr}
 """Fitted on the classes of training images."""
-FROM_GROUPS = {"DFR": dfr, "GroupDRO": group_dro}
-"""Fitted on the groups of half of validation's images."""
+FROM_GROUPS = {"DFR": dfr, "DFR, few groups": dfr_of_few, "GroupDRO": group_dro}
+"""Fitted on the groups of half of validation's images, or of a few of them; the other half's choose."""
 
 
 def choose(name: str, train: Features, val: Features, seeds: Sequence[int]) -> Iterator[Head]:
