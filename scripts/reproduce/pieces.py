@@ -234,38 +234,33 @@ def exam(place: Place) -> dict[str, Any]:
 
 def waterbirds_arms(place: Place) -> dict[str, Any]:
     """Waterbirds, a SqueezeNet of others, boxes of 20 images per class: the worst group under each remedy."""
-    data = place.data / "waterbirds"
-    trial = place.trial(
-        "waterbirds-arms", place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt", "--data", data,
-        "--masks", data / "boxes.json", "--groups", data / "metadata.csv", "--set", "metric=worst_group",
-        "--set", "space.annotated_per_class=20", "--set", "training.epochs=2", "--set", "training.batch_size=64",
-        "--set", "training.learning_rate=0.001", "--set", "seeds=[0]",
-        "--set", "arms=[treat,swap-background,hard-examples,balanced,last-layer,continue]",
-    )  # fmt: skip
-    return trial_figures(trial)
+    arms = "treat,swap-background,hard-examples,balanced,last-layer,continue"
+    return _waterbirds_trial(place, "waterbirds-arms", 2, 0.001, arms, "seeds=[0]", boxes_of=20)
 
 
 def waterbirds_unannotated(place: Place) -> dict[str, Any]:
     """Waterbirds, the same SqueezeNet, no annotation at all: the worst group under remedies that need none."""
-    data = place.data / "waterbirds"
-    trial = place.trial(
-        "waterbirds-unannotated", place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt", "--data", data,
-        "--groups", data / "metadata.csv", "--set", "metric=worst_group", "--set", "training.epochs=2",
-        "--set", "training.batch_size=64", "--set", "training.learning_rate=0.01",
-        "--set", "arms=[inferred-groups,last-layer,balanced,continue]",
-    )  # fmt: skip
-    return trial_figures(trial)
+    arms = "inferred-groups,last-layer,balanced,continue"
+    return _waterbirds_trial(place, "waterbirds-unannotated", 2, 0.01, arms)
 
 
 def waterbirds_background_groups(place: Place) -> dict[str, Any]:
     """Waterbirds, the same SqueezeNet, boxes of 20 images per class: groups by what it makes of backgrounds."""
-    data = place.data / "waterbirds"
+    arms = "background-groups,inferred-groups,continue"
+    return _waterbirds_trial(place, "waterbirds-background-groups", 3, 0.005, arms, "seeds=[0]", boxes_of=20)
+
+
+def _waterbirds_trial(
+    place: Place, name: str, epochs: int, rate: float, arms: str, *settings: str, boxes_of: int = 0
+) -> dict[str, Any]:
+    """By the worst group, in batches of 64; with the boxes of so many images per class."""
+    data, changed = place.data / "waterbirds", ["metric=worst_group", f"training.epochs={epochs}"]
+    changed += ["training.batch_size=64", f"training.learning_rate={rate}", f"arms=[{arms}]", *settings]
+    changed += [f"space.annotated_per_class={boxes_of}"] if boxes_of else []
     trial = place.trial(
-        "waterbirds-background-groups", place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt", "--data", data,
-        "--masks", data / "boxes.json", "--groups", data / "metadata.csv", "--set", "metric=worst_group",
-        "--set", "space.annotated_per_class=20", "--set", "training.epochs=3", "--set", "training.batch_size=64",
-        "--set", "training.learning_rate=0.005", "--set", "seeds=[0]",
-        "--set", "arms=[background-groups,inferred-groups,continue]",
+        name, place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt", "--data", data,
+        *(("--masks", data / "boxes.json") if boxes_of else ()), "--groups", data / "metadata.csv",
+        *(word for setting in changed for word in ("--set", setting)),
     )  # fmt: skip
     return trial_figures(trial)
 

@@ -20,7 +20,7 @@ from modeldoctor.data import make_loader
 from modeldoctor.data.found_masks import annotated_batches
 from modeldoctor.graph import select_layers
 from modeldoctor.treatment.remedies.hard_examples import hard_images
-from modeldoctor.treatment.remedies.inferred_groups import bounded
+from modeldoctor.treatment.remedies.inferred_groups import equally_often
 from modeldoctor.treatment.remedies.remedy import Remedy, RunContext
 from modeldoctor.treatment.remedies.swap_background import without_objects
 
@@ -30,11 +30,8 @@ def make(run: RunContext) -> Remedy:
 
     Where objects have no usual place nothing is removed, and the groups are those of `inferred-groups`.
     """
-    train = run.train
     misled = [index for index, label, taken_for in _by_background(run) if taken_for != label]
-    group = train.labels * 2 + np.isin(train.indices, misled)
-    chances = bounded(1 / np.bincount(group)[group], run.config.space.most_repeats)
-    return Remedy(chances=chances, annotations=run.by_hand)
+    return Remedy(chances=equally_often(run, np.array(misled, dtype=np.int64)), annotations=run.by_hand)
 
 
 def usual_place(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -18,10 +18,13 @@ def make(run: RunContext) -> Remedy:
 
     Where few are wrong, the right ones that the original is least sure of are added, as in `hard-examples`.
     """
-    train = run.train
-    hard = np.isin(train.indices, hard_images(run))
-    group = train.labels * 2 + hard
-    return Remedy(chances=bounded(1 / np.bincount(group)[group], run.config.space.most_repeats))
+    return Remedy(chances=equally_often(run, hard_images(run)))
+
+
+def equally_often(run: RunContext, apart: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(S,) chances by which of every class the training images of these indices and all others come equally often."""
+    group = run.train.labels * 2 + np.isin(run.train.indices, apart)
+    return bounded(1 / np.bincount(group)[group], run.config.space.most_repeats)
 
 
 def bounded(chances: NDArray[np.float64], most: float) -> NDArray[np.float64]:
