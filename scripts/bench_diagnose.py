@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Eq. 4 behind a cut beside the whole network run for every draw (hooks), and beside captum's NoiseTunnel.
 
-One table for the last layer of each network, one for all layers, one of how cost grows, and where it is asked for, as
-it takes a compiler, one of torch.compile; medians and ratios of one run.
-captum puts its noise on the images: its figures are others, its cost is that of a whole network a draw.
+One table for the last layer of each network, one for all layers, one of how cost grows; medians and ratios of one run.
+Where they are asked for, as they take a compiler or packages that nothing else needs: torch.compile, and the last layer
+by zennit's SmoothGrad and nnsight's traces. captum and zennit put their noise on the images: their figures are others,
+their cost is that of a whole network a draw.
 
 scripts/bench_diagnose.py
 scripts/bench_diagnose.py --arch torchvision/resnet50 --part all --repeats 5
@@ -42,6 +43,7 @@ class Part(StrEnum):
     ALL = "all"
     GROWTH = "growth"
     COMPILE = "compile"
+    OTHERS = "others"
 
 
 _USUAL = (Part.LAST, Part.ALL, Part.GROWTH)
@@ -113,23 +115,27 @@ def last_layer(archs: Sequence[str], images: Tensor, draws: int, rows: int, repe
 
 
 def all_layers(archs: Sequence[str], images: Tensor, draws: int, rows: int) -> Iterator[list[str]]:
-    """Hooks cost a whole network at every layer, so every eighth one stands for all."""
+    """Hooks cost a whole network at every layer, so every eighth one stands for all.
+
+    One draw is what `auto` takes where noise widens the standard errors by at most 5% (`bench_draws.py`).
+    """
     for arch in archs:
         case = Case(arch, images, "all")
         sample = case.layers[::8]
         hooked = case.of_hooks(sample)
         measure(case.cut, case.layers[-1:], images, 1, rows)
         ours = seconds(lambda case=case: measure(case.cut, case.layers, images, draws, rows))  # type: ignore[misc]
+        single = seconds(lambda case=case: measure(case.cut, case.layers, images, 1, rows))  # type: ignore[misc]
         part = seconds(lambda case=case, hooked=hooked: measure(case.hooked, hooked, images, draws, len(images)))  # type: ignore[misc]
         hooks = part / len(hooked) * len(case.layers)
         alone = products_alone(case.cut, case.layers, images, draws, rows)
         flop = counted_flop(case.cut, case.layers, len(images), draws)
         of_hooks = hooked_flop(case.module, case.layers, images, draws)
-        job = flop / len(images) * _CLASSES * _IMAGES_A_CLASS
+        job = counted_flop(case.cut, case.layers, 1, 1) * _CLASSES * _IMAGES_A_CLASS
         yield [
-            arch, str(len(case.layers)), f"{ours:.1f}", f"{hooks:.1f}", f"{hooks / ours:.1f}×", f"{flop / 1e9:,.0f}",
-            f"{of_hooks / flop:.2f}×", f"{flop / ours / 1e9:.0f}", f"{ours / alone:.2f}×", f"{job / 1e15:.0f}",
-            f"{job / _H200_FLOP_S / 60:.0f}",
+            arch, str(len(case.layers)), f"{ours:.1f}", f"{hooks:.1f}", f"{hooks / ours:.1f}×", f"{single:.1f}",
+            f"{hooks / single:.1f}×", f"{flop / 1e9:,.0f}", f"{of_hooks / flop:.2f}×", f"{flop / ours / 1e9:.0f}",
+            f"{ours / alone:.2f}×", f"{job / 1e15:.0f}", f"{job / _H200_FLOP_S / 60:.0f}",
         ]  # fmt: skip
 
 
@@ -178,6 +184,40 @@ def compiled(arch: str, images: Tensor, rows: int, repeats: int) -> Iterator[lis
         first = seconds(calls[1])
         plain, quick = medians(calls, repeats)
         yield [layer.name, f"{plain:.3f}", f"{quick:.3f}", f"{plain / quick:.2f}×", f"{first:.0f}"]
+
+
+def others(arch: str, images: Tensor, draws: int, rows: int, repeats: int) -> Iterator[list[str]]:
+    """By zennit, which has no noise at a layer, and by nnsight, which traces the network for each draw."""
+    case = Case(arch, images, "last")
+    (layer,) = case.layers
+    ways = [
+        lambda: measure(case.cut, case.layers, images, draws, rows),
+        lambda: through_zennit(case.module, images, draws),
+        lambda: through_nnsight(case.module, layer.name, images, draws),
+    ]
+    times = medians(ways, repeats)
+    for name, time in zip(("cut", "zennit's SmoothGrad", "nnsight"), times, strict=True):
+        yield [name, f"{time:.3f}", f"{time / times[0]:.1f}×"]
+
+
+def through_zennit(network: nn.Module, images: Tensor, draws: int) -> None:
+    from zennit.attribution import SmoothGrad
+
+    with SmoothGrad(network, noise_level=0.01, n_iter=draws) as smooth:
+        smooth(images.clone(), torch.eye(network(images[:1]).shape[1], device=images.device)[:1].repeat(len(images), 1))
+
+
+def through_nnsight(network: nn.Module, name: str, images: Tensor, draws: int) -> None:
+    from nnsight import NNsight
+
+    traced = NNsight(network)
+    for _ in range(draws):
+        with traced.trace(images):
+            place = traced.get(name)
+            place.output = place.output + torch.empty_like(place.output).uniform_(-0.01, 0.01)
+            maps = place.output
+            gradient = maps.grad.save()  # noqa: F841
+            traced.output[:, 0].sum().backward()
 
 
 def _in_processes(arch: str, shape: Sequence[int], draws: int, rows: int, processes: int) -> float:
@@ -235,9 +275,9 @@ def main(
     if Part.ALL in part:
         show(
             title(f"All layers, {setting}; hooks extrapolated from every eighth layer", device),
-            ("network", "layers", "cut s", "hooks s", "hooks / cut", "GFLOP", "hooks / cut in FLOP",
-             "GFLOP/s", "cut / products alone",
-             f"{_CLASSES} classes × {_IMAGES_A_CLASS} images, PFLOP",
+            ("network", "layers", "cut s", "hooks s", "hooks / cut", "cut, one draw, s", "hooks / that", "GFLOP",
+             "hooks / cut in FLOP", "GFLOP/s", "cut / products alone",
+             f"{_CLASSES} classes × {_IMAGES_A_CLASS} images, one draw, PFLOP",
              f"minutes on an H200 at an assumed {_H200_FLOP_S / 1e12:.0f} TFLOP/s"),
             all_layers(arch[:1], images, noise_draws, rows),
         )  # fmt: skip
@@ -252,6 +292,12 @@ def main(
             title(f"torch.compile of what is behind a layer, {arch[0]}, {input_size} px, {rows} rows", device),
             ("layer", "plain s", "compiled s", "plain / compiled", "first call s"),
             compiled(arch[0], images, rows, repeats),
+        )
+    if Part.OTHERS in part:
+        show(
+            title(f"Last layer of {arch[0]} by other libraries, {setting}", device),
+            ("what", "s a batch", "of cut's time"),
+            others(arch[0], images, noise_draws, rows, repeats),
         )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -92,6 +93,14 @@ def with_torchvision(path: Path, least: int) -> Image.Image:
     return decoded
 
 
+def with_torchcodec(path: Path, least: int) -> Image.Image:
+    """Measured where the package is installed; nothing else needs it."""
+    from torchcodec.decoders import decode_jpeg
+
+    decoded: Image.Image = to_pil_image(decode_jpeg(path, mode="RGB"))
+    return decoded
+
+
 def inputs(way: Callable[[Path, int], Image.Image], paths: list[Path], input_size: int) -> Tensor:
     preprocessing = Preprocessing(input_size=(3, input_size, input_size), mean=(0.0,) * 3, std=(1.0,) * 3)
     transform = make_transform(preprocessing)
@@ -99,7 +108,8 @@ def inputs(way: Callable[[Path, int], Image.Image], paths: list[Path], input_siz
 
 
 def decoders(folder: Path, number: int, edges: list[int], input_size: int, repeats: int) -> Iterator[list[str]]:
-    ways = (with_pillow, with_torchvision, with_draft)
+    ways = [with_pillow, with_torchvision, with_draft]
+    ways += [with_torchcodec] if find_spec("torchcodec") else []
     for edge in edges:
         write_pictures(folder / str(edge), number, edge)
         paths = sorted((folder / str(edge)).rglob("*.jpg"))

@@ -16,10 +16,13 @@ import pytest
 import torch
 import typer
 from conftest import Clinic
+from PIL import Image
 from typer.testing import CliRunner
 
+from modeldoctor.config.diagnose import DiagnoseConfig
 from modeldoctor.config.treat import SpaceConfig, TreatConfig
 from modeldoctor.data import open_data
+from modeldoctor.diagnosis import diagnose
 from modeldoctor.treatment.penalty import Penalty
 from modeldoctor.treatment.subsets import split_subsets
 from modeldoctor.zoo import load_model
@@ -28,11 +31,13 @@ REPRODUCE = Path(__file__).parent.parent / "scripts" / "reproduce"
 sys.path.insert(0, str(REPRODUCE))
 
 import discovery  # noqa: E402
-import draws  # noqa: E402
+import evidence  # noqa: E402
 import measures  # noqa: E402
 import pieces  # noqa: E402
+import place as places  # noqa: E402
 import run  # noqa: E402
 import store  # noqa: E402
+import variants  # noqa: E402
 import write  # noqa: E402
 
 
@@ -119,17 +124,78 @@ def test_correlations_are_derivatives_of_the_true_class_at_right_images(clinic: 
     assert values[np.lexsort(values.T)] == pytest.approx(np.array(sums)[order], rel=1e-4, abs=1e-5)
 
 
+def test_evidence_outside_the_object_is_that_of_autograd_and_of_blocks_of_the_mask(clinic: Clinic) -> None:
+    """The prediction's logit, differentiated by torch alone in the maps that the head pools."""
+    network = load_model(clinic.checkpoint)
+    images = open_data(clinic.data, preprocessing=network.preprocessing, masks=clinic.masks)["val"]
+    found = evidence.measure(network, images, network.module.state_dict())
+    module, maps = clinic.network(), []
+    module.get_submodule("global_pool").register_forward_pre_hook(lambda _, given: maps.append(given[0]))
+    paths, pictures, labels = clinic.images("val")
+    for row, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
+        logits = module(picture[None])[0]
+        (gradient,) = torch.autograd.grad(logits.max(), maps[-1])
+        height, width = gradient.shape[2:]
+        with Image.open(clinic.masks / path) as mask:
+            blocks = (np.asarray(mask.convert("L")) == 0).reshape(height, mask.height // height, width, -1)
+        outside = blocks.mean((1, 3))
+        assert found["right"][row] == (logits.argmax() == labels[row])
+        assert found["confidence"][row] == pytest.approx(float(logits.softmax(0).max().detach()), rel=1e-4)
+        for name, values in {"area": 1, "derivative": gradient, "contribution": gradient * maps[-1]}.items():
+            share = torch.as_tensor(values).abs().expand_as(gradient).sum((0, 1)).double().detach().numpy()
+            assert found[name][row] == pytest.approx((share * outside).sum() / share.sum(), rel=1e-4)
+    whole = evidence.by_confidence(found)
+    assert sum(part["number"] for part in whole) == len(paths)
+
+
+def test_gains_of_classes_are_of_the_arm_that_validation_chose() -> None:
+    """Its own formula: the covariance over both deviations."""
+    by_class = {
+        "original": [0.9, 0.5, 0.2],
+        "balanced": [0.9, 0.6, 0.5],
+        "other": [0, 0, 0],
+        "continue": [0.8, 0.6, 0.2],
+    }
+    arms = [{"arm": arm, "classes": {str(n): x for n, x in enumerate(each)}} for arm, each in by_class.items()]
+    found = measures.gain_by_class({"reason": "balanced, worst_class: better", "arms": arms})
+    assert (found["remedy"], found["over_continue"]) == ("balanced", pytest.approx([0.1, 0.0, 0.3]))
+    x, y = np.array(by_class["original"]), np.array([0.0, 0.1, 0.3])
+    expected = ((x - x.mean()) * (y - y.mean())).mean() / (x.std() * y.std())
+    assert found["correlation_gain"] == pytest.approx(expected)
+
+
 def test_a_part_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
-    place, calls = pieces.Place(tmp_path, tmp_path), []
+    place, calls = places.Place(tmp_path, tmp_path), []
     for _ in range(2):
         assert place.once("part", lambda: calls.append(1) or {"value": 0.5}) == {"value": 0.5}
     assert calls == [1]
 
 
+def test_the_long_tail_falls_a_hundredfold_and_shares_no_image_with_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (tmp_path / "cifar10" / "train" / name).mkdir(parents=True)
+        for number in range(5000):
+            (tmp_path / "cifar10" / "train" / name / f"{number:04d}.png").touch()
+    (tmp_path / "cifar10" / "test").mkdir()
+    monkeypatch.setattr(places.Place, "script", lambda self, *words, made: made)
+    for _ in range(2):  # the second finds the links of the first
+        folder, network = places.long_tailed(places.Place(tmp_path, tmp_path / "work"))
+        train, val = (
+            {name: {path.name for path in (folder / split / name).iterdir()} for name in "abc"}
+            for split in ("train", "val")
+        )
+        assert [len(train[name]) for name in "abc"] == [4900, 490, 49]
+        assert all(len(val[name]) == 100 and not val[name] & train[name] for name in "abc")
+        assert (folder / "test").resolve() == tmp_path / "cifar10" / "test"
+    assert network == tmp_path / "work" / "cifar10-long-tailed.pt"
+
+
 def test_the_arms_of_other_numbers_of_draws_are_treat_but_for_these(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "ARMS", dict(draws.ARMS))
-    monkeypatch.setattr(draws, "MAKERS", dict(draws.MAKERS))
-    draws.register()
+    monkeypatch.setattr(variants, "ARMS", dict(variants.ARMS))
+    monkeypatch.setattr(variants, "MAKERS", dict(variants.MAKERS))
+    variants.register()
     config = TreatConfig(checkpoint=Path("a.pt"), data={"path": "b", "masks": "c"}, noise_draws=1)
 
     def penalty(change: Any) -> Penalty:
@@ -137,11 +203,39 @@ def test_the_arms_of_other_numbers_of_draws_are_treat_but_for_these(monkeypatch:
 
     run: Any = SimpleNamespace(config=config, annotated=np.arange(3), by_hand=3, make_penalty=penalty)
     for number in (0, 2, 10):
-        remedy = draws.MAKERS[f"draws-{number}"](run)
+        remedy = variants.MAKERS[f"draws-{number}"](run)
         assert remedy.penalty is not None
         assert remedy.penalty.config.model_dump() == config.model_dump() | {"noise_draws": number}
         assert (remedy.drawn.tolist(), remedy.annotations) == ([0, 1, 2], 3)
-        assert draws.ARMS[f"draws-{number}"].control == "hard-examples"
+        assert variants.ARMS[f"draws-{number}"].control == "hard-examples"
+
+
+def test_the_variants_of_the_channel_constraint_allow_what_they_say(
+    clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One allows all kernels, so that the second term is left; one those that are active on the class, too."""
+    monkeypatch.setattr(variants, "ARMS", dict(variants.ARMS))
+    monkeypatch.setattr(variants, "MAKERS", dict(variants.MAKERS))
+    variants.register()
+    file = tmp_path / "diagnosis.h5"
+    found = diagnose(
+        load_model(clinic.checkpoint),
+        clinic.data,
+        config=DiagnoseConfig(layers="last", samples_per_class=5, max_explained=0),
+        output=file,
+    )
+    config = TreatConfig(checkpoint=Path("a.pt"), data={"path": "b"}, diagnosis=file)
+    (layer,) = found.layers.values()
+    correlated = torch.from_numpy(layer.correlated(found.config.threshold))
+    run: Any = SimpleNamespace(
+        config=config, annotated=np.arange(3), by_hand=0, make_penalty=lambda change: change(correlated)
+    )
+    assert variants.MAKERS["second-term"](run).penalty.all()
+    kept = variants.MAKERS["also-active"](run).penalty
+    for label, activation in enumerate(layer.activation):
+        bar = activation.min() + found.config.threshold * np.ptp(activation)
+        assert kept[label].tolist() == (correlated[label].numpy() & (activation >= bar)).tolist()
+    assert 0 < kept.sum() < correlated.sum()
 
 
 def test_a_setting_is_varied_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,10 +250,10 @@ def test_a_setting_is_varied_and_nothing_else(tmp_path: Path, monkeypatch: pytes
         metrics = {metric: [0.5, 0.4, 0.6] for metric in ("accuracy", "worst_group")}
         return {"arms": [{"arm": arm, "metrics": metrics} for arm in ("original", name)]}
 
-    monkeypatch.setattr(pieces.Place, "trial", trial)
+    monkeypatch.setattr(places.Place, "trial", trial)
     monkeypatch.setattr(pieces, "trial_figures", figures)
     (tmp_path / "menagerie.pt").touch()
-    place = pieces.Place(tmp_path, tmp_path)
+    place = places.Place(tmp_path, tmp_path)
     for piece, key, values in (
         (pieces.table_2, "annotated_per_class", (3, 10, 20, 60)),
         (pieces.table_3, "expand_px", (0, 8, 20, 40)),

@@ -87,6 +87,25 @@ def trial_figures(trial: Trial) -> dict[str, Any]:
     }
 
 
+def gain_by_class(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a trial's figures: is the gain of the remedy that validation chose larger where a class is worse (Fig. 4)?
+
+    Returns:
+        By class the original's `accuracy`, the remedy's `gain` over it and `over_continue`; and Pearson's correlation
+        of both with the accuracy. An accuracy that luck made low is followed by a gain: `over_continue` is free of it.
+    """
+    arms = {arm["arm"]: arm["classes"] for arm in trial["arms"]}
+    remedy = trial["reason"].split(",")[0]
+    accuracy, chosen, plain = (np.array(list(arms[name].values())) for name in ("original", remedy, "continue"))
+    gains = {"gain": chosen - accuracy, "over_continue": chosen - plain}
+    return {
+        "remedy": remedy,
+        "accuracy": accuracy.tolist(),
+        **{name: gain.tolist() for name, gain in gains.items()},
+        **{f"correlation_{name}": float(np.corrcoef(accuracy, gain)[0, 1]) for name, gain in gains.items()},
+    }
+
+
 def _arm(arm: ArmResult) -> dict[str, Any]:
     return {
         "arm": arm.arm,

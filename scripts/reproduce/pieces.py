@@ -6,88 +6,32 @@ Data lie in one folder: `menagerie`, `waterbirds`, `cifar10` (class folders), `c
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boxes
 import discovery
+import evidence
 import numpy as np
 import torch
 from heads import FROM_GROUPS, FROM_TRAINING, Features, choose
-from measures import diagnosis_figures, method_figures, trial_figures
+from measures import diagnosis_figures, gain_by_class, method_figures, trial_figures
+from place import FASHION, SCRIPTS, Place, fashion_network, long_tailed, menagerie_network
+from store import kept
 from torch import nn
 
 from modeldoctor.config.treat import DataConfig, SpaceConfig
 from modeldoctor.data import Batch, make_loader, open_data
 from modeldoctor.data.outputs import in_network_classes, random_access
-from modeldoctor.results.diagnosis import Diagnosis
-from modeldoctor.results.hdf5 import read_diagnosis
-from modeldoctor.results.trial import Trial, read_trial
-from modeldoctor.runtime.files import written_aside
+from modeldoctor.results import run_directory
+from modeldoctor.results.maps import read_maps
 from modeldoctor.treatment.groups import with_groups
 from modeldoctor.treatment.subsets import Splits, Subset, split_subsets
 from modeldoctor.zoo import Classifier, load_model
-
-_SCRIPTS = Path(__file__).parent.parent
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a piece finds its data and leaves its files; what is there already is not made again."""
-
-    data: Path
-    work: Path
-
-    def command(self, *words: object, made: Path) -> Path:
-        """Run `modeldoctor` with these words, unless what it makes is there."""
-        return self._run([sys.executable, "-m", "modeldoctor", *map(str, words)], made)
-
-    def script(self, name: str, *words: object, made: Path) -> Path:
-        """Run a script, named from this folder's parent on, unless what it makes is there."""
-        return self._run([sys.executable, str(_SCRIPTS / name), *map(str, words)], made)
-
-    def _run(self, words: list[str], made: Path) -> Path:
-        if not made.exists():
-            subprocess.run(words, check=True)
-        return made
-
-    def once(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A part of a piece, kept as JSON, so that an interrupted piece goes on behind it."""
-        path = self.work / f"{name}.json"
-        if not path.exists():
-            with written_aside(path) as aside:
-                aside.write_text(json.dumps(measure()), encoding="utf-8")
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-
-    def diagnosis(self, name: str, checkpoint: Path, data: str, *words: object) -> Diagnosis:
-        """A diagnosis of every layer, on the split `test`."""
-        output = self.work / f"{name}.h5"
-        given = ("--data", self.data / data, "--examine", "test", "--layers", "all", "--batch-size", 64)
-        self.command("diagnose", checkpoint, *given, *words, "-o", output, made=output)
-        return read_diagnosis(output)
-
-    def trial(self, name: str, *words: object, script: str | None = None) -> Trial:
-        """A treatment, resumed where it was interrupted; by `modeldoctor`, or by a script that gives it more arms."""
-        run = self.work / name
-        resume = ("--resume",) if run.exists() else ()
-        started = self.command if script is None else partial(self.script, script)
-        started("treat", *words, "-o", run, *resume, made=run / "trial.json")
-        return read_trial(run / "trial.json")
-
-
-def _menagerie_network(place: Place) -> Path:
-    return place.script(
-        "train_classifier.py", "--data", place.data / "menagerie", "--arch", "test_resnet", "--output-stride", 16,
-        "--epochs", 20, "--batch-size", 64, "--learning-rate", 0.05, "--workers", 0,
-        "--out", place.work / "menagerie.pt", made=place.work / "menagerie.pt",
-    )  # fmt: skip
 
 
 def discovery_1(place: Place) -> dict[str, Any]:
@@ -98,26 +42,15 @@ def discovery_1(place: Place) -> dict[str, Any]:
         "ResNet-56, CIFAR-10": (lambda: checkpoints / "cifar10-resnet56.th", "cifar10"),
         "SqueezeNet, CIFAR-10": (lambda: checkpoints / "squeezenet1_0-cifar10.pth", "cifar10"),
         "SqueezeNet, Waterbirds": (lambda: checkpoints / "squeezenet1_0-waterbirds.pt", "waterbirds"),
-        "test_resnet, Fashion-MNIST": (lambda: _fashion_network(place), _FASHION),
-        "test_resnet, Menagerie": (lambda: _menagerie_network(place), "menagerie"),
+        "test_resnet, Fashion-MNIST": (lambda: fashion_network(place), FASHION),
+        "test_resnet, Menagerie": (lambda: menagerie_network(place), "menagerie"),
     }
     found = {}
     for name, (checkpoint, data) in networks.items():
-        root = place.data / "fashion-mnist" if data == _FASHION else None
+        root = place.data / "fashion-mnist" if data == FASHION else None
         where = data if root else str(place.data / data)
         found[name] = place.once(f"discovery-1 {name}", partial(_discovery_of, checkpoint, where, root))
     return found
-
-
-_FASHION = "torchvision:FashionMNIST"
-
-
-def _fashion_network(place: Place) -> Path:
-    return place.script(
-        "train_classifier.py", "--data", _FASHION, "--root", place.data / "fashion-mnist", "--arch", "test_resnet",
-        "--channels", 1, "--input-size", 32, "--epochs", 3, "--workers", 0, "--out", place.work / "fashion.pt",
-        made=place.work / "fashion.pt",
-    )  # fmt: skip
 
 
 def _discovery_of(checkpoint: Callable[[], Path], data: str, root: Path | None) -> dict[str, Any]:
@@ -129,26 +62,45 @@ def _discovery_of(checkpoint: Callable[[], Path], data: str, root: Path | None) 
 
 def menagerie_arms(place: Place) -> dict[str, Any]:
     """Menagerie, 20 masks per class: which remedy mends the reliance on backgrounds?"""
-    return _menagerie(place, "menagerie-arms", "treat,swap-background,hard-examples,continue")
+    return _menagerie(place, "menagerie-arms", 3, "treat,swap-background,hard-examples,continue")
 
 
 def menagerie_together(place: Place) -> dict[str, Any]:
     """Menagerie, 20 masks per class and found ones: the constraint and swapped backgrounds together."""
-    return _menagerie(place, "menagerie-together", "space-and-swap,hard-examples,continue")
+    return _menagerie(place, "menagerie-together", 10, "space-and-swap,hard-examples,continue")
 
 
-def _menagerie(place: Place, name: str, arms: str) -> dict[str, Any]:
-    return _menagerie_trial(place, name, 3, arms, "space.propagated_per_class=300")
+_BY_CLASS = ("cifar-channels", "fashion-unannotated", "cifar-long-tailed", "menagerie-arms", "menagerie-together")
+
+
+def figure_4(place: Place) -> dict[str, Any]:
+    """Fig. 4: the gain of a class beside its accuracy, in the trials whose figures are kept."""
+    found = kept()
+    return {name: gain_by_class(found[name]["figures"]) for name in _BY_CLASS if name in found}
+
+
+def figure_5(place: Place) -> dict[str, Any]:
+    """Fig. 2b and 5 on Menagerie: where the evidence lies, before and after the treatment."""
+    menagerie_together(place)
+    run, data = place.work / "menagerie-together", place.data / "menagerie"
+    network = load_model(menagerie_network(place))
+    splits = open_data(data, preprocessing=network.preprocessing, masks=data / "masks")
+    test = random_access(in_network_classes(splits, network.class_names, network.num_classes)[0]["test"])
+    return evidence.figures(network, test, run, read_maps(run / run_directory.MAPS))
+
+
+def _menagerie(place: Place, name: str, epochs: int, arms: str) -> dict[str, Any]:
+    return _menagerie_trial(place, name, epochs, arms, "space.propagated_per_class=300")
 
 
 def _menagerie_trial(
     place: Place, name: str, epochs: int, arms: str, *settings: str, script: str | None = None
 ) -> dict[str, Any]:
     """Annotated images fill half of each batch; what differs between trials is given."""
-    data, network = place.data / "menagerie", _menagerie_network(place)
+    data, network = place.data / "menagerie", menagerie_network(place)
     changed = (f"training.epochs={epochs}", "space.annotated_share=0.5", f"arms=[{arms}]", *settings)
     trial = place.trial(
-        name, network, "--config", _SCRIPTS.parent / "configs" / "menagerie.yaml", "--data", data,
+        name, network, "--config", SCRIPTS.parent / "configs" / "menagerie.yaml", "--data", data,
         "--masks", data / "masks", "--groups", data / "metadata.csv",
         *(word for setting in changed for word in ("--set", setting)), script=script,
     )  # fmt: skip
@@ -196,7 +148,7 @@ def noise_draws(place: Place) -> dict[str, Any]:
     for epochs, others in ((3, "draws-0,draws-2,draws-10"), (2, "draws-10")):
         found[f"{epochs} epochs"] = _menagerie_trial(
             place, f"noise-draws-{epochs}", epochs, f"treat,{others},hard-examples,continue", "noise_draws=1",
-            script="reproduce/draws.py",
+            script="reproduce/variants.py",
         )  # fmt: skip
     return {"trials": found}
 
@@ -220,7 +172,7 @@ def exam(place: Place) -> dict[str, Any]:
     }  # fmt: skip
     backgrounds = {
         "Menagerie": examined(
-            "menagerie", _menagerie_network(place), menagerie, "--parts", "backgrounds", "--masks", menagerie / "masks",
+            "menagerie", menagerie_network(place), menagerie, "--parts", "backgrounds", "--masks", menagerie / "masks",
             "--groups", menagerie / "metadata.csv", "--images", 1000,
         ),
         "Waterbirds": examined(
@@ -247,7 +199,7 @@ def waterbirds_unannotated(place: Place) -> dict[str, Any]:
 def waterbirds_background_groups(place: Place) -> dict[str, Any]:
     """Waterbirds, the same SqueezeNet, boxes of 20 images per class: groups by what it makes of backgrounds."""
     arms = "background-groups,inferred-groups,continue"
-    return _waterbirds_trial(place, "waterbirds-background-groups", 3, 0.005, arms, "seeds=[0]", boxes_of=20)
+    return _waterbirds_trial(place, "waterbirds-background-groups", 3, 0.005, arms, boxes_of=20)
 
 
 def _waterbirds_trial(
@@ -375,12 +327,63 @@ def cifar_channels(place: Place) -> dict[str, Any]:
     return trial_figures(trial)
 
 
+def menagerie_unannotated(place: Place) -> dict[str, Any]:
+    """Menagerie, no annotation at all: the worst group under remedies that need none."""
+    data = place.data / "menagerie"
+    arms = "inferred-groups,hard-examples,last-layer,continue"
+    return _unannotated(
+        place, "menagerie-unannotated", menagerie_network(place), arms, "metric=worst_group", "training.epochs=5",
+        "training.learning_rate=0.03", "training.batch_size=64", data=data, groups=data / "metadata.csv",
+    )  # fmt: skip
+
+
+def cifar_long_tailed(place: Place) -> dict[str, Any]:
+    """CIFAR-10 with 4,900 to 49 training images per class: the worst class under remedies without masks."""
+    folder, network = long_tailed(place)
+    arms = "balanced,inferred-groups,last-layer,treat,shuffled-channels,continue"
+    return _unannotated(
+        place, "cifar-long-tailed", network, arms, "metric=worst_class", "training.epochs=3",
+        "training.learning_rate=0.01", "training.batch_size=128", data=folder,
+    )  # fmt: skip
+
+
+def cifar_channel_rules(place: Place) -> dict[str, Any]:
+    """The same images and network: which kernels should the channel constraint allow a class?"""
+    folder, network = long_tailed(place)
+    arms = "also-active,treat,second-term,shuffled-channels,continue"
+    return _unannotated(
+        place, "cifar-channel-rules", network, arms, "metric=worst_class", "training.epochs=2",
+        "training.learning_rate=0.01", "training.batch_size=128", "channel.weight=0.3", data=folder,
+        script="reproduce/variants.py",
+    )  # fmt: skip
+
+
+def fashion_unannotated(place: Place) -> dict[str, Any]:
+    """Fashion-MNIST, nothing rare and nothing misleading: is a remedy without masks ever harmful?"""
+    arms = "inferred-groups,last-layer,balanced,treat,shuffled-channels,continue"
+    return _unannotated(
+        place, "fashion-unannotated", fashion_network(place), arms, "training.epochs=1", "training.learning_rate=0.01",
+        "training.batch_size=128", data=FASHION, root=place.data / "fashion-mnist",
+    )  # fmt: skip
+
+
+def _unannotated(
+    place: Place, name: str, network: Path, arms: str, *settings: str, script: str | None = None, **options: object
+) -> dict[str, Any]:
+    """A trial without masks; the data's further options by their names."""
+    given = (word for option, value in options.items() for word in (f"--{option}", value))
+    changed = (word for setting in (f"arms=[{arms}]", *settings) for word in ("--set", setting))
+    return trial_figures(place.trial(name, network, *given, *changed, script=script))
+
+
 PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "discovery-1": discovery_1,
     "menagerie-arms": menagerie_arms,
     "menagerie-together": menagerie_together,
     "table-2": table_2,
     "table-3": table_3,
+    "figure-4": figure_4,
+    "figure-5": figure_5,
     "figure-6": figure_6,
     "noise-draws": noise_draws,
     "exam": exam,
@@ -391,4 +394,8 @@ PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "waterbirds-boxes": waterbirds_boxes,
     "cifar-resnets": cifar_resnets,
     "cifar-channels": cifar_channels,
+    "cifar-long-tailed": cifar_long_tailed,
+    "cifar-channel-rules": cifar_channel_rules,
+    "menagerie-unannotated": menagerie_unannotated,
+    "fashion-unannotated": fashion_unannotated,
 }

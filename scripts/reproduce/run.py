@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pieces import PIECES, Place
+from pieces import PIECES
+from place import Place
 from store import RESULTS, keep, kept
 
 

@@ -1,0 +1,112 @@
+"""Where a piece of the evidence finds its data and leaves its files, and the networks that several pieces treat."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from modeldoctor.results.diagnosis import Diagnosis
+from modeldoctor.results.hdf5 import read_diagnosis
+from modeldoctor.results.trial import Trial, read_trial
+from modeldoctor.runtime.files import written_aside
+
+SCRIPTS = Path(__file__).parent.parent
+FASHION = "torchvision:FashionMNIST"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a piece finds its data and leaves its files; what is there already is not made again."""
+
+    data: Path
+    work: Path
+
+    def command(self, *words: object, made: Path) -> Path:
+        """Run `modeldoctor` with these words, unless what it makes is there."""
+        return self._run([sys.executable, "-m", "modeldoctor", *map(str, words)], made)
+
+    def script(self, name: str, *words: object, made: Path) -> Path:
+        """Run a script, named from this folder's parent on, unless what it makes is there."""
+        return self._run([sys.executable, str(SCRIPTS / name), *map(str, words)], made)
+
+    def _run(self, words: list[str], made: Path) -> Path:
+        if not made.exists():
+            subprocess.run(words, check=True)
+        return made
+
+    def once(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A part of a piece, kept as JSON, so that an interrupted piece goes on behind it."""
+        path = self.work / f"{name}.json"
+        if not path.exists():
+            with written_aside(path) as aside:
+                aside.write_text(json.dumps(measure()), encoding="utf-8")
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def diagnosis(self, name: str, checkpoint: Path, data: str, *words: object) -> Diagnosis:
+        """A diagnosis of every layer, on the split `test`."""
+        output = self.work / f"{name}.h5"
+        given = ("--data", self.data / data, "--examine", "test", "--layers", "all", "--batch-size", 64)
+        self.command("diagnose", checkpoint, *given, *words, "-o", output, made=output)
+        return read_diagnosis(output)
+
+    def trial(self, name: str, *words: object, script: str | None = None) -> Trial:
+        """A treatment, resumed where it was interrupted; by `modeldoctor`, or by a script that gives it more arms."""
+        run = self.work / name
+        resume = ("--resume",) if run.exists() else ()
+        started = self.command if script is None else partial(self.script, script)
+        started("treat", *words, "-o", run, *resume, made=run / "trial.json")
+        return read_trial(run / "trial.json")
+
+
+def menagerie_network(place: Place) -> Path:
+    """A small network that relies on backgrounds."""
+    return place.script(
+        "train_classifier.py", "--data", place.data / "menagerie", "--arch", "test_resnet", "--output-stride", 16,
+        "--epochs", 20, "--batch-size", 64, "--learning-rate", 0.05, "--workers", 0,
+        "--out", place.work / "menagerie.pt", made=place.work / "menagerie.pt",
+    )  # fmt: skip
+
+
+def fashion_network(place: Place) -> Path:
+    """The same network, of grey images."""
+    return place.script(
+        "train_classifier.py", "--data", FASHION, "--root", place.data / "fashion-mnist", "--arch", "test_resnet",
+        "--channels", 1, "--input-size", 32, "--epochs", 3, "--workers", 0, "--out", place.work / "fashion.pt",
+        made=place.work / "fashion.pt",
+    )  # fmt: skip
+
+
+def long_tailed(place: Place) -> tuple[Path, Path]:
+    """CIFAR-10 whose classes have 4,900 to 49 training images (links), and the same network trained on them.
+
+    Validation has 100 of each class that training does not.
+    """
+    folder, most, held_out = place.work / "cifar10-long-tailed", 4900, 100
+    names = sorted(entry.name for entry in (place.data / "cifar10" / "train").iterdir())
+    for number, name in enumerate(names):
+        images = sorted((place.data / "cifar10" / "train" / name).iterdir())
+        few = round(most * 100 ** (-number / (len(names) - 1)))
+        for split, chosen in (("train", images[:few]), ("val", images[-held_out:])):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for image in chosen:
+                _link(folder / split / name / image.name, image)
+    _link(folder / "test", place.data / "cifar10" / "test")
+    network = place.script(
+        "train_classifier.py", "--data", folder, "--arch", "test_resnet", "--input-size", 32, "--output-stride", 8,
+        "--epochs", 25, "--workers", 0, "--out", place.work / "cifar10-long-tailed.pt",
+        made=place.work / "cifar10-long-tailed.pt",
+    )  # fmt: skip
+    return folder, network
+
+
+def _link(made: Path, there: Path) -> None:
+    """An interrupted piece goes on behind the links that are there."""
+    if not made.is_symlink():
+        made.symlink_to(there)
