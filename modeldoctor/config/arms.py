@@ -78,7 +78,7 @@ AUTOMATIC = ("inferred-groups", "last-layer")
 """What `arms: auto` takes without masks: remedies that have raised a worst group somewhere."""
 FOR_BACKGROUNDS = ("treat", "space-and-swap")
 """What it takes first where there are masks, unless a diagnosis has looked for a reliance on backgrounds in vain."""
-PRESCRIBED = {"rare": "balanced", "foreign-kernels": "erase-channels"}
+PRESCRIBED = {"background": "background-groups", "rare": "balanced", "foreign-kernels": "erase-channels"}
 """Findings of a diagnosis, and the remedy that `auto` takes for each."""
 
 

@@ -16,7 +16,7 @@ def prescribed(config: TreatConfig, diagnosis: Diagnosis) -> tuple[TreatConfig, 
     """The configuration with the remedies that the diagnosis prescribes, and a sentence that says why.
 
     Remedies for a reliance on backgrounds are left out where objects were removed and that was not found. A finding
-    that asks for a remedy of its own gets it. Arms that the user named stay as they are, and nothing is said.
+    that asks for a remedy of its own gets it, if the data allow. Arms that the user named stay as they are, and nothing is said.
 
     Raises:
         UsageError: the given rounds do not fit these remedies.
@@ -26,7 +26,8 @@ def prescribed(config: TreatConfig, diagnosis: Diagnosis) -> tuple[TreatConfig, 
     found = {finding.name for finding in diagnosis.findings}
     idle = _objects_removed(diagnosis) and "background" not in found
     left_out = [arm for arm in config.controls if idle and (arm in FOR_BACKGROUNDS or "masks" in ARMS[arm].needs)]
-    added = [arm for finding, arm in PRESCRIBED.items() if finding in found]
+    lacking = {"masks"} if config.data.masks is None else set()
+    added = [arm for finding, arm in PRESCRIBED.items() if finding in found and not ARMS[arm].needs & lacking]
     remedies = [*(arm for arm in config.controls if arm not in left_out), *added]
     said = f"arms: auto takes {', '.join(remedies)}"
     said += f"; {' and '.join(added)} for what the diagnosis found" if added else ""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from heads import FROM_GROUPS, FROM_TRAINING, Features, choose
 from measures import diagnosis_figures, gain_by_class, method_figures, trial_figures
-from place import FASHION, SCRIPTS, Place, fashion_network, long_tailed, menagerie_network
+from place import FASHION, SCRIPTS, Place, cifar_part, fashion_network, long_tailed, menagerie_network
 from store import kept
 from torch import nn
 
@@ -337,6 +337,23 @@ def menagerie_unannotated(place: Place) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def table_1(place: Place) -> dict[str, Any]:
+    """Table 1's channel constraint on CIFAR-10 for deeper ResNets of others, with 5,000 training images."""
+    folder = cifar_part(place, "cifar10-5000", [500] * 10)
+    settings = ("training.epochs=1", "training.learning_rate=0.001", "training.batch_size=128", "seeds=[0]")
+    arms = "treat,shuffled-channels,continue"
+    networks = {
+        name: place.data / "checkpoints" / f"cifar10-{name}.th" for name in ("resnet32", "resnet44", "resnet56")
+    }
+    return {
+        "setting": "network",
+        "values": {
+            name: _unannotated(place, f"table-1-{name}", network, arms, *settings, data=folder)
+            for name, network in networks.items()
+        },
+    }
+
+
 def cifar_long_tailed(place: Place) -> dict[str, Any]:
     """CIFAR-10 with 4,900 to 49 training images per class: the worst class under remedies without masks."""
     folder, network = long_tailed(place)
@@ -394,6 +411,7 @@ PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "waterbirds-boxes": waterbirds_boxes,
     "cifar-resnets": cifar_resnets,
     "cifar-channels": cifar_channels,
+    "table-1": table_1,
     "cifar-long-tailed": cifar_long_tailed,
     "cifar-channel-rules": cifar_channel_rules,
     "menagerie-unannotated": menagerie_unannotated,

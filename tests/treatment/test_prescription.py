@@ -34,7 +34,9 @@ def _finding(name: str) -> Finding:
         # last-layer is then the control of erase-channels.
         (None, False, ("rare", "foreign-kernels"), ("inferred-groups", "balanced", "erase-channels")),
         ("masks", False, (), (*BACKGROUNDS, *ALWAYS)),  # only training images have masks: nobody has looked
-        ("masks", True, ("background",), (*BACKGROUNDS, *ALWAYS)),
+        # inferred-groups is then the control of background-groups.
+        ("masks", True, ("background",), (*BACKGROUNDS, "last-layer", "background-groups")),
+        (None, True, ("background",), ALWAYS),  # the masks were given to the diagnosis alone
         ("masks", True, ("mislabelled",), ALWAYS),
     ],
 )
