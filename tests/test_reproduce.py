@@ -35,6 +35,7 @@ import evidence  # noqa: E402
 import measures  # noqa: E402
 import pieces  # noqa: E402
 import place as places  # noqa: E402
+import practitioners  # noqa: E402
 import run  # noqa: E402
 import store  # noqa: E402
 import variants  # noqa: E402
@@ -294,4 +295,4 @@ def test_an_image_that_cannot_be_read_shifts_no_group(clinic: Clinic, tmp_path: 
     opened = open_data(tmp_path / "data", preprocessing=load_model(clinic.checkpoint).preprocessing)
     part = split_subsets(opened).val
     with pytest.raises(OSError, match=r"val/amber/\d+\.png: not a picture"):
-        pieces._pictures(part)
+        practitioners._pictures(part)

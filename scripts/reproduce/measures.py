@@ -14,9 +14,12 @@ from modeldoctor.evaluate.metrics import RULES, HeldOut, by_run
 from modeldoctor.results.diagnosis import Diagnosis
 from modeldoctor.results.trial import ArmResult, Trial
 
+Rows = dict[str, tuple[NDArray[np.int64], str, float]]
+"""By method, what its runs answer (R,S), what it was fitted on, and its seconds."""
 
-def method_figures(rows: Mapping[str, tuple[NDArray[np.int64], str, float]], held_out: HeldOut) -> dict[str, Any]:
-    """Of each method, from what its runs answer (R,S), what it was fitted on and its seconds: metrics of every run."""
+
+def method_figures(rows: Rows, held_out: HeldOut) -> dict[str, Any]:
+    """Metrics of every run of every method."""
     return {
         "images": len(held_out.labels),
         "methods": [

@@ -6,32 +6,24 @@ Data lie in one folder: `menagerie`, `waterbirds`, `cifar10` (class folders), `c
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import boxes
 import discovery
 import evidence
-import numpy as np
-import torch
-from heads import FROM_GROUPS, FROM_TRAINING, Features, choose
-from measures import diagnosis_figures, gain_by_class, method_figures, trial_figures
+from measures import diagnosis_figures, gain_by_class, trial_figures
 from place import FASHION, SCRIPTS, Place, cifar_part, fashion_network, long_tailed, menagerie_network
+from practitioners import menagerie_methods, waterbirds_boxes, waterbirds_heads
 from store import kept
-from torch import nn
 
-from modeldoctor.config.treat import DataConfig, SpaceConfig
-from modeldoctor.data import Batch, make_loader, open_data
+from modeldoctor.config.treat import SpaceConfig
+from modeldoctor.data import open_data
 from modeldoctor.data.outputs import in_network_classes, random_access
 from modeldoctor.results import run_directory
 from modeldoctor.results.maps import read_maps
-from modeldoctor.treatment.groups import with_groups
-from modeldoctor.treatment.subsets import Splits, Subset, split_subsets
-from modeldoctor.zoo import Classifier, load_model
+from modeldoctor.zoo import load_model
 
 
 def discovery_1(place: Place) -> dict[str, Any]:
@@ -217,97 +209,6 @@ def _waterbirds_trial(
     return trial_figures(trial)
 
 
-def waterbirds_heads(place: Place) -> dict[str, Any]:
-    """Waterbirds, the same SqueezeNet, what practitioners do about groups: its head refitted on frozen features."""
-    seeds = (0, 1, 2)
-    network, splits = _waterbirds(place)
-    train, val, test = (_pooled(network.module, part) for part in (splits.train, splits.val, splits.test))
-    spread = train.pooled.std(0).clamp_min(1e-6)
-    train, val, test = (
-        replace(part, pooled=(part.pooled - train.pooled.mean(0)) / spread) for part in (train, val, test)
-    )
-    held_out = splits.test.held_out
-    rows = {"original": (test.logits.argmax(1).numpy()[None], "", 0.0)}
-    fitted_on = dict.fromkeys(FROM_TRAINING, "classes") | {"DFR, few groups": "groups of 40 images of validation"}
-    for name in (*FROM_TRAINING, *FROM_GROUPS):
-        start = time.monotonic()
-        answers = [head(test.pooled).argmax(1).numpy() for head in choose(name, train, val, seeds)]
-        rows[name] = (np.stack(answers), fitted_on.get(name, "groups of half of validation"), time.monotonic() - start)
-    return method_figures(rows, held_out)
-
-
-def waterbirds_boxes(place: Place) -> dict[str, Any]:
-    """Waterbirds, the same SqueezeNet, what practitioners do with boxes of 20 images per class: the whole network."""
-    network, splits = _waterbirds(place, masks=place.data / "waterbirds" / "boxes.json")
-    train, val, test = (_pictures(part) for part in (splits.train, splits.val, splits.test))
-    rows = {"original": (boxes.answers(network.module.eval(), test.images).numpy()[None], "", 0.0)}
-
-    def run(name: str, seed: int) -> dict[str, Any]:
-        start = time.monotonic()
-        given: dict[str, Any] = {"epochs": 2, "batch_size": 64, "learning_rate": 0.001}
-        trained = boxes.fine_tune(name, network.module, train, val, seed=seed, **given)
-        return {"answers": boxes.answers(trained, test.images).tolist(), "seconds": time.monotonic() - start}
-
-    for name in boxes.METHODS:
-        runs = [place.once(f"waterbirds-boxes {name} {seed}", partial(run, name, seed)) for seed in (0,)]
-        used = "classes" if name == "continued" else "boxes of 40 images"
-        rows[name] = (np.array([found["answers"] for found in runs]), used, sum(found["seconds"] for found in runs))
-    return method_figures(rows, splits.test.held_out)
-
-
-def _waterbirds(place: Place, masks: Path | None = None) -> tuple[Classifier, Splits]:
-    """The SqueezeNet of others, and the splits with their groups."""
-    data = place.data / "waterbirds"
-    network = load_model(place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt")
-    opened = open_data(data, preprocessing=network.preprocessing, masks=masks)
-    matched, _ = in_network_classes(opened, network.class_names, network.num_classes)
-    return network, with_groups(split_subsets(matched), DataConfig(path=str(data), groups=data / "metadata.csv"))
-
-
-def _whole_batches(part: Subset) -> Iterator[Batch]:
-    """Batches of some images, each of which is there: labels and groups beside them are by their places."""
-    for batch in make_loader(part.images, part.indices, batch_size=64, workers=0):
-        if batch.broken:
-            raise OSError(f"{part.images.paths[batch.broken[0].index]}: {batch.broken[0].reason}")
-        yield batch
-
-
-def _pictures(part: Subset) -> boxes.Pictures:
-    """Images in memory; of the annotated ones 20 per class, drawn at random under a seed."""
-    size = part.images.preprocessing.input_size[1:]
-    images, labels, masks = [], [], []
-    for batch in _whole_batches(part):
-        images.append(batch.images)
-        labels.append(batch.labels)
-        found = batch.masks or [None] * len(batch.labels)
-        masks += [torch.zeros(size, dtype=torch.bool) if mask is None else mask for mask in found]
-    every, rng = torch.cat(labels), np.random.default_rng(0)
-    has_mask = np.array([bool(mask.any()) for mask in masks])
-    annotated = [
-        rng.permutation(np.flatnonzero(has_mask & (every.numpy() == label)))[:20]
-        for label in range(int(every.max()) + 1)
-    ]
-    return boxes.Pictures(
-        images=torch.cat(images), labels=every, groups=torch.from_numpy(part.held_out.group_index()),
-        masks=torch.stack(masks), annotated=np.sort(np.concatenate(annotated)),
-    )  # fmt: skip
-
-
-def _pooled(module: nn.Module, part: Subset) -> Features:
-    """What a SqueezeNet's head sees of some images; its ReLU between classifier and pooling is not among them."""
-    features, classifier = module.get_submodule("features"), module.get_submodule("classifier")
-    module.eval()
-    pooled, logits, labels = [], [], []
-    with torch.no_grad():
-        for batch in _whole_batches(part):
-            maps = features(batch.images)
-            pooled.append(maps.mean((2, 3)))
-            logits.append(classifier(maps).flatten(1))
-            labels.append(batch.labels)
-    groups = torch.from_numpy(part.held_out.group_index())
-    return Features(pooled=torch.cat(pooled), labels=torch.cat(labels), groups=groups, logits=torch.cat(logits))
-
-
 def cifar_resnets(place: Place) -> dict[str, Any]:
     """CIFAR-10 ResNets of others, as they are: sparsity by depth (Fig. 2a), stability (Fig. 3)."""
     found = {}
@@ -414,6 +315,7 @@ PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "table-1": table_1,
     "cifar-long-tailed": cifar_long_tailed,
     "cifar-channel-rules": cifar_channel_rules,
+    "menagerie-methods": menagerie_methods,
     "menagerie-unannotated": menagerie_unannotated,
     "fashion-unannotated": fashion_unannotated,
 }

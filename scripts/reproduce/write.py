@@ -44,6 +44,7 @@ def results(found: Found) -> str:
         "menagerie-arms": _trial,
         "menagerie-together": _trial,
         "menagerie-unannotated": _trial,
+        "menagerie-methods": _heads,
         "figure-4": _by_class,
         "figure-5": _evidence,
         "table-2": _variation,
@@ -370,7 +371,7 @@ def _exam(figures: Mapping[str, Any]) -> Iterator[str]:
 def _heads(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from _methods(figures)
     yield ""
-    yield "Medians of three halvings of validation's images, and their lowest and highest."
+    yield "Of refitted heads medians of three halvings of validation's images, and their lowest and highest."
 
 
 def _methods(figures: Mapping[str, Any]) -> Iterator[str]:
