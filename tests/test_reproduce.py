@@ -19,9 +19,9 @@ from conftest import Clinic
 from PIL import Image
 from typer.testing import CliRunner
 
-from modeldoctor.config.diagnose import DiagnoseConfig
+from modeldoctor.config.diagnose import DiagnoseConfig, Preprocessing
 from modeldoctor.config.treat import SpaceConfig, TreatConfig
-from modeldoctor.data import open_data
+from modeldoctor.data import make_loader, open_data
 from modeldoctor.diagnosis import diagnose
 from modeldoctor.treatment.penalty import Penalty
 from modeldoctor.treatment.subsets import split_subsets
@@ -33,6 +33,7 @@ sys.path.insert(0, str(REPRODUCE))
 import discovery  # noqa: E402
 import evidence  # noqa: E402
 import measures  # noqa: E402
+import parts  # noqa: E402
 import pieces  # noqa: E402
 import place as places  # noqa: E402
 import practitioners  # noqa: E402
@@ -174,19 +175,46 @@ def test_a_part_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
 
 def test_a_part_of_the_images_shares_none_with_validation(tmp_path: Path) -> None:
     for name in "abc":
-        (tmp_path / "cifar10" / "train" / name).mkdir(parents=True)
-        for number in range(300):
-            (tmp_path / "cifar10" / "train" / name / f"{number:04d}.png").touch()
-    (tmp_path / "cifar10" / "test").mkdir()
+        for split, number in (("train", 300), ("test", 3)):
+            (tmp_path / "cifar10" / split / name).mkdir(parents=True)
+            for image in range(number):
+                (tmp_path / "cifar10" / split / name / f"{image:04d}.png").touch()
     for _ in range(2):  # the second finds the links of the first
-        folder = places.cifar_part(places.Place(tmp_path, tmp_path / "work"), "part", (200, 20, 2))
+        folder = parts.part_of(places.Place(tmp_path, tmp_path / "work"), "cifar10", "part", (200, 20, 2))
         train, val = (
             {name: {path.name for path in (folder / split / name).iterdir()} for name in "abc"}
             for split in ("train", "val")
         )
         assert [len(train[name]) for name in "abc"] == [200, 20, 2]
         assert all(len(val[name]) == 100 and not val[name] & train[name] for name in "abc")
-        assert (folder / "test").resolve() == tmp_path / "cifar10" / "test"
+        assert len([*(folder / "test").rglob("*.png")]) == 9
+
+
+def test_the_boxes_of_tiny_imagenet_become_masks_of_its_training_images(tmp_path: Path) -> None:
+    """The published layout; a box names its first and last pixels."""
+    data = tmp_path / "tiny-imagenet-200"
+    for number, label in enumerate(("n01", "n02")):
+        (data / "train" / label / "images").mkdir(parents=True)
+        for image in range(103):
+            picture = Image.new("RGB", (64, 64), (image, number, 0))
+            picture.save(data / "train" / label / "images" / f"{label}_{image:03d}.JPEG")
+        boxes = [f"{label}_{image:03d}.JPEG\t2\t4\t31\t63\n" for image in range(103)]
+        (data / "train" / label / f"{label}_boxes.txt").write_text("".join(boxes))
+    (data / "val" / "images").mkdir(parents=True)
+    for name in ("val_0", "val_1", "val_2"):
+        Image.new("RGB", (64, 64)).save(data / "val" / "images" / f"{name}.JPEG")
+    (data / "val" / "val_annotations.txt").write_text(
+        "".join(f"val_{n}.JPEG\t{label}\t0\t0\t9\t9\n" for n, label in enumerate(("n02", "n77", "n01")))
+    )
+    folder, boxes_of = parts.tiny_imagenet(places.Place(tmp_path, tmp_path / "work"), "tiny", (5, 5))
+    preprocessing = Preprocessing(input_size=(3, 64, 64), mean=(0.5,) * 3, std=(0.5,) * 3)
+    splits = open_data(folder, preprocessing=preprocessing, masks=boxes_of)
+    assert [len(splits[split]) for split in ("train", "val", "test")] == [6, 200, 2]
+    (batch,) = make_loader(splits["train"], np.arange(6), batch_size=6, workers=0)
+    expected = torch.zeros(64, 64, dtype=torch.bool)
+    expected[4:64, 2:32] = True
+    assert batch.masks is not None
+    assert all(mask is not None and (mask == expected).all() for mask in batch.masks)
 
 
 def test_the_arms_of_other_numbers_of_draws_are_treat_but_for_these(monkeypatch: pytest.MonkeyPatch) -> None:

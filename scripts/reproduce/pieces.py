@@ -6,7 +6,7 @@ Data lie in one folder: `menagerie`, `waterbirds`, `cifar10` (class folders), `c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import discovery
 import evidence
 from measures import diagnosis_figures, gain_by_class, trial_figures
-from place import FASHION, SCRIPTS, Place, cifar_part, fashion_network, long_tailed, menagerie_network
+from parts import part_of, tiny_imagenet
+from place import FASHION, SCRIPTS, Place, fashion_network, menagerie_network
 from practitioners import menagerie_methods, waterbirds_boxes, waterbirds_heads
 from store import kept
 
@@ -232,34 +233,80 @@ def menagerie_unannotated(place: Place) -> dict[str, Any]:
     """Menagerie, no annotation at all: the worst group under remedies that need none."""
     data = place.data / "menagerie"
     arms = "inferred-groups,hard-examples,last-layer,continue"
-    return _unannotated(
+    return _plain_trial(
         place, "menagerie-unannotated", menagerie_network(place), arms, "metric=worst_group", "training.epochs=5",
         "training.learning_rate=0.03", "training.batch_size=64", data=data, groups=data / "metadata.csv",
     )  # fmt: skip
 
 
-def table_1(place: Place) -> dict[str, Any]:
+def table_1_others(place: Place) -> dict[str, Any]:
     """Table 1's channel constraint on CIFAR-10 for deeper ResNets of others, with 5,000 training images."""
-    folder = cifar_part(place, "cifar10-5000", [500] * 10)
-    settings = ("training.epochs=1", "training.learning_rate=0.001", "training.batch_size=128", "seeds=[0]")
-    arms = "treat,shuffled-channels,continue"
+    folder = part_of(place, "cifar10", "cifar10-5000", [500] * 10)
     networks = {
         name: place.data / "checkpoints" / f"cifar10-{name}.th" for name in ("resnet32", "resnet44", "resnet56")
     }
-    return {
-        "setting": "network",
-        "values": {
-            name: _unannotated(place, f"table-1-{name}", network, arms, *settings, data=folder)
-            for name, network in networks.items()
-        },
-    }
+    found = {
+        name: _plain_trial(
+            place, f"table-1-{name}", network, "treat,shuffled-channels,continue", "training.epochs=1",
+            "training.learning_rate=0.001", "training.batch_size=128", "seeds=[0]", data=folder,
+        )
+        for name, network in networks.items()
+    }  # fmt: skip
+    return {"setting": "network", "values": found}
+
+
+_SMALL = ("test_resnet", "test_byobnet", "test_efficientnet")
+
+
+def table_1_small(place: Place) -> dict[str, Any]:
+    """Table 1's channel constraint, done small: three small networks on ten classes of two data sets."""
+    parts = {name: (part_of(place, name, f"{name}-10", [500] * 10), 32) for name in ("mnist", "cifar100")}
+    return _table_1(place, parts, "shuffled-channels")
+
+
+def table_1_boxes(place: Place) -> dict[str, Any]:
+    """Table 1's space constraint, done small: three small networks on ten classes of tiny-ImageNet with their boxes."""
+    folder, masks = tiny_imagenet(place, "tiny-imagenet-10", [400] * 10)
+    return _table_1(place, {"tiny-imagenet": (folder, 64)}, "hard-examples", masks)
+
+
+def _table_1(
+    place: Place, parts: Mapping[str, tuple[Path, int]], control: str, masks: Path | None = None
+) -> dict[str, Any]:
+    """Networks trained from scratch until plain training gains no more, and treated for two further epochs."""
+    found = {}
+    for name, (folder, size) in parts.items():
+        for arch in _SMALL:
+            run = f"table-1-{name}-{arch}"
+            network = place.script(
+                "train_classifier.py", "--data", folder, "--arch", arch, "--input-size", size, "--output-stride", 8,
+                "--epochs", 30, "--batch-size", 64, "--workers", 0, "--no-flip", "--out", place.work / f"{run}.pt",
+                made=place.work / f"{run}.pt",
+            )  # fmt: skip
+            found[f"{name}, {arch}"] = _plain_trial(
+                place, run, network, f"treat,{control},continue",
+                "training.epochs=2", "training.learning_rate=0.01", "training.batch_size=64", "seeds=[0]",
+                "training.augmentation.flip=false", data=folder, masks=masks,
+            )  # fmt: skip
+    return {"setting": "data, network", "values": found}
+
+
+def long_tailed(place: Place) -> tuple[Path, Path]:
+    """CIFAR-10 whose classes have 4,900 to 49 training images, and the same network as Menagerie's trained on them."""
+    counts = [round(4900 * 100 ** (-number / 9)) for number in range(10)]
+    folder, made = part_of(place, "cifar10", "cifar10-long-tailed", counts), place.work / "cifar10-long-tailed.pt"
+    network = place.script(
+        "train_classifier.py", "--data", folder, "--arch", "test_resnet", "--input-size", 32, "--output-stride", 8,
+        "--epochs", 25, "--workers", 0, "--out", made, made=made,
+    )  # fmt: skip
+    return folder, network
 
 
 def cifar_long_tailed(place: Place) -> dict[str, Any]:
     """CIFAR-10 with 4,900 to 49 training images per class: the worst class under remedies without masks."""
     folder, network = long_tailed(place)
     arms = "balanced,inferred-groups,last-layer,treat,shuffled-channels,continue"
-    return _unannotated(
+    return _plain_trial(
         place, "cifar-long-tailed", network, arms, "metric=worst_class", "training.epochs=3",
         "training.learning_rate=0.01", "training.batch_size=128", data=folder,
     )  # fmt: skip
@@ -269,7 +316,7 @@ def cifar_channel_rules(place: Place) -> dict[str, Any]:
     """The same images and network: which kernels should the channel constraint allow a class?"""
     folder, network = long_tailed(place)
     arms = "also-active,treat,second-term,shuffled-channels,continue"
-    return _unannotated(
+    return _plain_trial(
         place, "cifar-channel-rules", network, arms, "metric=worst_class", "training.epochs=2",
         "training.learning_rate=0.01", "training.batch_size=128", "channel.weight=0.3", data=folder,
         script="reproduce/variants.py",
@@ -279,17 +326,17 @@ def cifar_channel_rules(place: Place) -> dict[str, Any]:
 def fashion_unannotated(place: Place) -> dict[str, Any]:
     """Fashion-MNIST, nothing rare and nothing misleading: is a remedy without masks ever harmful?"""
     arms = "inferred-groups,last-layer,balanced,treat,shuffled-channels,continue"
-    return _unannotated(
+    return _plain_trial(
         place, "fashion-unannotated", fashion_network(place), arms, "training.epochs=1", "training.learning_rate=0.01",
         "training.batch_size=128", data=FASHION, root=place.data / "fashion-mnist",
     )  # fmt: skip
 
 
-def _unannotated(
+def _plain_trial(
     place: Place, name: str, network: Path, arms: str, *settings: str, script: str | None = None, **options: object
 ) -> dict[str, Any]:
-    """A trial without masks; the data's further options by their names."""
-    given = (word for option, value in options.items() for word in (f"--{option}", value))
+    """A trial with the tool's defaults but for some settings; options of the command by their names, None left out."""
+    given = (word for option, value in options.items() if value is not None for word in (f"--{option}", value))
     changed = (word for setting in (f"arms=[{arms}]", *settings) for word in ("--set", setting))
     return trial_figures(place.trial(name, network, *given, *changed, script=script))
 
@@ -312,7 +359,9 @@ PIECES: dict[str, Callable[[Place], dict[str, Any]]] = {
     "waterbirds-boxes": waterbirds_boxes,
     "cifar-resnets": cifar_resnets,
     "cifar-channels": cifar_channels,
-    "table-1": table_1,
+    "table-1-others": table_1_others,
+    "table-1-small": table_1_small,
+    "table-1-boxes": table_1_boxes,
     "cifar-long-tailed": cifar_long_tailed,
     "cifar-channel-rules": cifar_channel_rules,
     "menagerie-methods": menagerie_methods,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,34 +81,3 @@ def fashion_network(place: Place) -> Path:
         "--channels", 1, "--input-size", 32, "--epochs", 3, "--workers", 0, "--out", place.work / "fashion.pt",
         made=place.work / "fashion.pt",
     )  # fmt: skip
-
-
-def cifar_part(place: Place, name: str, counts: Sequence[int]) -> Path:
-    """CIFAR-10 with so many training images of each class, as links; validation has 100 of each that they do not."""
-    folder, held_out = place.work / name, 100
-    classes = sorted(entry.name for entry in (place.data / "cifar10" / "train").iterdir())
-    for label, few in zip(classes, counts, strict=True):
-        images = sorted((place.data / "cifar10" / "train" / label).iterdir())
-        for split, chosen in (("train", images[:few]), ("val", images[-held_out:])):
-            (folder / split / label).mkdir(parents=True, exist_ok=True)
-            for image in chosen:
-                _link(folder / split / label / image.name, image)
-    _link(folder / "test", place.data / "cifar10" / "test")
-    return folder
-
-
-def _link(made: Path, there: Path) -> None:
-    """An interrupted piece goes on behind the links that are there."""
-    if not made.is_symlink():
-        made.symlink_to(there)
-
-
-def long_tailed(place: Place) -> tuple[Path, Path]:
-    """CIFAR-10 whose classes have 4,900 to 49 training images, and the same network as Menagerie's trained on them."""
-    folder = cifar_part(place, "cifar10-long-tailed", [round(4900 * 100 ** (-number / 9)) for number in range(10)])
-    network = place.script(
-        "train_classifier.py", "--data", folder, "--arch", "test_resnet", "--input-size", 32, "--output-stride", 8,
-        "--epochs", 25, "--workers", 0, "--out", place.work / "cifar10-long-tailed.pt",
-        made=place.work / "cifar10-long-tailed.pt",
-    )  # fmt: skip
-    return folder, network

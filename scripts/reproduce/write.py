@@ -26,7 +26,8 @@ commands:
     scripts/reproduce/run.py                          which pieces there are
     scripts/reproduce/run.py menagerie-arms --data DATA
 
-`DATA` holds `cifar10/{train,test}/CLASS/*.png`, `menagerie`, `waterbirds` and `checkpoints`. Intervals are 95%, over
+`DATA` holds `cifar10`, `cifar100` and `mnist` as `{train,test}/CLASS/*`, `tiny-imagenet-200` as published, `menagerie`,
+`waterbirds`, `fashion-mnist` as torchvision lays it out, and `checkpoints`. Intervals are 95%, over
 images and seeds. SVHN, STL-10 and mini-ImageNet were not to be had: the paper's rows on them are missing, as is every
 row that is not below."""
 
@@ -37,7 +38,9 @@ def results(found: Found) -> str:
         "cifar-resnets": _cifar_resnets,
         "discovery-1": _discovery,
         "cifar-channels": _trial,
-        "table-1": _variation,
+        "table-1-others": _variation,
+        "table-1-small": _variation,
+        "table-1-boxes": _variation,
         "fashion-unannotated": _trial,
         "cifar-long-tailed": _trial,
         "cifar-channel-rules": _trial,
