@@ -63,7 +63,7 @@ def menagerie_together(place: Place) -> dict[str, Any]:
     return _menagerie(place, "menagerie-together", 10, "space-and-swap,hard-examples,continue")
 
 
-_BY_CLASS = ("cifar-channels", "fashion-unannotated", "cifar-long-tailed", "menagerie-arms", "menagerie-together")
+_BY_CLASS = ("fashion-unannotated", "cifar-long-tailed", "menagerie-unannotated", "menagerie-together")
 
 
 def figure_4(place: Place) -> dict[str, Any]:

@@ -113,6 +113,8 @@ _REMARKS = {
     "draws is worse than another beyond what seeds differ by, at equal epochs and, two epochs with ten draws beside "
     "two with one, at about equal seconds; so none is the default. Run in parts: the minutes are without the trials, "
     "and the seconds of the first hold other work.",
+    "figure-4": "The paper finds that worse classes gain more. So it is where classes are rare, and the best ones pay "
+    "for it; where backgrounds mislead, a class's gain does not go with its accuracy.",
     "figure-5": "The paper's derivative maps, taken where the head pools by a mean, are the same at every position: "
     "the mean's derivative is, so that they say nothing of where the evidence lies. Times the map they do: evidence of "
     "confident right images lies on the object more than chance, that of wrong ones less so, as the paper says, and "
