@@ -16,7 +16,8 @@ def prescribed(config: TreatConfig, diagnosis: Diagnosis) -> tuple[TreatConfig, 
     """The configuration with the remedies that the diagnosis prescribes, and a sentence that says why.
 
     Remedies for a reliance on backgrounds are left out where objects were removed and that was not found. A finding
-    that asks for a remedy of its own gets it, if the data allow. Arms that the user named stay as they are, and nothing is said.
+    that asks for a remedy of its own gets it, if the data allow. Arms that the user named stay as they are, and nothing
+    is said.
 
     Raises:
         UsageError: the given rounds do not fit these remedies.
