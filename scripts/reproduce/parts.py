@@ -75,7 +75,7 @@ def _linked(
 ) -> Path:
     """Links by split and class; an interrupted piece goes on behind those that are there."""
     for (label, images), few in zip(train.items(), counts, strict=True):
-        chosen = {"train": images[: min(few, len(images) - HELD_OUT)], "val": images[-HELD_OUT:], "test": test[label]}
+        chosen = {"train": images[:-HELD_OUT][:few], "val": images[-HELD_OUT:], "test": test[label]}
         for split, files in chosen.items():
             (folder / split / label).mkdir(parents=True, exist_ok=True)
             for image in files:

@@ -1,6 +1,6 @@
 """The pieces of the evidence: each runs the tool's own commands in a folder and returns its figures.
 
-Data lie in one folder: `menagerie`, `waterbirds`, `cifar10` (class folders), `checkpoints` (networks of others).
+Data lie in one folder, as the head of RESULTS.md says.
 """
 
 from __future__ import annotations
@@ -90,14 +90,12 @@ def _menagerie_trial(
     place: Place, name: str, epochs: int, arms: str, *settings: str, script: str | None = None
 ) -> dict[str, Any]:
     """Annotated images fill half of each batch; what differs between trials is given."""
-    data, network = place.data / "menagerie", menagerie_network(place)
-    changed = (f"training.epochs={epochs}", "space.annotated_share=0.5", f"arms=[{arms}]", *settings)
-    trial = place.trial(
-        name, network, "--config", SCRIPTS.parent / "configs" / "menagerie.yaml", "--data", data,
-        "--masks", data / "masks", "--groups", data / "metadata.csv",
-        *(word for setting in changed for word in ("--set", setting)), script=script,
+    data = place.data / "menagerie"
+    return _trial(
+        place, name, menagerie_network(place), arms, f"training.epochs={epochs}", "space.annotated_share=0.5",
+        *settings, script=script, config=SCRIPTS.parent / "configs" / "menagerie.yaml", data=data, masks=data / "masks",
+        groups=data / "metadata.csv",
     )  # fmt: skip
-    return trial_figures(trial)
 
 
 def _varied(place: Place, name: str, key: str, values: Sequence[object]) -> dict[str, Any]:
@@ -199,15 +197,12 @@ def _waterbirds_trial(
     place: Place, name: str, epochs: int, rate: float, arms: str, *settings: str, boxes_of: int = 0
 ) -> dict[str, Any]:
     """By the worst group, in batches of 64; with the boxes of so many images per class."""
-    data, changed = place.data / "waterbirds", ["metric=worst_group", f"training.epochs={epochs}"]
-    changed += ["training.batch_size=64", f"training.learning_rate={rate}", f"arms=[{arms}]", *settings]
-    changed += [f"space.annotated_per_class={boxes_of}"] if boxes_of else []
-    trial = place.trial(
-        name, place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt", "--data", data,
-        *(("--masks", data / "boxes.json") if boxes_of else ()), "--groups", data / "metadata.csv",
-        *(word for setting in changed for word in ("--set", setting)),
+    data, given = place.data / "waterbirds", [f"space.annotated_per_class={boxes_of}"] if boxes_of else []
+    return _trial(
+        place, name, place.data / "checkpoints" / "squeezenet1_0-waterbirds.pt", arms, "metric=worst_group",
+        f"training.epochs={epochs}", "training.batch_size=64", f"training.learning_rate={rate}", *settings, *given,
+        data=data, masks=data / "boxes.json" if boxes_of else None, groups=data / "metadata.csv",
     )  # fmt: skip
-    return trial_figures(trial)
 
 
 def cifar_resnets(place: Place) -> dict[str, Any]:
@@ -221,19 +216,19 @@ def cifar_resnets(place: Place) -> dict[str, Any]:
 
 def cifar_channels(place: Place) -> dict[str, Any]:
     """Table 1's channel constraint on CIFAR-10 for a ResNet-20 of others, beside its two controls."""
-    trial = place.trial(
-        "cifar-channels", place.data / "checkpoints" / "cifar10-resnet20.th", "--data", place.data / "cifar10",
-        "--set", "training.epochs=1", "--set", "training.batch_size=128", "--set", "training.learning_rate=0.001",
-        "--set", "seeds=[0]", "--set", "arms=[treat,shuffled-channels,continue]",
-    )  # fmt: skip
-    return trial_figures(trial)
+    network = place.data / "checkpoints" / "cifar10-resnet20.th"
+    return _trial(place, "cifar-channels", network, _CHANNELS, *_SHORT, data=place.data / "cifar10")
+
+
+_CHANNELS = "treat,shuffled-channels,continue"
+_SHORT = ("training.epochs=1", "training.learning_rate=0.001", "training.batch_size=128", "seeds=[0]")
 
 
 def menagerie_unannotated(place: Place) -> dict[str, Any]:
     """Menagerie, no annotation at all: the worst group under remedies that need none."""
     data = place.data / "menagerie"
     arms = "inferred-groups,hard-examples,last-layer,continue"
-    return _plain_trial(
+    return _trial(
         place, "menagerie-unannotated", menagerie_network(place), arms, "metric=worst_group", "training.epochs=5",
         "training.learning_rate=0.03", "training.batch_size=64", data=data, groups=data / "metadata.csv",
     )  # fmt: skip
@@ -246,12 +241,9 @@ def table_1_others(place: Place) -> dict[str, Any]:
         name: place.data / "checkpoints" / f"cifar10-{name}.th" for name in ("resnet32", "resnet44", "resnet56")
     }
     found = {
-        name: _plain_trial(
-            place, f"table-1-{name}", network, "treat,shuffled-channels,continue", "training.epochs=1",
-            "training.learning_rate=0.001", "training.batch_size=128", "seeds=[0]", data=folder,
-        )
+        name: _trial(place, f"table-1-{name}", network, _CHANNELS, *_SHORT, data=folder)
         for name, network in networks.items()
-    }  # fmt: skip
+    }
     return {"setting": "network", "values": found}
 
 
@@ -283,7 +275,7 @@ def _table_1(
                 "--epochs", 30, "--batch-size", 64, "--workers", 0, "--no-flip", "--out", place.work / f"{run}.pt",
                 made=place.work / f"{run}.pt",
             )  # fmt: skip
-            found[f"{name}, {arch}"] = _plain_trial(
+            found[f"{name}, {arch}"] = _trial(
                 place, run, network, f"treat,{control},continue",
                 "training.epochs=2", "training.learning_rate=0.01", "training.batch_size=64", "seeds=[0]",
                 "training.augmentation.flip=false", data=folder, masks=masks,
@@ -306,7 +298,7 @@ def cifar_long_tailed(place: Place) -> dict[str, Any]:
     """CIFAR-10 with 4,900 to 49 training images per class: the worst class under remedies without masks."""
     folder, network = long_tailed(place)
     arms = "balanced,inferred-groups,last-layer,treat,shuffled-channels,continue"
-    return _plain_trial(
+    return _trial(
         place, "cifar-long-tailed", network, arms, "metric=worst_class", "training.epochs=3",
         "training.learning_rate=0.01", "training.batch_size=128", data=folder,
     )  # fmt: skip
@@ -316,7 +308,7 @@ def cifar_channel_rules(place: Place) -> dict[str, Any]:
     """The same images and network: which kernels should the channel constraint allow a class?"""
     folder, network = long_tailed(place)
     arms = "also-active,treat,second-term,shuffled-channels,continue"
-    return _plain_trial(
+    return _trial(
         place, "cifar-channel-rules", network, arms, "metric=worst_class", "training.epochs=2",
         "training.learning_rate=0.01", "training.batch_size=128", "channel.weight=0.3", data=folder,
         script="reproduce/variants.py",
@@ -326,13 +318,13 @@ def cifar_channel_rules(place: Place) -> dict[str, Any]:
 def fashion_unannotated(place: Place) -> dict[str, Any]:
     """Fashion-MNIST, nothing rare and nothing misleading: is a remedy without masks ever harmful?"""
     arms = "inferred-groups,last-layer,balanced,treat,shuffled-channels,continue"
-    return _plain_trial(
+    return _trial(
         place, "fashion-unannotated", fashion_network(place), arms, "training.epochs=1", "training.learning_rate=0.01",
         "training.batch_size=128", data=FASHION, root=place.data / "fashion-mnist",
     )  # fmt: skip
 
 
-def _plain_trial(
+def _trial(
     place: Place, name: str, network: Path, arms: str, *settings: str, script: str | None = None, **options: object
 ) -> dict[str, Any]:
     """A trial with the tool's defaults but for some settings; options of the command by their names, None left out."""
